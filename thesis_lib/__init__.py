@@ -1,0 +1,1 @@
+"""A thesis workbook for plankton image classification by supervised contrastive learning."""

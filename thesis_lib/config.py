@@ -1,0 +1,265 @@
+"""RunConfig: every setting of one run, with the thesis's values as the defaults."""
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+# A field's stage says what follows when it changes: another backbone (pretrain), another
+# head for the same backbone (probe), or nothing but where and how fast it runs (machine).
+IDENTITY, PRETRAIN, PROBE, MACHINE = "identity", "pretrain", "probe", "machine"
+
+
+class InputError(ValueError):
+    """Something that the user can put right; its message is one clear line."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks an exception for its own rendering: one line instead of a traceback.
+        return [f"{type(self).__name__}: {self}"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; nearest: a, b, c"`` for the known names most like ``name``, or ``""``."""
+    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; nearest: {', '.join(matches)}" if matches else ""
+
+
+def _setting(default: Any, stage: str, help: str) -> Any:
+    return field(default=default, metadata={"stage": stage, "help": help})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of one run.
+
+    The command line's options, the notebooks' parameters and ``config.json`` are these fields.
+
+    Raises:
+        InputError: for a value of the wrong type or out of range, naming the field, the value
+            and what would do.
+    """
+
+    data: str = _setting("data/digits", MACHINE, "folder that holds train/, val/ and test/")
+    backbone: str = _setting("resnet50", IDENTITY, "lenet5 or any model name of timm")
+    batch_size: int = _setting(32, IDENTITY, "images in a batch of pretraining, two views each")
+    seed: int = _setting(42, IDENTITY, "every random choice follows from it")
+    tag: str = _setting("", IDENTITY, "tells runs apart that differ in some other setting")
+
+    image_size: int = _setting(224, PRETRAIN, "side of the square that the backbone sees, px")
+    small_images: bool | None = _setting(
+        None,
+        PRETRAIN,
+        "3x3 stride-1 stem without max-pooling; by default up to 64 px where there is such a stem",
+    )
+    mean: tuple[float, ...] | None = _setting(
+        None, PRETRAIN, "channel means on [0, 1]; by default measured on train/"
+    )
+    std: tuple[float, ...] | None = _setting(
+        None, PRETRAIN, "channel standard deviations; by default measured on train/"
+    )
+    projection_dim: int = _setting(128, PRETRAIN, "width of the projection head's output")
+    temperature: float = _setting(0.07, PRETRAIN, "temperature of the SupCon loss")
+    base_temperature: float = _setting(0.07, PRETRAIN, "the loss is scaled by temperature / this")
+    epochs: int = _setting(1000, PRETRAIN, "epochs of pretraining")
+    learning_rate: float = _setting(0.016, PRETRAIN, "peak learning rate of SGD")
+    momentum: float = _setting(0.9, PRETRAIN, "momentum of SGD")
+    weight_decay: float = _setting(1e-4, PRETRAIN, "weight decay of SGD")
+    schedule: str = _setting("cosine", PRETRAIN, "learning-rate schedule: cosine or step")
+    decay_rate: float = _setting(
+        0.1, PRETRAIN, "step: factor at each decay epoch; cosine: its cube is the floor"
+    )
+    decay_epochs: tuple[int, ...] = _setting(
+        (700, 800, 900), PRETRAIN, "epochs after which the step schedule decays"
+    )
+    warmup_epochs: int = _setting(
+        10, PRETRAIN, "epochs of linear warm-up, at most half of all epochs"
+    )
+    warmup_from: float = _setting(0.0, PRETRAIN, "learning rate at which warm-up starts")
+    save_every: int = _setting(50, PRETRAIN, "epochs between kept checkpoints")
+
+    probe_from: int | None = _setting(
+        None, PROBE, "first checkpoint (epoch) to probe; by default where the loss plateaus"
+    )
+    plateau_share: float = _setting(
+        0.02, PROBE, "plateau: the loss has less than this share of its total fall to go"
+    )
+    head_epochs: int = _setting(100, PROBE, "epochs of training the linear head")
+    head_batch_size: int = _setting(256, PROBE, "batch size of training the linear head")
+    head_learning_rate: float = _setting(0.25, PROBE, "learning rate of the linear head")
+    head_decay_epochs: tuple[int, ...] = _setting(
+        (60, 75, 90), PROBE, "head epochs after which its learning rate decays"
+    )
+    head_decay_rate: float = _setting(0.2, PROBE, "factor at each head decay epoch")
+    head_views: int = _setting(
+        4, PROBE, "augmented views of each training image that the head trains on in turn"
+    )
+
+    workers: int | None = _setting(
+        None, MACHINE, "processes that load images; by default from the number of cores"
+    )
+    device: str = _setting("auto", MACHINE, "auto, cpu, cuda or mps")
+    text_width: float = _setting(160.0, MACHINE, "width of the thesis's text block, mm")
+
+    def __post_init__(self) -> None:
+        for name, annotation in typing.get_type_hints(type(self)).items():
+            value = _coerce(getattr(self, name), annotation)
+            if value is _REFUSED:
+                raise InputError(
+                    f"{name} must be {_describe(annotation)}, not {getattr(self, name)!r}"
+                )
+            object.__setattr__(self, name, value)
+        for name, holds, needs in self._ranges():
+            if not holds:
+                raise InputError(f"{name} must be {needs}, not {getattr(self, name)!r}")
+
+    def _ranges(self) -> Iterable[tuple[str, bool, str]]:
+        """Yield (field, whether its value is in range, what would do)."""
+        yield "data", bool(self.data.strip()), "the path of a folder"
+        yield "backbone", bool(self.backbone.strip()), "lenet5 or a model name of timm"
+        yield "batch_size", self.batch_size >= 2, "at least 2 (a single image has no pair)"
+        yield "seed", 0 <= self.seed < 2**32, "from 0 to 4294967295"
+        letters = self.tag.replace("_", "").replace(".", "").replace("-", "")
+        simple = self.tag == "" or (letters.isalnum() and letters.isascii())
+        yield "tag", simple, "of letters, digits, '.', '_' and '-'"
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            yield name, value is None or len(value) == 3, "three numbers, one a channel"
+        yield "mean", self.mean is None or all(0 <= m <= 1 for m in self.mean), "on [0, 1]"
+        yield "std", self.std is None or all(s > 0 for s in self.std), "above 0"
+        yield "schedule", self.schedule in ("cosine", "step"), "cosine or step"
+        yield "device", self.device in ("auto", "cpu", "cuda", "mps"), "auto, cpu, cuda or mps"
+        for name in (
+            *("image_size", "projection_dim", "epochs", "save_every"),
+            *("head_epochs", "head_batch_size", "head_views"),
+        ):
+            yield name, getattr(self, name) >= 1, "at least 1"
+        for name in ("warmup_epochs", "workers", "probe_from"):
+            value = getattr(self, name)
+            yield name, value is None or value >= 0, "0 or more"
+        for name in (
+            *("temperature", "base_temperature", "learning_rate", "decay_rate"),
+            *("head_learning_rate", "head_decay_rate", "text_width"),
+        ):
+            value = getattr(self, name)
+            yield name, value > 0 and math.isfinite(value), "a number above 0"
+        for name in ("weight_decay", "warmup_from"):
+            value = getattr(self, name)
+            yield name, value >= 0 and math.isfinite(value), "0 or more"
+        yield "momentum", 0 <= self.momentum < 1, "from 0 to below 1"
+        yield "plateau_share", 0 < self.plateau_share < 1, "between 0 and 1"
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data set: the last part of its folder's path."""
+        return Path(self.data).name or Path(self.data).resolve().name
+
+    @property
+    def run_name(self) -> str:
+        """``<backbone>-bs<batch>-seed<seed>[-<tag>]``, safe as a folder's name."""
+        backbone = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.backbone)
+        tag = f"-{self.tag}" if self.tag else ""
+        return f"{backbone}-bs{self.batch_size}-seed{self.seed}{tag}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def field_names(cls, *stages: str) -> list[str]:
+        """Names of the fields of the given stages, or of all."""
+        return [f.name for f in fields(cls) if not stages or f.metadata["stage"] in stages]
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "RunConfig":
+        """Build a config from names and values.
+
+        Raises:
+            InputError: for a name that is no field, with the nearest ones.
+        """
+        names = cls.field_names()
+        for name in settings:
+            if name not in names:
+                raise InputError(f"unknown setting {name!r}{nearest(name, names)}")
+        return cls(**settings)
+
+    def differences(self, other: "RunConfig", stages: tuple[str, ...]) -> dict[str, tuple]:
+        """Fields of the given stages whose values differ: name -> (mine, the other's)."""
+        return {
+            name: (getattr(self, name), getattr(other, name))
+            for name in self.field_names(*stages)
+            if getattr(self, name) != getattr(other, name)
+        }
+
+    def updated(self, **settings: Any) -> "RunConfig":
+        """A copy with some fields changed, checked like a new one."""
+        return replace(self, **settings)
+
+
+def notebook_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a notebook's parameters cell, and papermill after it, have set.
+
+    Args:
+        namespace: the notebook's ``globals()``. Every variable in it that holds a literal is
+            taken for a setting, so that any field of :class:`RunConfig` can be passed by
+            papermill, also one that the parameters cell does not show.
+
+    Returns:
+        Field names of :class:`RunConfig` and their checked values.
+
+    Raises:
+        InputError: for a variable that is no field (papermill itself only warns of a
+            misspelt parameter and runs on without it).
+    """
+    literals = (bool, int, float, str, list, tuple, dict, types.NoneType)
+    hidden = ("_", "In", "Out", "PAPERMILL_")
+    settings = {
+        name: value
+        for name, value in namespace.items()
+        if type(value) in literals and not name.startswith("_") and name not in hidden
+        if not name.startswith("PAPERMILL_")
+    }
+    config = RunConfig.from_dict(settings)
+    return {name: getattr(config, name) for name in settings}
+
+
+_REFUSED = object()
+
+
+def _coerce(value: Any, annotation: Any) -> Any:
+    """``value`` as the annotated type (whole floats as ints, lists as tuples), or _REFUSED."""
+    if isinstance(annotation, types.UnionType):
+        options = [_coerce(value, option) for option in typing.get_args(annotation)]
+        return next((option for option in options if option is not _REFUSED), _REFUSED)
+    if typing.get_origin(annotation) is tuple:
+        if not isinstance(value, list | tuple):
+            return _REFUSED
+        items = tuple(_coerce(item, typing.get_args(annotation)[0]) for item in value)
+        return _REFUSED if _REFUSED in items else items
+    if annotation is types.NoneType:
+        return None if value is None else _REFUSED
+    if annotation is str:
+        return value if isinstance(value, str) else _REFUSED
+    if annotation is bool or isinstance(value, bool):
+        return value if annotation is bool and isinstance(value, bool) else _REFUSED
+    try:
+        number = annotation(value)
+    except (TypeError, ValueError, OverflowError):
+        return _REFUSED
+    # A string is no number here: the command line has parsed its own already.
+    return _REFUSED if isinstance(value, str) or number != value else number
+
+
+def _describe(annotation: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        return f"a list of {'numbers' if float in typing.get_args(annotation) else 'whole numbers'}"
+    return names.get(annotation, "null")

@@ -1,0 +1,145 @@
+"""One pass over all images: sizes, unreadable files, channel mean and std; class imbalance."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from thesis_lib.config import InputError
+from thesis_lib.data import DataSet, read_image
+from thesis_lib.progress import track
+from thesis_lib.runs import data_runs_folder, read_json, write_csv, write_json
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """What one pass over all images found.
+
+    ``mean`` and ``std`` (3,) are over all pixels of the training images at native size, on
+    [0, 1]; ``images`` has split, class, file, width, height (px) and error, a row an image.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixels: int
+    images: pd.DataFrame
+
+    @property
+    def unreadable(self) -> pd.DataFrame:
+        """The images that cannot be read, with the reason."""
+        return self.images[self.images["error"] != ""]
+
+
+def data_statistics(dataset: DataSet) -> DataStatistics:
+    """Measure a data set in one pass, or read what was measured on the very same files.
+
+    Written to ``runs/<data>/data_statistics.json`` and ``images.csv`` with the data set's
+    fingerprint.
+    """
+    folder = data_runs_folder(dataset.name)
+    summary_file, images_file = folder / "data_statistics.json", folder / "images.csv"
+    if summary_file.is_file() and images_file.is_file():
+        summary = read_json(summary_file)
+        if summary["fingerprint"] == dataset.fingerprint:
+            text = dict.fromkeys(("split", "class", "file", "error"), str)
+            images = pd.read_csv(images_file, keep_default_na=False, dtype=text)
+            mean, std = tuple(summary["mean"]), tuple(summary["std"])
+            return DataStatistics(mean, std, summary["pixels"], images)
+
+    statistics = measure(dataset)
+    write_csv(images_file, statistics.images)
+    summary = {
+        "fingerprint": dataset.fingerprint,
+        "mean": statistics.mean,
+        "std": statistics.std,
+        "pixels": statistics.pixels,
+        "unreadable": len(statistics.unreadable),
+    }
+    write_json(summary_file, summary)
+    return statistics
+
+
+def measure(dataset: DataSet) -> DataStatistics:
+    """Read every image once: sizes, unreadable files, and train/'s channel mean and std.
+
+    The sums are exact, since they are taken from counts of the 256 grey levels.
+
+    Raises:
+        InputError: where no training image can be read.
+    """
+    rows, levels = [], np.zeros((3, 256), dtype=np.int64)
+    files = [(split, file) for split, part in dataset.splits.items() for file in part.files]
+
+    def read(item: tuple[str, str]) -> tuple[tuple, np.ndarray | None]:
+        split, file = item
+        name = file.split("/")[1]
+        try:
+            image = read_image(dataset.root / file)
+        except InputError as error:
+            return (split, name, file, 0, 0, str(error)), None
+        found = np.array(image.histogram()).reshape(3, 256) if split == "train" else None
+        return (split, name, file, *image.size, ""), found
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(read, files)
+        for row, found in track(results, len(files), "data statistics", "image"):
+            rows.append(row)
+            if found is not None:
+                levels += found
+
+    pixels = int(levels[0].sum())
+    if not pixels:
+        raise InputError(f"{dataset.root}/train has no image that can be read")
+    level = np.arange(256)
+    mean = levels @ level / pixels
+    variance = (levels @ level**2) / pixels - mean**2
+    # A channel without any contrast is left as it is by the normalisation, not blown up.
+    std = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 255)
+    columns = ["split", "class", "file", "width", "height", "error"]
+    return DataStatistics(
+        tuple((mean / 255).tolist()),
+        tuple((std / 255).tolist()),
+        pixels,
+        pd.DataFrame(rows, columns=columns),
+    )
+
+
+def check_readable(statistics: DataStatistics) -> None:
+    """Raise InputError where an image cannot be read, naming the first."""
+    unreadable = statistics.unreadable
+    if len(unreadable):
+        more = f" (and {len(unreadable) - 1} more: notebook 01 lists them)"
+        first = unreadable["error"].iloc[0]
+        raise InputError(first + (more if len(unreadable) > 1 else ""))
+
+
+def imbalance(counts: np.ndarray) -> dict[str, float]:
+    """How unequal classes are: Gini coefficient, imbalance ratio, Shannon entropy.
+
+    Args:
+        counts: (classes,) images of each class.
+
+    Returns:
+        gini: 0 for equal classes, towards 1 for one that holds all; imbalance_ratio: largest
+        over smallest; entropy: in bits; evenness: entropy over that of equal classes.
+    """
+    ordered = np.sort(np.asarray(counts, dtype=float))
+    n, total = len(ordered), ordered.sum()
+    gini = 2 * (np.arange(1, n + 1) @ ordered) / (n * total) - (n + 1) / n
+    share = ordered[ordered > 0] / total
+    entropy = float(-(share * np.log2(share)).sum())
+    smallest = ordered[0]
+    return {
+        "gini": float(gini),
+        "imbalance_ratio": float(ordered[-1] / smallest) if smallest else float("inf"),
+        "entropy": entropy,
+        "evenness": entropy / float(np.log2(n)) if n > 1 else 1.0,
+    }
+
+
+def class_imbalance(counts: pd.DataFrame) -> pd.DataFrame:
+    """:func:`imbalance` of each split: a row a split."""
+    rows = [{"split": split, **imbalance(counts[split])} for split in counts.columns]
+    return pd.DataFrame(rows)

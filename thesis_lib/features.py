@@ -1,0 +1,55 @@
+"""A frozen backbone over a data set, once: the features that heads and tables are made from."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler
+
+from thesis_lib import augment
+from thesis_lib.config import RunConfig
+from thesis_lib.data import Split
+from thesis_lib.loaders import FeatureViews, Loader, worker_count
+
+VIEWS_PER_BATCH = 128
+
+
+@torch.inference_mode()
+def extract_features(
+    backbone: nn.Module,
+    split: Split,
+    config: RunConfig,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+    views: int = 0,
+) -> Tensor:
+    """Run every image of a split through a frozen backbone.
+
+    Args:
+        backbone: (n, 3, h, w) -> (n, d); put into evaluation mode.
+        split: its images.
+        config: image size, seed and workers.
+        mean, std: channel statistics to normalise with.
+        device: where to compute.
+        views: random crops of each image (seeded, the same at every call); 0 for the one
+            central view of evaluation.
+
+    Returns:
+        (max(views, 1), n, d) float32 on the CPU.
+    """
+    dataset = FeatureViews(split, config.image_size, config.seed, views)
+    images_per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
+    batches = BatchSampler(range(len(split)), images_per_batch, drop_last=False)
+    loader = Loader(dataset, batches, worker_count(config, device), device.type == "cuda")
+    backbone.to(device).eval()
+    extracted = []
+    for pixels in loader:  # (images, views, size, size, 3) uint8
+        images = augment.normalise(augment.to_float(pixels.to(device)), mean, std)
+        features = backbone(images).float().cpu()
+        extracted.append(features.unflatten(0, pixels.shape[:2]))  # (images, views, d)
+    return torch.cat(extracted).transpose(0, 1).contiguous()
+
+
+def labels_of(split: Split) -> Tensor:
+    """(n,) whole numbers, the classes of a split's images."""
+    return torch.from_numpy(np.asarray(split.labels))

@@ -1,0 +1,149 @@
+"""Figures of the data set: its classes, its images and what the augmentation makes of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from thesis_lib.figures.axes import legend, log_colorbar, percent_ticks, plain_log_ticks
+from thesis_lib.figures.layout import (
+    draw_image,
+    page,
+    shorten,
+    subplots,
+    thumbnail_grid,
+    wrap,
+)
+from thesis_lib.figures.style import (
+    BODY,
+    INCH,
+    NAMED_CLASSES,
+    PAGE_HEIGHT_MM,
+    POINT,
+    SMALL,
+    SPLIT_COLORS,
+    TICK,
+    TINY,
+    text_width,
+)
+
+
+def class_counts(counts: pd.DataFrame) -> Figure:
+    """Images a class and split, on a log axis, the largest class on top.
+
+    counts: index = class names, columns among train, val, test; ints. A class without images in
+    a split has no mark for it.
+    """
+    upward = counts.iloc[::-1]  # bars are drawn from the bottom; equal ones keep their order
+    counts = upward.loc[upward.sum(axis=1).sort_values(kind="stable").index]
+    rows = np.arange(len(counts))
+    pitch = np.clip((PAGE_HEIGHT_MM - 22) / len(counts), 2.35, 4.5)
+    figure, axes = subplots(22 + pitch * len(counts))
+    highest = max(counts.to_numpy().max(), 10)
+    axes.set(xscale="log", xlim=(0.7, 1.3 * highest), ylim=(-0.7, len(counts) - 0.3))
+    first, *others = counts.columns
+    seen = counts.where(counts > 0)
+    marks = [axes.barh(rows, seen[first], height=0.7, color=SPLIT_COLORS[first], label=first)]
+    for split, marker in zip(others, ("o", "|"), strict=False):
+        style = {"color": SPLIT_COLORS[split], "markersize": 3, "linestyle": "none"}
+        marks += axes.plot(seen[split], rows, marker=marker, label=split, **style)
+    width = figure.get_figwidth() * INCH
+    size = np.clip(0.8 * pitch / POINT, TINY, TICK)
+    names = [shorten(str(name), 0.45 * width, size) for name in counts.index]
+    axes.set_yticks(rows, names, fontsize=size)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("images")
+    plain_log_ticks(axes.xaxis)
+    axes.xaxis.grid(True, color="0.9", linewidth=0.5)
+    axes.set_axisbelow(True)
+    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
+    return figure
+
+
+def image_sizes(sizes: pd.DataFrame) -> Figure:
+    """How large the images are: all widths and heights, and the longer side for each split.
+
+    sizes: one row an image, columns split, width, height; pixels.
+    """
+    figure, (plane, cumulative) = subplots(68, ncols=2)
+    limits = {}
+    for side in ("width", "height"):
+        limits[side] = sizes[side].min() / 1.6, sizes[side].max() * 1.6  # holds also one size alone
+    extent = np.log10([*limits["width"], *limits["height"]])
+    plane.set(xscale="log", yscale="log", xlabel="width (pixels)", ylabel="height (pixels)")
+    hexagons = plane.hexbin(
+        *(sizes["width"], sizes["height"]),
+        gridsize=36,
+        mincnt=1,
+        xscale="log",
+        yscale="log",
+        extent=extent,
+        cmap="crest",
+        linewidths=0,
+        rasterized=True,  # vector hexagons show seams
+    )
+    hexagons.set_norm(LogNorm(1, max(10, hexagons.get_array().max())))
+    plane.set(xlim=limits["width"], ylim=limits["height"])
+    log_colorbar(figure, hexagons, plane, "images")
+    longer = sizes[["width", "height"]].max(axis=1)
+    # Ever thinner, as the curves of a good split lie on top of each other.
+    for split, width in zip(SPLIT_COLORS, (3.0, 1.6, 0.6), strict=True):
+        values = longer[sizes["split"] == split]
+        if len(values):
+            cumulative.ecdf(values, color=SPLIT_COLORS[split], linewidth=width, label=split)
+    cumulative.set(xscale="log", xlim=(longer.min() / 1.6, longer.max() * 1.6))
+    cumulative.set(xlabel="longer side (pixels)", ylabel="images up to this size")
+    percent_ticks(cumulative.yaxis)
+    for axis in (plane.xaxis, plane.yaxis, cumulative.xaxis):
+        plain_log_ticks(axis)
+    legend(figure, cumulative, "upper")
+    return figure
+
+
+def sample_images(samples: dict[str, list[np.ndarray]]) -> Figure:
+    """A strip of thumbnails for each class, under its name.
+
+    samples: class name -> uint8 arrays (h, w, 3) of any size.
+    """
+    longest = max(len(images) for images in samples.values())
+    width, size = text_width(), SMALL if len(samples) <= NAMED_CLASSES else TINY
+    name_height = 1.35 * size * POINT
+    columns, side = thumbnail_grid(len(samples), longest, name_height + 0.8, largest=14)
+    rows = -(-len(samples) // columns)
+    figure, canvas = page(rows * (side + name_height + 0.8))
+    for i, (name, images) in enumerate(samples.items()):
+        x = (i // rows) * width / columns
+        y = (i % rows) * (side + name_height + 0.8)
+        canvas.text(x, y, shorten(name, width / columns - 2, size), size=size, va="top")
+        for j, image in enumerate(images):
+            draw_image(canvas, image, x + j * (side + 0.5), y + name_height, side)
+    return figure
+
+
+def views(
+    originals: Sequence[np.ndarray],
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    names: Sequence[str],
+) -> Figure:
+    """What the augmentation makes of some images: original, view 1 and view 2 below each name.
+
+    originals, first, second: as many uint8 arrays (h, w, 3) each; names: their classes.
+    """
+    labels = 15
+    pitch = min((text_width() - labels) / len(names), 30)
+    wrapped = [wrap(name, pitch - 1.5, SMALL, lines=3) for name in names]
+    top = max(len(lines) for lines in wrapped) * 1.25 * SMALL * POINT + 1
+    figure, canvas = page(top + 3 * pitch)
+    for row, (label, images) in enumerate(
+        zip(("original", "view 1", "view 2"), (originals, first, second), strict=True)
+    ):
+        y = top + row * pitch
+        canvas.text(0, y + (pitch - 1) / 2, label, size=BODY, va="center")
+        for column, image in enumerate(images):
+            draw_image(canvas, image, labels + column * pitch, y, pitch - 1)
+    for column, lines in enumerate(wrapped):
+        canvas.text(labels + column * pitch, top - 1, "\n".join(lines), size=SMALL, va="bottom")
+    return figure

@@ -1,0 +1,123 @@
+"""What lies where on a figure: empty figures and canvases, text that fits, and thumbnails."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase, SubFigure
+from matplotlib.textpath import text_to_path
+
+from thesis_lib.figures.style import (
+    INCH,
+    PAGE_HEIGHT_MM,
+    POINT,
+    TINY,
+    class_numbers,
+    figure_size,
+    text_width,
+)
+
+
+def _figure(height: float, layout: str | None = "constrained") -> Figure:
+    """Return an empty figure of the text width and a height, no longer held by pyplot."""
+    # Not simply Figure(): pyplot is what makes a notebook able to show it.
+    figure = plt.figure(figsize=figure_size(1.0, height / text_width()), layout=layout)
+    plt.close(figure)
+    return figure
+
+
+def subplots(height: float, **panels) -> tuple[Figure, Axes | np.ndarray]:
+    """Return a figure of the text width and a height, and its axes; panels: as of pyplot."""
+    figure = _figure(height)
+    return figure, figure.subplots(**panels)
+
+
+def _canvas(parent: FigureBase, width: float, height: float) -> Axes:
+    """Axes over a whole (sub)figure, in millimetres from its top left corner."""
+    limits = {"xlim": (0, width), "ylim": (height, 0), "autoscale_on": False}
+    axes = parent.add_axes((0, 0, 1, 1), **limits)
+    axes.set_axis_off()
+    return axes
+
+
+def page(height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of the text width and a height, and its canvas in millimetres."""
+    figure = _figure(height + 1, layout=None)
+    canvas = _canvas(figure, text_width(), height)
+    canvas.set_ylim(height + 0.5, -0.5)  # letters reach a little over their line
+    return figure, canvas
+
+
+def figure_over_key(height: float, classes: Sequence[str]) -> tuple[Figure, SubFigure]:
+    """Return a figure and its upper part, over a key of class numbers (none without classes)."""
+    numbered = [
+        name if name.startswith(number) else f"{number}  {name}"
+        for number, name in zip(class_numbers(classes), classes, strict=True)
+    ]
+    width, line = text_width(), 1.2 * TINY * POINT
+    widest = max((printed_width(name, TINY) for name in numbered), default=width)
+    columns = max(1, int(width // (widest + 3)))
+    rows = -(-len(classes) // columns)
+    key = rows * line + 2
+    figure = _figure(height + key)
+    above, below = figure.subfigures(2, 1, height_ratios=[height, key])
+    canvas = _canvas(below, width, key)
+    for i, name in enumerate(numbered):
+        x, y = i // rows * width / columns, i % rows * line
+        canvas.text(x + 1, y, shorten(name, width / columns - 2, TINY), size=TINY, va="top")
+    return figure, above
+
+
+def printed_width(text: str, size: float) -> float:
+    """Printed width of a line of text in millimetres."""
+    font = font_manager.FontProperties(size=size)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] * POINT
+
+
+def shorten(text: str, width: float, size: float) -> str:
+    """Cut the middle of a text out until it fits a width: both ends of class names tell most."""
+    shortened, keep = text, len(text)
+    while printed_width(shortened, size) > width and keep > 2:
+        keep -= 1
+        shortened = text[: (keep + 1) // 2] + "…" + text[len(text) - keep // 2 :]
+    return shortened
+
+
+def wrap(text: str, width: float, size: float, lines: int) -> list[str]:
+    """Break a text after blanks, "_" or "-" into lines of a width, the last one shortened."""
+    if lines == 1 or printed_width(text, size) <= width:
+        return [shorten(text, width, size)]
+    fits = bisect_right(range(1, len(text)), width, key=lambda end: printed_width(text[:end], size))
+    gaps = [i + 1 for i in range(fits) if text[i] in " _-" and text[i + 1] != "%"]
+    end = max(gaps, default=max(fits, 1))
+    return [text[:end].rstrip(), *wrap(text[end:], width, size, lines - 1)]
+
+
+def thumbnail_grid(cells: int, images: int, text: float, largest: float) -> tuple[int, float]:
+    """Columns and thumbnail side (mm) that make cells of so many images largest on a page.
+
+    text: height in millimetres under or over each cell's images; largest: of the side.
+    """
+    sides = {}
+    for columns in range(1, cells + 1):
+        across = (text_width() / columns - 2) / images - 0.5
+        down = (PAGE_HEIGHT_MM - 1) / -(-cells // columns) - text
+        sides[columns] = max(min(across, down, largest), 2.0)
+    return max(sides.items(), key=lambda item: (item[1], item[0]))
+
+
+def draw_image(canvas: Axes, image: np.ndarray, x: float, y: float, side: float) -> None:
+    """Fit an image into a square of a canvas, its shape kept, on the left and half-way down."""
+    longest = max(image.shape[:2])
+    height, width = side * np.array(image.shape[:2]) / longest
+    y += (side - height) / 2
+    # Averaging blocks first is much faster than leaving all of the shrinking to matplotlib.
+    block = max(1, round(longest / (side / INCH * plt.rcParams["savefig.dpi"])))
+    rows, columns = (max(1, n // block) for n in image.shape[:2])
+    if block > 1:
+        image = image[: rows * block, : columns * block]
+        image = image.reshape(rows, block, columns, block, 3).mean(axis=(1, 3)).astype(np.uint8)
+    canvas.imshow(image, extent=(x, x + width, y + height, y), aspect="auto")

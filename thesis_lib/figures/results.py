@@ -1,0 +1,182 @@
+"""Figures of the final test: confusion, features, mistakes, and the accuracy of all runs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from thesis_lib.figures.axes import (
+    label_points,
+    legend,
+    log_colorbar,
+    number_ticks,
+    percent_ticks,
+    plain_log_ticks,
+)
+from thesis_lib.figures.layout import (
+    draw_image,
+    figure_over_key,
+    page,
+    printed_width,
+    shorten,
+    subplots,
+    thumbnail_grid,
+    wrap,
+)
+from thesis_lib.figures.style import (
+    BODY,
+    NAMED_CLASSES,
+    PALETTE,
+    POINT,
+    SMALL,
+    TICK,
+    class_numbers,
+    run_color,
+    run_line_style,
+    text_width,
+)
+
+
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool) -> Figure:
+    """Confusion matrix on a log colour scale; cells of zero stay white.
+
+    counts: (k, k) ints, rows = true, columns = predicted; normalize: each row in percent of its
+    sum, rows without an image blank. Above 15 classes a key under the matrix tells the names.
+    """
+    counts, k = np.asarray(counts), len(classes)
+    if counts.shape != (k, k):
+        raise ValueError(f"counts has shape {counts.shape}, but there are {k} classes")
+    total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shown = 100 * counts / total if normalize else counts
+    shown = np.ma.masked_equal(shown, 0)
+    unit = "share of the true class (%)" if normalize else "images"
+    norm = LogNorm(0.1 if normalize else 1, 100 if normalize else max(counts.max(), 10), clip=True)
+    edges = np.arange(k + 1) - 0.5
+    style = {"cmap": "crest", "norm": norm, "edgecolor": "0.92", "linewidth": 0.2}
+    if k <= NAMED_CLASSES:
+        names = [shorten(name, 45, TICK) for name in classes]
+        longest = max(printed_width(name, TICK) for name in names)
+        side = min(11 * k + 8, text_width() - longest - 12)
+        wide = longest > side / k - 1
+        figure, axes = subplots(side + (longest if wide else 3) + 12)
+        mesh = axes.pcolormesh(edges, edges, shown, **style)
+        axes.set_xticks(range(k), names, rotation=90 if wide else 0)
+        axes.set_yticks(range(k), names)
+        axes.tick_params(length=0)
+        for row, column in np.argwhere(counts):
+            value = f"{shown[row, column]:.1f}" if normalize else f"{shown[row, column]}"
+            ink = "white" if norm(shown[row, column]) > 0.55 else "black"
+            axes.text(column, row, value, size=SMALL, ha="center", va="center", color=ink)
+    else:
+        figure, top = figure_over_key(text_width() - 20, classes)
+        axes = top.subplots()
+        mesh = axes.pcolormesh(edges, edges, shown, **style)
+        number_ticks(axes, class_numbers(classes), text_width() - 45)
+        log_colorbar(top, mesh, axes, unit)
+    axes.set(aspect="equal", xlim=edges[[0, -1]], ylim=edges[[-1, 0]])
+    axes.spines[:].set_visible(True)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if k <= NAMED_CLASSES and normalize:
+        axes.set_title(unit, fontsize=TICK, loc="right")
+    return figure
+
+
+def embedding(points: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Features in the plane, coloured by class and labelled at each class's median.
+
+    points: one row an image, columns x, y, true, predicted (class names); classes: their order.
+    Above 15 classes colours repeat, and the labels are numbers that a key below explains.
+    """
+    named = len(classes) <= NAMED_CLASSES
+    figure, part = figure_over_key(text_width() * 0.85, [] if named else classes)
+    axes = part.subplots()
+    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(classes)}
+    size = np.clip(4000 / len(points), 2, 12)
+    dots = {"s": size, "linewidths": 0, "rasterized": True}
+    axes.scatter(points["x"], points["y"], c=points["true"].map(colors), alpha=0.7, **dots)
+    wrong = points[points["true"] != points["predicted"]]
+    cross = {"marker": "x", "color": "black", "linewidths": 0.6, "rasterized": True}
+    axes.scatter(wrong["x"], wrong["y"], s=size + 5, label="misclassified", **cross)
+    axes.set(xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set_visible(False)
+    legend(figure, axes, "upper")
+    labels = dict(zip(classes, classes if named else class_numbers(classes), strict=True))
+    medians = points.groupby("true")[["x", "y"]].median()
+    names = [shorten(labels[name], 40, TICK) for name in medians.index]
+    label_points(axes, medians.to_numpy(), names, TICK if named else SMALL)
+    return figure
+
+
+def mistakes(images: list[np.ndarray], captions: list[str]) -> Figure:
+    """Misclassified images, each over its caption; a line that says so where there are none.
+
+    images: uint8 arrays (h, w, 3) of any size; captions: as many, lines parted by newlines.
+    """
+    if not images:
+        figure, canvas = page(20)
+        canvas.text(text_width() / 2, 10, "no mistakes", size=BODY, ha="center", va="center")
+        return figure
+    line = 1.25 * SMALL * POINT
+    columns, side = thumbnail_grid(len(images), 1, 4 * line + 3, largest=28)
+    pitch = text_width() / columns
+    wrapped = [
+        [part for text in caption.split("\n") for part in wrap(text, pitch - 2, SMALL, lines=3)]
+        for caption in captions
+    ]
+    height = side + max(len(lines) for lines in wrapped) * line + 3
+    figure, canvas = page(-(-len(images) // columns) * height)
+    for i, (image, lines) in enumerate(zip(images, wrapped, strict=True)):
+        x, y = i % columns * pitch, i // columns * height
+        draw_image(canvas, image, x, y, side)
+        canvas.text(x, y + side + 0.8, "\n".join(lines), size=SMALL, va="top")
+    return figure
+
+
+def per_class_f1(table: pd.DataFrame) -> Figure:
+    """F1 of each class against its training images, with the worst eight named.
+
+    table: columns class, support (training images), f1 (0 to 1; NaN is left out).
+    """
+    table = table.dropna(subset="f1").sort_values("f1")
+    figure, axes = subplots(90)
+    # A class without a training image stands left of 1, where the log axis still holds it.
+    points = np.column_stack([table["support"].clip(lower=0.5), table["f1"]])
+    axes.scatter(*points.T, s=14, color=PALETTE[0], alpha=0.8, linewidths=0)
+    axes.set(xscale="log", xlim=(points[:, 0].min() / 1.8, points[:, 0].max() * 1.8))
+    axes.set_ylim(max(points[:, 1].min() - 0.12, -0.03), 1.02)
+    axes.set(xlabel="training images", ylabel="F1 on the test set")
+    plain_log_ticks(axes.xaxis)
+    names = [shorten(name, 50, SMALL) for name in table["class"][:8]]
+    label_points(axes, points[:8], names, SMALL, others=points)
+    return figure
+
+
+def runs_accuracy(table: pd.DataFrame) -> Figure:
+    """Test accuracy of runs with 95 % intervals, the first row on top.
+
+    table: columns run, backbone, batch_size, accuracy, low, high (fractions), and optionally
+    published (fraction or NaN), drawn as a hollow diamond.
+    """
+    figure, axes = subplots(18 + 6 * len(table))
+    for i, run in enumerate(table.itertuples()):
+        style = {
+            "color": run_color(run.backbone),
+            "marker": run_line_style(run.batch_size)["marker"],
+        }
+        axes.plot([run.low, run.high], [i, i], color=style["color"])
+        axes.plot(run.accuracy, i, **style, markersize=5)
+    if "published" in table and table["published"].notna().any():
+        hollow = {"marker": "D", "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
+        rows = np.arange(len(table))
+        axes.scatter(table["published"], rows, s=24, zorder=3, label="published", **hollow)
+        legend(figure, axes, "upper")
+    names = [shorten(run, 0.4 * text_width(), TICK) for run in table["run"]]
+    axes.set_yticks(range(len(table)), names)
+    axes.set(ylim=(len(table) - 0.4, -0.6), xlabel="test accuracy (95 % interval)")
+    axes.tick_params(axis="y", length=0)
+    percent_ticks(axes.xaxis)
+    axes.xaxis.grid(True, color="0.9", linewidth=0.5)
+    return figure

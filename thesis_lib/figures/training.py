@@ -1,0 +1,129 @@
+"""Figures of the training: pretraining losses, and the linear heads on the checkpoints."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from thesis_lib.figures.axes import legend, percent_ticks, whole_numbers
+from thesis_lib.figures.layout import subplots
+from thesis_lib.figures.style import TICK, run_color, run_line_style
+
+
+def pretraining(
+    metrics: pd.DataFrame,
+    smoothed: np.ndarray,
+    plateau: int,
+    checkpoints: Sequence[int],
+    color: str,
+) -> Figure:
+    """Pretraining loss over its learning rate, with the checkpoints that will be probed.
+
+    metrics: columns epoch, loss, learning_rate; smoothed: (epochs,), the smoothed loss;
+    plateau: epoch from which checkpoints are probed; checkpoints: epochs that were saved.
+    """
+    figure, (loss, rate) = subplots(90, nrows=2, sharex=True, height_ratios=[3, 1])
+    epochs, saved = metrics["epoch"], np.asarray(checkpoints)
+    loss.plot(epochs, metrics["loss"], color=color, alpha=0.35, linewidth=0.6, label="each epoch")
+    loss.plot(epochs, smoothed, color=color, label="smoothed")
+    heights, probed = np.interp(saved, epochs, smoothed), saved >= plateau
+    dots = {"color": color, "linestyle": "none", "marker": "o"}
+    for these, fill, label in (~probed, "none", "saved"), (probed, "full", "saved, to be probed"):
+        if these.any():
+            loss.plot(saved[these], heights[these], **dots, fillstyle=fill, label=label)
+    for panel in (loss, rate):
+        panel.axvline(plateau, color="0.3", linewidth=0.8, linestyle="dotted")
+        if probed.any():
+            panel.axvspan(plateau, saved.max(), color="0.93", zorder=0)
+    early = plateau < (epochs.min() + epochs.max()) / 2
+    loss.annotate(
+        f"plateau: epoch {plateau}",
+        (plateau, 1),
+        xycoords=loss.get_xaxis_transform(),
+        size=TICK,
+        ha="left" if early else "right",
+        va="bottom",
+    )
+    rate.plot(epochs, metrics["learning_rate"], color="0.3")
+    rate.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    rate.xaxis.set_major_locator(whole_numbers())
+    loss.set_ylabel("contrastive loss")
+    figure.align_ylabels()
+    legend(figure, loss, "upper")
+    return figure
+
+
+def loss_curves(
+    metrics: dict[str, pd.DataFrame], backbones: dict[str, str], batch_sizes: dict[str, int]
+) -> Figure:
+    """Pretraining loss of all runs: colour tells the backbone, line style the batch size.
+
+    metrics: run -> columns epoch, loss, and optionally smoothed, the smoothed loss: then this is
+    the run's line, over a pale one of the loss; backbones and batch_sizes: of the same runs.
+    """
+    figure, axes = subplots(95)
+    for run, table in metrics.items():
+        style = run_line_style(batch_sizes[run])["linestyle"]
+        color = run_color(backbones[run])
+        line = table["loss"]
+        if "smoothed" in table:
+            axes.plot(table["epoch"], line, color=color, alpha=0.3, linewidth=0.6, zorder=1)
+            line = table["smoothed"]
+        axes.plot(table["epoch"], line, color=color, linestyle=style, label=run)
+    axes.set(xlabel="epoch", ylabel="contrastive loss")
+    axes.xaxis.set_major_locator(whole_numbers())
+    legend(figure, axes, "lower")
+    return figure
+
+
+def checkpoint_accuracy(probe: pd.DataFrame, chosen: int, color: str) -> Figure:
+    """Validation accuracy of the linear head on each checkpoint.
+
+    probe: columns checkpoint (epoch), val_accuracy, val_accuracy_low, val_accuracy_high
+    (fractions); chosen: epoch of the chosen checkpoint.
+    """
+    figure, axes = subplots(75)
+    probe = probe.sort_values("checkpoint")
+    x, low, high = (probe[c] for c in ("checkpoint", "val_accuracy_low", "val_accuracy_high"))
+    axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, label="95 % interval")
+    axes.vlines(x, low, high, color=color, alpha=0.4, linewidth=0.8)  # shows also one alone
+    axes.plot(x, probe["val_accuracy"], color=color, marker="o", label="linear head")
+    best = probe[probe["checkpoint"] == chosen]
+    star = {"linestyle": "none", "marker": "*", "markersize": 11, "markeredgecolor": "black"}
+    label = f"chosen: epoch {chosen}, {best['val_accuracy'].item():.2%}".replace("%", " %")
+    axes.plot(best["checkpoint"], best["val_accuracy"], color=color, label=label, **star)
+    axes.set(xlabel="checkpoint (epoch)", ylabel="validation accuracy")
+    axes.xaxis.set_major_locator(whole_numbers())
+    percent_ticks(axes.yaxis)
+    legend(figure, axes, "upper")
+    return figure
+
+
+def head_curves(curves: pd.DataFrame, chosen: int) -> Figure:
+    """Training loss and validation accuracy of each checkpoint's linear head, epoch by epoch.
+
+    curves: columns checkpoint (epoch), head_epoch, train_loss, val_accuracy (fraction);
+    chosen: epoch of the chosen checkpoint, drawn in black.
+    """
+    figure, panels = subplots(68, ncols=2)
+    checkpoints = np.sort(curves["checkpoint"].unique())
+    colors = plt.cm.ScalarMappable(Normalize(checkpoints[0], checkpoints[-1]), "crest")
+    for checkpoint, rows in curves.groupby("checkpoint"):
+        style = {"color": colors.to_rgba(checkpoint), "linewidth": 0.8}
+        if checkpoint == chosen:
+            style = {"color": "black", "label": f"chosen: epoch {chosen}", "zorder": 3}
+        for panel, column in zip(panels, ("train_loss", "val_accuracy"), strict=True):
+            panel.plot(rows["head_epoch"], rows[column], **style)
+    for panel, label in zip(panels, ("training loss", "validation accuracy"), strict=True):
+        panel.set(xlabel="head epoch", ylabel=label)
+        panel.xaxis.set_major_locator(whole_numbers())
+    percent_ticks(panels[1].yaxis)
+    if len(checkpoints) > 1:
+        bar = figure.colorbar(colors, ax=panels, label="checkpoint (epoch)", aspect=30, pad=0.02)
+        bar.locator = whole_numbers()
+        bar.outline.set_visible(False)
+    legend(figure, panels[0], "upper")
+    return figure

@@ -1,0 +1,110 @@
+"""Stage 3: the chosen backbone and head on the test set, once the choice is on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from thesis_lib import checkpoints
+from thesis_lib.data import open_dataset
+from thesis_lib.evaluate import classification_metrics
+from thesis_lib.features import extract_features
+from thesis_lib.models import linear_head
+from thesis_lib.pretrain import check_fingerprint, choose_device
+from thesis_lib.runs import RunDirectory, read_json, write_csv, write_json
+from thesis_lib.stages import is_tested, selection_digest, stage
+
+
+def final_test(run: RunDirectory) -> dict:
+    """Classify the test set with the chosen checkpoint and head.
+
+    Reads ``selection.json``, ``head.pth``, the chosen checkpoint and the test images. Writes
+    ``predictions.csv`` (path, true, predicted, confidence, then each class's probability),
+    ``embedding.csv`` (x, y, true, predicted) and, last, ``test.json``. Returns at once where
+    they were made from the same selection.
+
+    Returns:
+        The content of ``test.json``: see
+        :func:`thesis_lib.evaluate.classification_metrics`; all values are fractions.
+
+    Raises:
+        InputError: where nothing has been selected yet, or the data have changed.
+    """
+    digest = selection_digest(run)
+    if is_tested(run):
+        return read_json(run.test_file)
+    dataset = open_dataset(run.config.data, needs=("train", "test"))
+    check_fingerprint(run, dataset)
+    device = choose_device(run.config)
+    run.test_file.unlink(missing_ok=True)
+
+    with stage(run, "test"):
+        head = checkpoints.load(run.head_file)
+        path = checkpoints.checkpoint_path(run, head["checkpoint"])
+        backbone, facts = checkpoints.load_backbone(path)
+        test = dataset.splits["test"]
+        features = extract_features(
+            backbone, test, run.config, facts["mean"], facts["std"], device
+        )[0]
+        classifier = linear_head(features.shape[1], len(head["classes"]))
+        classifier.load_state_dict(head["weights"])
+        with torch.inference_mode():
+            probabilities = classifier(features).softmax(1).numpy()  # (n, classes)
+
+        classes = np.array(head["classes"])
+        predictions = pd.DataFrame(
+            {
+                "path": test.files,
+                "true": classes[test.labels],
+                "predicted": classes[probabilities.argmax(1)],
+                "confidence": probabilities.max(1),
+            }
+        )
+        columns = pd.DataFrame(probabilities, columns=classes)
+        write_csv(run.predictions_file, pd.concat((predictions, columns), axis=1).round(6))
+        points = pd.DataFrame(embed(features.numpy(), run.config.seed), columns=["x", "y"])
+        write_csv(run.embedding_file, points.join(predictions[["true", "predicted"]]).round(4))
+        result = classification_metrics(
+            predictions["true"], predictions["predicted"], head["classes"]
+        )
+        absent = np.setdiff1d(np.arange(len(classes)), test.labels)
+        result |= {
+            "classes": len(classes),
+            "classes_without_test_image": classes[absent].tolist(),
+            "checkpoint": head["checkpoint"],
+            "head_epoch": head["head_epoch"],
+            "selection": digest,
+        }
+        write_json(run.test_file, result)
+    return result
+
+
+def read_predictions(run: RunDirectory) -> pd.DataFrame:
+    """``predictions.csv``, with class names as text also where they look like numbers."""
+    return _read(run.predictions_file, ("path", "true", "predicted"))
+
+
+def read_embedding(run: RunDirectory) -> pd.DataFrame:
+    """``embedding.csv``: x, y, true, predicted, a row a test image."""
+    return _read(run.embedding_file, ("true", "predicted"))
+
+
+def _read(file: Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
+    return pd.read_csv(file, dtype=dict.fromkeys(text_columns, str), keep_default_na=False)
+
+
+def embed(features: np.ndarray, seed: int) -> np.ndarray:
+    """Lay features out on a plane by t-SNE, after PCA to 50 dimensions: (n, d) -> (n, 2).
+
+    Fewer than ten images are laid out by PCA alone.
+    """
+    n, d = features.shape
+    scaled = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    reduced = PCA(min(50, n, d), random_state=seed).fit_transform(scaled)
+    if n < 10:
+        return np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
+    tsne = TSNE(perplexity=min(30, (n - 1) / 3), init="pca", random_state=seed)
+    return tsne.fit_transform(reduced)

@@ -1,0 +1,178 @@
+"""Backbones (any of timm, LeNet5), the projection head and the linear head."""
+
+import difflib
+
+import timm
+import torch
+from torch import Tensor, nn
+
+SMALL_IMAGE_SIZE = 64  # px; up to here the small-image stem is the default
+
+
+class LeNet5(nn.Module):
+    """LeNet-5's feature maps (LeCun et al. 1998): 6, 16 and 120 by 5x5 convolutions, then 84.
+
+    At 32 px the third convolution sees exactly its 5x5 field, as in the paper; larger images
+    are averaged after it. ReLU and max-pooling stand for the paper's squashing and averaging.
+    """
+
+    num_features = 84
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Sequential(
+            *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(16, 120, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            *(nn.Linear(120, 84), nn.ReLU()),
+        )
+        # torch's default weights shrink the signal from layer to layer: without batch
+        # normalisation the contrastive loss would stand still for dozens of epochs.
+        for layer in self.maps:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) images -> (n, 84) features."""
+        return self.maps(images)
+
+
+class ProjectionHead(nn.Module):
+    """Linear, ReLU, Linear, then unit length: (n, in_features) -> (n, out_features)."""
+
+    def __init__(self, in_features: int, out_features: int = 128) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, in_features),
+            nn.ReLU(inplace=True),
+            nn.Linear(in_features, out_features),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, in_features) -> (n, out_features) of unit length."""
+        return nn.functional.normalize(self.layers(features), dim=1)
+
+
+class ContrastiveModel(nn.Module):
+    """A backbone with a projection head on it: (n, 3, h, w) -> (n, projection_dim)."""
+
+    def __init__(self, backbone: nn.Module, projection_dim: int = 128) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = ProjectionHead(backbone.num_features, projection_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) images -> (n, projection_dim) of unit length."""
+        return self.projection(self.backbone(images))
+
+
+def linear_head(in_features: int, classes: int) -> nn.Linear:
+    """The linear classifier that is trained on a frozen backbone's features."""
+    return nn.Linear(in_features, classes)
+
+
+def check_backbone(name: str) -> None:
+    """Raise ValueError, with the nearest names, for a backbone that nobody knows."""
+    if name == "lenet5" or timm.is_model(name):
+        return
+    known = ["lenet5", *timm.list_models()]
+    matches = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
+    hint = f"; nearest: {', '.join(matches)}" if matches else ""
+    raise ValueError(f"backbone {name!r} is neither lenet5 nor a model name of timm{hint}")
+
+
+def create_backbone(
+    name: str, small_images: bool | None = False, image_size: int | None = None
+) -> nn.Module:
+    """Create a backbone with random weights, without its classifier.
+
+    Args:
+        name: ``lenet5`` or any model name of timm.
+        small_images: 3x3 stride-1 first convolution and no max-pooling, to keep the detail of
+            small images. None: where the backbone has such a stem and ``image_size`` is at
+            most 64 px.
+        image_size: side of the images in px. Given, the backbone is built for that size where
+            its architecture depends on it, and one forward pass checks that it takes it.
+
+    Returns:
+        A module with ``num_features``: (n, 3, h, w) -> (n, num_features).
+
+    Raises:
+        ValueError: for an unknown name (with the nearest ones), a stem that cannot be changed,
+            or an image size that the backbone does not take (with one that it does).
+    """
+    check_backbone(name)
+    backbone = _build(name, image_size)
+    if small_images is None:
+        small = image_size is not None and image_size <= SMALL_IMAGE_SIZE
+        small_images = small and _has_large_stem(backbone)
+    if small_images:
+        if not _has_large_stem(backbone):
+            raise ValueError(
+                f"small_images does nothing for {name!r}: it has no strided stem with "
+                "max-pooling; leave it out"
+            )
+        _shrink_stem(backbone)
+    if image_size is not None and not _takes(backbone, image_size):
+        larger = (size for size in (32, 64, 96, 128, 160, 224, 256, 384) if size > image_size)
+        working = (size for size in larger if _takes(_build(name, size), size))
+        smallest = next(working, None)
+        hint = f"; {smallest} px works" if smallest else ""
+        raise ValueError(f"image_size {image_size} is too small for {name!r}{hint}")
+    return backbone
+
+
+def _build(name: str, image_size: int | None) -> nn.Module:
+    if name == "lenet5":
+        return LeNet5()
+    options = {}
+    if image_size is not None:
+        pretrained_cfg = timm.get_pretrained_cfg(name)
+        if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
+            options["img_size"] = image_size
+    try:
+        backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"image_size {image_size} does not suit {name!r}: {str(error) or 'too small'}"
+        ) from error
+    # Some of timm's models widen their features between the last map and the classifier.
+    backbone.num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    return backbone
+
+
+def _takes(backbone: nn.Module, image_size: int) -> bool:
+    """Whether one forward pass succeeds, in evaluation mode so that nothing is learnt from it."""
+    training = backbone.training
+    backbone.eval()
+    try:
+        with torch.inference_mode():
+            features = backbone(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError):
+        return False
+    finally:
+        backbone.train(training)
+    return features.shape == (1, backbone.num_features)
+
+
+def _has_large_stem(backbone: nn.Module) -> bool:
+    """Whether the backbone begins as a ResNet: a strided convolution, then max-pooling."""
+    return isinstance(getattr(backbone, "maxpool", None), nn.Module) and isinstance(
+        getattr(backbone, "conv1", None), nn.Conv2d | nn.Sequential
+    )
+
+
+def _shrink_stem(backbone: nn.Module) -> None:
+    """Replace the strided first convolution by a 3x3 stride-1 one and drop max-pooling."""
+    deep = isinstance(backbone.conv1, nn.Sequential)
+    first = backbone.conv1[0] if deep else backbone.conv1
+    smaller = nn.Conv2d(
+        first.in_channels, first.out_channels, 3, stride=1, padding=1, bias=first.bias is not None
+    )
+    nn.init.kaiming_normal_(smaller.weight, mode="fan_out", nonlinearity="relu")
+    if deep:
+        backbone.conv1[0] = smaller
+    else:
+        backbone.conv1 = smaller
+    backbone.maxpool = nn.Identity()

@@ -1,0 +1,212 @@
+"""RunDirectory: where each artefact of a run lies; files written whole or not at all."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thesis_lib.config import IDENTITY, PRETRAIN, PROBE, InputError, RunConfig, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd  # `thesis status` is to answer at once
+
+
+def workbook_root() -> Path:
+    """The folder that relative paths start from: data/, runs/ and figures/ lie in it.
+
+    The nearest folder at or above the working directory that holds the notebooks, so that a
+    notebook opened in JupyterLab and papermill started above it mean the same; else the
+    working directory.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks" / "01_data_stats.ipynb").exists():
+            return folder
+    return here
+
+
+def find_data(data: str) -> Path:
+    """The data set's folder: from the working directory, else from the workbook's root."""
+    path = Path(data).expanduser()
+    return path if path.exists() else workbook_root() / path
+
+
+def relative_to_root(path: Path) -> str:
+    """``path`` as the user would write it: from the workbook's root where it lies below it."""
+    path = Path(os.path.abspath(path))
+    root = workbook_root()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def data_runs_folder(data_name: str) -> Path:
+    """The folder of all runs on a data set, and of what was measured on the data set itself."""
+    return workbook_root() / "runs" / data_name
+
+
+def figures_folder(data_name: str) -> Path:
+    """The folder of the plots and tables of a data set and of all its runs."""
+    return workbook_root() / "figures" / data_name
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; it is synced and renamed when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
+    """Write a CSV file (without the index) whole or not at all."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: where it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON file ({error}); delete it and run again") from None
+
+
+class RunDirectory:
+    """One run's folder: ``runs/<data>/<backbone>-bs<batch>-seed<seed>[-<tag>]``.
+
+    The names of its artefacts stand here once; ``config.json`` in it is the truth about the
+    run, the folder's name a label.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.path = data_runs_folder(config.data_name) / config.run_name
+        self.config_file = self.path / "config.json"
+        self.provenance_file = self.path / "provenance.json"
+        self.status_file = self.path / "status.json"
+        self.metrics_file = self.path / "metrics.csv"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.pth"
+        self.heads = self.path / "heads"
+        self.probe_file = self.path / "probe.csv"
+        self.probe_curves_file = self.path / "probe_curves.csv"
+        self.selection_file = self.path / "selection.json"
+        self.head_file = self.path / "head.pth"
+        self.test_file = self.path / "test.json"
+        self.predictions_file = self.path / "predictions.csv"
+        self.embedding_file = self.path / "embedding.csv"
+        self.notebooks = self.path / "notebooks"
+        self.figures = figures_folder(config.data_name) / config.run_name
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({relative_to_root(self.path)})"
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """Open a run by its folder.
+
+        Raises:
+            InputError: where there is no run, with the runs nearest in name.
+        """
+        path = path if path.exists() else workbook_root() / path
+        if not (path / "config.json").is_file():
+            known = [str(p.parent) for p in data_runs_folder("").glob("*/*/config.json")]
+            raise InputError(
+                f"{path} is no run: it holds no config.json"
+                f"{nearest(str(path.absolute()), known)}; `thesis status` lists the runs"
+            )
+        run = cls(RunConfig.from_dict(read_json(path / "config.json")))
+        if run.path.resolve() != path.resolve():
+            raise InputError(
+                f"{path} holds the config.json of {relative_to_root(run.path)}; "
+                "rename the folder, or give the run its own tag"
+            )
+        return run
+
+    @classmethod
+    def find(cls, **settings: Any) -> "RunDirectory":
+        """The run that these settings name, for the stages after pretraining.
+
+        Settings that only later stages read (``probe_from``, ``head_epochs``, ...) may differ
+        from the run's own and take their place; any other must be as the run was trained.
+
+        Raises:
+            InputError: where there is no such run, or it was trained with other settings.
+        """
+        asked = cls(RunConfig.from_dict(settings))
+        if not asked.config_file.is_file():
+            raise InputError(
+                f"there is no run {relative_to_root(asked.path)}; train it first: notebook 02 or "
+                "`thesis pretrain` (`thesis status` lists the runs)"
+            )
+        stored = cls.open(asked.path).config
+        differing = {
+            name: values
+            for name, values in stored.differences(asked.config, (IDENTITY, PRETRAIN)).items()
+            if name in settings
+        }
+        if differing:
+            raise InputError(_difference_message(asked, differing))
+        return cls(stored.updated(**settings))
+
+    def check_config(self, stages: tuple[str, ...] = (IDENTITY, PRETRAIN, PROBE)) -> None:
+        """Hold the settings asked for against ``config.json``, where the run has one.
+
+        Raises:
+            InputError: naming the fields that differ, and how to keep both runs.
+        """
+        if not self.config_file.is_file():
+            return
+        stored = RunConfig.from_dict(read_json(self.config_file))
+        differing = stored.differences(self.config, stages)
+        if differing:
+            raise InputError(_difference_message(self, differing))
+
+    def write_config(self) -> None:
+        """Write ``config.json``, with the data's path as seen from the workbook's root."""
+        data = relative_to_root(find_data(self.config.data))
+        write_json(self.config_file, self.config.updated(data=data).to_dict())
+
+
+def _difference_message(run: RunDirectory, differing: dict[str, tuple]) -> str:
+    listed = ", ".join(
+        f"{name} = {json.dumps(mine)} (asked: {json.dumps(asked)})"
+        for name, (mine, asked) in differing.items()
+    )
+    message = (
+        f"{relative_to_root(run.path)} was made with {listed}; to keep both runs, give this one "
+        "a name with --tag NAME (in a notebook: tag = 'NAME')"
+    )
+    if set(differing) <= set(RunConfig.field_names(PROBE)):
+        options = " ".join(f"--{name.replace('_', '-')} ..." for name in differing)
+        message += f"; to probe the same backbone anew: thesis probe {run.path.name} {options}"
+    return message
+
+
+def find_runs(data_name: str | None = None) -> list[RunDirectory]:
+    """All runs, or those on one data set, in the order of their names."""
+    pattern = f"{data_name or '*'}/*/config.json"
+    files = sorted((workbook_root() / "runs").glob(pattern))
+    return [RunDirectory.open(file.parent) for file in files]

@@ -1,0 +1,177 @@
+"""Class folders -> train / val / test: the thesis's two recipes, and a manifest."""
+
+import csv
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from thesis_lib.config import InputError, nearest
+from thesis_lib.progress import bar
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+# recipe -> the fewest images of a class that leave one in every part
+RECIPES = {"linear-head": 4, "cosine": 2}
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """The class folders in ``folder``, sorted by name; hidden ones are no classes."""
+    return sorted(
+        (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")),
+        key=lambda p: p.name,
+    )
+
+
+def image_files(folder: Path) -> list[str]:
+    """Paths below ``folder`` of its images, at any depth, sorted; hidden files are no images."""
+    files = []
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = Path(parent).relative_to(folder)
+        files += [
+            (below / name).as_posix()
+            for name in names
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(files)
+
+
+def split_files(files: Sequence[str], recipe: str, seed: int = 42) -> dict[str, list[str]]:
+    """Split one class's sorted files as the thesis does.
+
+    Args:
+        files: at least as many as ``RECIPES[recipe]``.
+        recipe: "linear-head" (70 / 15 / 15: 30 % held out, then halved into val and test) or
+            "cosine" (80 / 20: train and test).
+        seed: scikit-learn's ``random_state``, the same for every class.
+    """
+    from sklearn.model_selection import train_test_split  # takes a second to import
+
+    if recipe == "cosine":
+        train, test = train_test_split(list(files), test_size=0.2, random_state=seed)
+        return {"train": train, "test": test}
+    train, rest = train_test_split(list(files), test_size=0.3, random_state=seed)
+    val, test = train_test_split(rest, test_size=0.5, random_state=seed)
+    return {"train": train, "val": val, "test": test}
+
+
+def split_dataset(
+    source: Path,
+    destination: Path,
+    recipe: str = "linear-head",
+    seed: int = 42,
+    min_images: int | None = None,
+    exclude: Sequence[str] = (),
+    copy: bool = False,
+) -> dict[str, int]:
+    """Split a folder of class folders into ``destination/{train,val,test}/<class>/``.
+
+    Files are hard links where the file system allows it and ``copy`` is not asked for, else
+    copies. ``destination/manifest.csv`` lists split, class, file, bytes and sha256. The split
+    appears whole or not at all: it is built beside its place and renamed.
+
+    Returns:
+        The classes left out by ``min_images`` and their numbers of images.
+
+    Raises:
+        InputError: for a missing or unsuitable source, a destination that is there already,
+            an unknown class to exclude, or a class too small for the recipe.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"recipe {recipe!r} is unknown; it is one of {', '.join(RECIPES)}")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be from 0 to 4294967295, not {seed}")
+    _check_places(source, destination)
+    files, left_out = _files_by_class(source, recipe, min_images, exclude)
+
+    partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+    try:
+        _write_split(source, partial, files, recipe, seed, copy)
+        if destination.exists():  # an empty folder: _check_places has made sure
+            destination.rmdir()
+        partial.rename(destination)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return left_out
+
+
+def _check_places(source: Path, destination: Path) -> None:
+    if not source.is_dir():
+        raise InputError(f"there is no folder {source}; give the folder that holds class folders")
+    if (source / "train").is_dir() and ((source / "test").is_dir() or (source / "val").is_dir()):
+        raise InputError(f"{source} is split already: it holds train/; give the unsplit folder")
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise InputError(
+            f"{destination} is there already and is never overwritten; "
+            "give another place, or delete it yourself"
+        )
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{destination} lies inside {source}; give a place outside it")
+
+
+def _files_by_class(
+    source: Path, recipe: str, min_images: int | None, exclude: Sequence[str]
+) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """The images of each class to split, and the sizes of the classes left out as too small."""
+    folders = class_folders(source)
+    names = [folder.name for folder in folders]
+    for name in exclude:
+        if name not in names:
+            raise InputError(f"{source} has no class {name!r} to exclude{nearest(name, names)}")
+    files = {f.name: image_files(f) for f in folders if f.name not in exclude}
+    if not files:
+        raise InputError(f"{source} has no class folders{' left' if exclude else ''}")
+
+    left_out = {}
+    if min_images is not None:
+        left_out = {name: len(found) for name, found in files.items() if len(found) < min_images}
+        files = {name: found for name, found in files.items() if name not in left_out}
+        if not files:
+            raise InputError(f"no class of {source} has --min-images {min_images} images")
+    needed = RECIPES[recipe]
+    small = [f"{name!r} ({len(found)})" for name, found in files.items() if len(found) < needed]
+    if small:
+        raise InputError(
+            f"recipe {recipe} needs at least {needed} images a class; too few in "
+            f"{', '.join(small)}; leave such classes out with --min-images {needed}"
+        )
+    return files, left_out
+
+
+def _write_split(
+    source: Path, folder: Path, files: dict[str, list[str]], recipe: str, seed: int, copy: bool
+) -> None:
+    folder.mkdir(parents=True)
+    total = sum(len(found) for found in files.values())
+    with (
+        open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as manifest,
+        bar(total=total, desc="split", unit="image") as progress,
+    ):
+        rows = csv.writer(manifest, lineterminator="\n")
+        rows.writerow(("split", "class", "file", "bytes", "sha256"))
+        for name, found in files.items():
+            for split, part in split_files(found, recipe, seed).items():
+                for file in sorted(part):
+                    target = folder / split / name / file
+                    size, digest = _place(source / name / file, target, copy)
+                    rows.writerow((split, name, file, size, digest))
+                    progress.update()
+
+
+def _place(source: Path, target: Path, copy: bool) -> tuple[int, str]:
+    """Link or copy one file; return its size in bytes and its sha256."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = source.resolve()  # a link to a symbolic link would dangle when that moves
+    if not copy:
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without hard links
+            copy = True
+    if copy:
+        shutil.copy2(source, target)
+    with open(target, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return target.stat().st_size, digest

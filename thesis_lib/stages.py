@@ -1,0 +1,181 @@
+"""The stages of a run: which are done, held against their inputs; states and provenance.
+
+A stage is done when its outputs are there and were made from its inputs as they are now. This
+module reads small files alone, so that ``thesis status`` answers at once.
+"""
+
+import contextlib
+import csv
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from thesis_lib.config import MACHINE, InputError, RunConfig
+from thesis_lib.runs import RunDirectory, read_json, write_json
+
+STAGES = ("pretrain", "probe", "test")
+
+
+def read_metrics(run: RunDirectory) -> list[dict[str, float]]:
+    """``metrics.csv``, a row an epoch; empty before the first epoch's end."""
+    if not run.metrics_file.is_file():
+        return []
+    with open(run.metrics_file, newline="", encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def trained_fingerprint(run: RunDirectory) -> str | None:
+    """Fingerprint of the data that the run was trained on; None before it was."""
+    if not run.provenance_file.is_file():
+        return None
+    found = (entry.get("data_fingerprint") for entry in read_json(run.provenance_file))
+    return next((fingerprint for fingerprint in found if fingerprint), None)
+
+
+def is_pretrained(run: RunDirectory) -> bool:
+    """Whether the run's pretraining has reached its last epoch."""
+    return len(read_metrics(run)) >= run.config.epochs and trained_fingerprint(run) is not None
+
+
+def probe_inputs(run: RunDirectory) -> dict[str, Any]:
+    """What a selection depends on: the settings that shape it, and the data's fingerprint.
+
+    Raises:
+        InputError: where the run is not trained to its end.
+    """
+    if not is_pretrained(run):
+        raise InputError(
+            f"{run.path.name} is not trained to its last epoch ({run.config.epochs}); "
+            "finish notebook 02 or `thesis pretrain` first"
+        )
+    machine = RunConfig.field_names(MACHINE)
+    settings = {k: v for k, v in run.config.to_dict().items() if k not in machine}
+    return {"data_fingerprint": trained_fingerprint(run), **settings}
+
+
+def is_probed(run: RunDirectory) -> bool:
+    """Whether ``selection.json`` and what belongs to it were made with the run's settings."""
+    files = (run.selection_file, run.probe_file, run.probe_curves_file, run.head_file)
+    if not is_pretrained(run) or not all(file.is_file() for file in files):
+        return False
+    return read_json(run.selection_file)["inputs"] == probe_inputs(run)
+
+
+def selection_digest(run: RunDirectory) -> str:
+    """Hash of ``selection.json``: what the final test depends on.
+
+    Raises:
+        InputError: where nothing has been selected yet.
+    """
+    if not run.selection_file.is_file():
+        raise InputError(
+            f"{run.path.name} has no selection.json; run notebook 03 or `thesis probe` first"
+        )
+    return hashlib.sha256(run.selection_file.read_bytes()).hexdigest()[:16]
+
+
+def is_tested(run: RunDirectory) -> bool:
+    """Whether ``test.json`` was made from the selection that is on disk."""
+    files = (run.selection_file, run.test_file, run.predictions_file, run.embedding_file)
+    if not all(file.is_file() for file in files):
+        return False
+    return read_json(run.test_file)["selection"] == selection_digest(run)
+
+
+IS_DONE = dict(zip(STAGES, (is_pretrained, is_probed, is_tested), strict=True))
+
+
+@contextlib.contextmanager
+def stage(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
+    """Note in ``status.json`` that a stage runs, has failed or is done, and its provenance.
+
+    Args:
+        run: the run that it is a stage of.
+        name: one of STAGES.
+        facts: what else provenance should keep, such as the data set's fingerprint.
+    """
+    entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
+    write_json(run.provenance_file, [*entries, {"stage": name, **facts, **provenance()}])
+    began = time.time()
+    state = {"started": began, "host": socket.gethostname(), "pid": os.getpid()}
+    _write_state(run, name, state | {"state": "running"})
+    try:
+        yield
+    except BaseException as error:
+        message = f"{type(error).__name__}: {error}".split("\n")[0]
+        ended = {"state": "failed", "seconds": time.time() - began, "error": message}
+        _write_state(run, name, state | ended)
+        raise
+    _write_state(run, name, state | {"state": "done", "seconds": time.time() - began})
+
+
+def _write_state(run: RunDirectory, name: str, state: dict[str, Any]) -> None:
+    states = read_json(run.status_file) if run.status_file.is_file() else {}
+    write_json(run.status_file, states | {name: state})
+
+
+def stage_states(run: RunDirectory) -> dict[str, dict[str, Any]]:
+    """The state of each stage of STAGES.
+
+    Returns:
+        ``state`` ("done", "running", "failed", "interrupted": its process is gone, or
+        "missing"), ``seconds`` so far (None if never run), ``error`` where it failed.
+    """
+    noted = read_json(run.status_file) if run.status_file.is_file() else {}
+    return {name: _stage_state(run, name, noted.get(name, {})) for name in STAGES}
+
+
+def _stage_state(run: RunDirectory, name: str, noted: dict[str, Any]) -> dict[str, Any]:
+    state, seconds = noted.get("state", "missing"), noted.get("seconds")
+    if state == "running":
+        seconds = time.time() - noted["started"]
+        here = noted["host"] == socket.gethostname()
+        if here and not psutil.pid_exists(noted["pid"]):
+            state, seconds = "interrupted", None
+    elif IS_DONE[name](run):
+        state = "done"
+    elif state == "done":  # its inputs have changed since
+        state = "missing"
+    if name == "pretrain" and state != "missing":
+        seconds = sum(row["seconds"] for row in read_metrics(run))  # over all its lives
+    return {"state": state, "seconds": seconds, "error": noted.get("error")}
+
+
+def provenance() -> dict[str, Any]:
+    """What produced a result: when, command, code, versions and hardware."""
+    packages = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pandas")
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("thesis-workbook", *packages)},
+        "hardware": {
+            "host": socket.gethostname(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+            "memory_mib": psutil.virtual_memory().total // 2**20,
+        },
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, with ``-dirty`` where the tree has changes; None outside git."""
+    folder = str(Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None

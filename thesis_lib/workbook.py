@@ -1,0 +1,243 @@
+"""The grid of notebooks, by papermill: what is done is skipped, what failed does not stop it."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thesis_lib.config import IDENTITY, MACHINE, PROBE, InputError, RunConfig
+from thesis_lib.runs import (
+    RunDirectory,
+    data_runs_folder,
+    find_data,
+    read_json,
+    relative_to_root,
+    workbook_root,
+)
+from thesis_lib.stages import IS_DONE
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One of the numbered notebooks: run once a data set (``stage`` None) or once a run."""
+
+    name: str
+    stage: str | None = None
+
+
+DATA_STATS = Notebook("01_data_stats")
+RUN_NOTEBOOKS = (
+    Notebook("02_supcon_pretraining", "pretrain"),
+    Notebook("03_checkpoint_probing", "probe"),
+    Notebook("04_final_test", "test"),
+)
+THESIS_TABLES = Notebook("06_thesis_tables")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One notebook to execute, for one run or (``run`` None) for a data set."""
+
+    notebook: Notebook
+    config: RunConfig
+    run: RunDirectory | None = None
+
+    @property
+    def label(self) -> str:
+        """``digits: 01_data_stats`` or ``digits/lenet5-bs64-seed42: 04_final_test``."""
+        name = self.config.data_name
+        return f"{f'{name}/{self.run.path.name}' if self.run else name}: {self.notebook.name}"
+
+    @property
+    def executed(self) -> Path:
+        """Where the executed copy goes."""
+        folder = self.run.path if self.run else data_runs_folder(self.config.data_name)
+        return folder / "notebooks" / f"{self.notebook.name}.ipynb"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What papermill passes: settings that the notebook shows or that are not the default.
+
+        Notebook 02 makes the run and gets every such setting; the later ones find it by what
+        names it, and read the rest from its ``config.json``.
+        """
+        settings, defaults = self.config.to_dict(), RunConfig().to_dict()
+        if self.notebook.stage is None:
+            return {name: settings[name] for name in ("data", "text_width")}
+        fields = RunConfig.field_names()
+        if self.notebook.stage != "pretrain":
+            fields = RunConfig.field_names(IDENTITY, PROBE, MACHINE)
+        shown = shown_parameters(notebook_path(self.notebook))
+        return {n: settings[n] for n in fields if n in shown or settings[n] != defaults[n]}
+
+    def is_done(self, runs: Sequence[RunDirectory]) -> bool:
+        """Whether the executed copy is there and newer than what it shows."""
+        if not self.executed.is_file() or executed_parameters(self.executed) != self.parameters:
+            return False
+        if self.notebook is DATA_STATS:
+            return _statistics_are_current(self.config)
+        if self.run is not None:
+            return IS_DONE[self.notebook.stage](self.run)
+        made = self.executed.stat().st_mtime
+        results = [run.test_file for run in runs]
+        return all(file.is_file() and file.stat().st_mtime <= made for file in results)
+
+
+def _statistics_are_current(config: RunConfig) -> bool:
+    from thesis_lib.data import open_dataset  # imports more than `thesis status` can wait for
+
+    summary = data_runs_folder(config.data_name) / "data_statistics.json"
+    if not summary.is_file():
+        return False
+    return read_json(summary)["fingerprint"] == open_dataset(config.data).fingerprint
+
+
+def notebook_path(notebook: Notebook) -> Path:
+    """The notebook's source: beside the package, or inside it where it was installed whole."""
+    package = Path(__file__).parent
+    for folder in (package.parent / "notebooks", package / "notebooks"):
+        path = folder / f"{notebook.name}.ipynb"
+        if path.is_file():
+            return path
+    raise InputError(f"there is no notebook {notebook.name}.ipynb beside {package}")
+
+
+def shown_parameters(path: Path) -> set[str]:
+    """Names that the notebook's parameters cell sets."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cell = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
+    lines = "".join(cell["source"]).splitlines()
+    return {line.split("=")[0].strip() for line in lines if "=" in line.split("#")[0]}
+
+
+def executed_parameters(path: Path) -> dict[str, Any]:
+    """The parameters that an executed copy was given."""
+    return read_json(path)["metadata"].get("papermill", {}).get("parameters", {})
+
+
+def tasks_of(configs: Sequence[RunConfig]) -> list[Task]:
+    """01 for the data set, 02 to 04 for each run, 06 for all; all configs on one data set."""
+    runs = [RunDirectory(config) for config in configs]
+    per_run = [Task(notebook, run.config, run) for run in runs for notebook in RUN_NOTEBOOKS]
+    return [Task(DATA_STATS, configs[0]), *per_run, Task(THESIS_TABLES, configs[0])]
+
+
+def check_grid(configs: Sequence[RunConfig]) -> None:
+    """Refuse what cannot work before anything runs: data, backbones, settings of known runs.
+
+    Raises:
+        InputError: for the first thing that will not do.
+    """
+    from thesis_lib.data import open_dataset
+    from thesis_lib.pretrain import check
+
+    open_dataset(configs[0].data, needs=("train", "val", "test"))
+    for config in configs:
+        RunDirectory(config).check_config()
+        check(config)
+
+
+def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
+    """Execute the workbook for every config, one after another.
+
+    A notebook that fails ends its run, not the grid. Executed copies go to the run's (or the
+    data set's) ``notebooks/``; that of a failed notebook to ``<name>.failed.ipynb``.
+
+    Args:
+        configs: the runs, on one data set.
+        dry_run: print the plan and execute nothing.
+
+    Returns:
+        A line for each failure.
+
+    Raises:
+        InputError: for what can be refused before anything runs.
+    """
+    check_grid(configs)
+    tasks = tasks_of(configs)
+    runs = [task.run for task in tasks if task.notebook is RUN_NOTEBOOKS[0]]
+    if dry_run:
+        _print_plan(tasks, runs)
+        return []
+    failures: list[str] = []
+    ended: set[Path] = set()
+    for task in tasks:
+        if task.run and task.run.path in ended:
+            print(f"-- {task.label}: left out, since an earlier notebook of this run failed")
+            continue
+        if task.is_done(runs):
+            print(f"-- {task.label}: done already")
+            continue
+        print(f">> {task.label}", flush=True)
+        began = time.monotonic()
+        error = execute(task)
+        seconds = time.monotonic() - began
+        print(f"{'!!' if error else 'ok'} {task.label}: {error or f'{seconds:.0f} s'}", flush=True)
+        if error:
+            failures.append(f"{task.label}: {error}")
+            ended |= {task.run.path} if task.run else set()
+    return failures
+
+
+def _print_plan(tasks: Iterable[Task], runs: Sequence[RunDirectory]) -> None:
+    executes: set[Path | None] = set()
+    for task in tasks:
+        folder = task.run.path if task.run else None
+        again = folder in executes or (task.notebook is THESIS_TABLES and executes)
+        if again or not task.is_done(runs):
+            executes.add(folder)
+            given = ", ".join(f"{k}={json.dumps(v)}" for k, v in task.parameters.items())
+            print(f"would run   {task.label}  ({given})")
+        else:
+            print(f"done        {task.label}")
+
+
+def execute(task: Task) -> str | None:
+    """Execute one notebook; return None, or what went wrong in one line."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    # Every setting is a parameter, also one that the parameters cell does not show; papermill
+    # would warn of each. Names are checked by RunConfig, in here and in the notebook.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    executed = task.executed
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    partial = executed.with_name(f".{executed.stem}.partial.ipynb")
+    failed = executed.with_name(f"{executed.stem}.failed.ipynb")
+    executed.unlink(missing_ok=True)
+    try:
+        papermill.execute_notebook(
+            notebook_path(task.notebook),
+            partial,
+            task.parameters,
+            kernel_name="python3",
+            cwd=workbook_root(),
+            progress_bar=False,
+            stdout_file=sys.stdout,
+        )
+    except PapermillExecutionError as error:
+        os.replace(partial, failed)
+        reason = f"{error.ename}: {error.evalue}".split("\n")[0]
+        return f"{reason} (see {relative_to_root(failed)})"
+    except Exception as error:  # the kernel died: out of memory, killed from outside
+        partial.unlink(missing_ok=True)
+        return f"the notebook's kernel ended: {type(error).__name__}: {error}".split("\n")[0]
+    failed.unlink(missing_ok=True)
+    os.replace(partial, executed)
+    return None
+
+
+def grid(settings: dict[str, Any], backbones: Sequence[str], batch_sizes: Sequence[int]):
+    """A config for each backbone and batch size, with the same other settings."""
+    configs = [
+        RunConfig.from_dict({**settings, "backbone": backbone, "batch_size": batch_size})
+        for backbone in backbones
+        for batch_size in batch_sizes
+    ]
+    data = relative_to_root(find_data(configs[0].data))
+    return [config.updated(data=data) for config in dict.fromkeys(configs)]
