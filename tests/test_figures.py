@@ -71,8 +71,10 @@ def of_runs():
     runs = runs.assign(batch_size=32, accuracy=0.95, low=0.94, high=0.96, published=0.951)
     sizes = pd.DataFrame({"split": ["train", "val"] * 4, "width": 8, "height": 8})
     return {
-        "pretraining": figures.pretraining(metrics, metrics["loss"], 25, [10, 20, 30, 40], "C0"),
-        "pretraining_two": figures.pretraining(two, two["loss"], 1, [2], "C0"),
+        "pretraining": figures.pretraining(
+            metrics, metrics["loss"], 25, 30, [10, 20, 30, 40], "C0"
+        ),
+        "pretraining_two": figures.pretraining(two, two["loss"], None, 1, [2], "C0"),
         "loss_curves": figures.loss_curves(
             dict.fromkeys(backbones, metrics), backbones, batch_sizes
         ),

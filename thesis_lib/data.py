@@ -85,7 +85,8 @@ def open_dataset(data: str, needs: tuple[str, ...] = ("train",)) -> DataSet:
     for name in needs:
         if not len(splits[name]):
             raise InputError(f"{data}/{name} has no images")
-    empty = [c for c, n in zip(classes, np.bincount(splits["train"].labels), strict=False) if n < 1]
+    counts = np.bincount(splits["train"].labels, minlength=len(classes))
+    empty = [name for name, images in zip(classes, counts, strict=True) if not images]
     if empty:
         raise InputError(f"{data}/train has classes with no images: {', '.join(map(repr, empty))}")
     return DataSet(root, Path(data).name or root.resolve().name, classes, splits)

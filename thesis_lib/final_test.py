@@ -102,6 +102,8 @@ def embed(features: np.ndarray, seed: int) -> np.ndarray:
     Fewer than ten images are laid out by PCA alone.
     """
     n, d = features.shape
+    if n == 1:
+        return np.zeros((1, 2))
     scaled = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
     reduced = PCA(min(50, n, d), random_state=seed).fit_transform(scaled)
     if n < 10:

@@ -75,7 +75,7 @@ class FeatureViews(Dataset):
         """The views of one image."""
         image = read_image(self.split.folder / self.split.files[index])
         if not self.views:
-            return augment.central_view(image, self.size)[None]
+            return np.stack([augment.central_view(image, self.size)])
         randoms = (augment.view_generator(self.seed, 0, index, v) for v in range(self.views))
         crops = (augment.draw_crop(random, *image.size) for random in randoms)
         return np.stack([augment.cut(image, crop, self.size) for crop in crops])

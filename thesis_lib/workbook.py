@@ -219,6 +219,7 @@ def execute(task: Task) -> str | None:
             cwd=workbook_root(),
             progress_bar=False,
             stdout_file=sys.stdout,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # errors, not advice on transports
         )
     except PapermillExecutionError as error:
         os.replace(partial, failed)

@@ -16,37 +16,41 @@ from thesis_lib.figures.style import TICK, run_color, run_line_style
 def pretraining(
     metrics: pd.DataFrame,
     smoothed: np.ndarray,
-    plateau: int,
+    plateau: int | None,
+    probed_from: int,
     checkpoints: Sequence[int],
     color: str,
 ) -> Figure:
     """Pretraining loss over its learning rate, with the checkpoints that will be probed.
 
     metrics: columns epoch, loss, learning_rate; smoothed: (epochs,), the smoothed loss;
-    plateau: epoch from which checkpoints are probed; checkpoints: epochs that were saved.
+    plateau: epoch where the loss levels off, None if it does not; probed_from: first epoch
+    whose checkpoint is probed; checkpoints: epochs that were saved.
     """
     figure, (loss, rate) = subplots(90, nrows=2, sharex=True, height_ratios=[3, 1])
     epochs, saved = metrics["epoch"], np.asarray(checkpoints)
     loss.plot(epochs, metrics["loss"], color=color, alpha=0.35, linewidth=0.6, label="each epoch")
     loss.plot(epochs, smoothed, color=color, label="smoothed")
-    heights, probed = np.interp(saved, epochs, smoothed), saved >= plateau
+    heights, probed = np.interp(saved, epochs, smoothed), saved >= probed_from
     dots = {"color": color, "linestyle": "none", "marker": "o"}
     for these, fill, label in (~probed, "none", "saved"), (probed, "full", "saved, to be probed"):
         if these.any():
             loss.plot(saved[these], heights[these], **dots, fillstyle=fill, label=label)
     for panel in (loss, rate):
-        panel.axvline(plateau, color="0.3", linewidth=0.8, linestyle="dotted")
+        if plateau is not None:
+            panel.axvline(plateau, color="0.3", linewidth=0.8, linestyle="dotted")
         if probed.any():
-            panel.axvspan(plateau, saved.max(), color="0.93", zorder=0)
-    early = plateau < (epochs.min() + epochs.max()) / 2
-    loss.annotate(
-        f"plateau: epoch {plateau}",
-        (plateau, 1),
-        xycoords=loss.get_xaxis_transform(),
-        size=TICK,
-        ha="left" if early else "right",
-        va="bottom",
-    )
+            panel.axvspan(probed_from, saved.max(), color="0.93", zorder=0)
+    if plateau is not None:
+        early = plateau < (epochs.min() + epochs.max()) / 2
+        loss.annotate(
+            f"plateau: epoch {plateau}",
+            (plateau, 1),
+            xycoords=loss.get_xaxis_transform(),
+            size=TICK,
+            ha="left" if early else "right",
+            va="bottom",
+        )
     rate.plot(epochs, metrics["learning_rate"], color="0.3")
     rate.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     rate.xaxis.set_major_locator(whole_numbers())

@@ -1,0 +1,63 @@
+"""Tiny real data for the tests: some of scikit-learn's digits, and one trained run on them."""
+
+import os
+
+# Two cores: the threads of torch and of the loading workers would fight for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from thesis_lib.config import RunConfig
+from thesis_lib.pretrain import pretrain
+from thesis_lib.splits import split_dataset
+
+torch.set_num_threads(1)
+
+CLASSES = ("001_zero with blank", "002_one.dot", "003_δύο")
+TINY = {
+    "data": "data/tiny",
+    "backbone": "lenet5",
+    "batch_size": 8,
+    "image_size": 32,
+    "epochs": 4,
+    "save_every": 1,
+    "learning_rate": 0.05,
+    "head_epochs": 10,
+    "head_views": 2,
+}
+
+
+def write_classes(folder: Path, images: int = 20) -> None:
+    """Write the first digits 0, 1 and 2 as class folders of PNG."""
+    digits = load_digits()
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number, pixels in enumerate(digits.images[digits.target == label][:images]):
+            image = Image.fromarray((pixels * 255 / 16).astype(np.uint8))
+            image.save(folder / name / f"{number:03d}.png")
+
+
+@pytest.fixture
+def workbook(tmp_path, monkeypatch) -> Path:
+    """An empty workbook root with the split data set data/tiny; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    write_classes(tmp_path / "classes")
+    split_dataset(tmp_path / "classes", tmp_path / "data" / "tiny")
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_config() -> RunConfig:
+    return RunConfig(**TINY)
+
+
+@pytest.fixture
+def trained(workbook, tiny_config):
+    """A run that is trained to its end."""
+    return pretrain(tiny_config)

@@ -1,0 +1,154 @@
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from thesis_lib.cli import main
+
+
+def thesis(*arguments, cwd):
+    command = [sys.executable, "-m", "thesis_lib", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def assert_one_line(done, *words):
+    assert done.returncode not in (0, None)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert lines[0].startswith("thesis")
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("demo", "split", "run", "status", "pretrain", "probe"))
+
+
+def test_every_setting_is_an_option_of_run(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--head-learning-rate X" in out and "--no-small-images" in out
+    assert "--backbone NAME [NAME ...]" in out and "(default 0.016)" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--epoch", "3"], ["unrecognized arguments: --epoch", "nearest: --epochs"]),
+        (["rum"], ["invalid choice: 'rum'"]),
+        (["run", "--epochs", "many"], ["--epochs", "'many'"]),
+    ],
+)
+def test_mistyped_command_is_one_line(arguments, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1 and all(word in error for word in words), error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "data/nowhere"], ["no data folder data/nowhere"]),
+        (["--batch-size", "0"], ["batch_size must be at least 2", "not 0"]),
+        (["--batch-size", "1000"], ["batch_size 1000 is larger than the data set"]),
+        (["--backbone", "resnet5O"], ["resnet5O", "nearest", "resnet50"]),
+        (["--backbone", "lenet5", "--image-size", "16"], ["too small", "32 px"]),
+        (["--learning-rate", "-1"], ["learning_rate must be a number above 0"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "pretrain"])
+def test_bad_value_is_one_line_and_writes_nothing(workbook, capsys, command, options, words):
+    given = ["--data", "data/tiny", "--epochs", "1", "--image-size", "32", *options]
+    assert main([command, *given]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1 and all(word in error for word in words), error
+    assert not (workbook / "runs").exists()
+
+
+def folder_without_train(data):
+    (data / "train").rename(data.parent / "elsewhere")
+
+
+def empty_class(data):
+    (data / "train" / "zz_empty").mkdir()
+
+
+def unknown_class_in_val(data):
+    (data / "val" / "zz_new").mkdir()
+    Image.new("RGB", (8, 8)).save(data / "val" / "zz_new" / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (folder_without_train, ["data/tiny has no train/ folder"]),
+        (empty_class, ["classes with no images: 'zz_empty'"]),
+        (unknown_class_in_val, ["has a class 'zz_new' that", "train lacks"]),
+    ],
+)
+def test_spoilt_data_set_is_one_line(workbook, capsys, spoil, words):
+    spoil(workbook / "data" / "tiny")
+    assert main(["run", "--data", "data/tiny", "--backbone", "lenet5", "--batch-size", "8"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1 and all(word in error for word in words), error
+    assert not (workbook / "runs").exists()
+
+
+def test_truncated_image_is_one_line_on_the_real_command_line(workbook):
+    image = next((workbook / "data" / "tiny" / "train").glob("*/*.png"))
+    image.write_bytes(image.read_bytes()[:50])
+    options = ["--backbone", "lenet5", "--batch-size", 8, "--image-size", 32, "--epochs", 1]
+    done = thesis("pretrain", "--data", "data/tiny", *options, cwd=workbook)
+    assert_one_line(done, "cannot read the image", image.name)
+    assert not (workbook / "runs" / "tiny" / "lenet5-bs8-seed42").exists()
+
+
+def test_stages_without_notebooks(workbook, capsys):
+    options = ["--data", "data/tiny", "--backbone", "lenet5", "--batch-size", "8"]
+    more = ["--image-size", "32", "--epochs", "3", "--save-every", "1", "--head-epochs", "5"]
+    assert main(["pretrain", *options, *more]) == 0
+    assert main(["probe", *options]) == 0
+    assert main(["test", "lenet5-bs8-seed42"]) == 0
+    out = capsys.readouterr().out
+    assert "trained for 3 epochs" in out and "chosen checkpoint" in out and "test accuracy" in out
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.count("done 0:00:0") == 3
+    assert main(["test", "lenet5-bs9-seed42"]) == 2
+    assert "is no run" in capsys.readouterr().err
+
+
+def test_split_says_what_it_did(workbook, capsys):
+    source, destination = workbook / "classes", workbook / "data" / "again"
+    (source / "small").mkdir()
+    (source / "small" / "one.png").write_bytes(b"")
+    assert main(["split", str(source), str(destination), "--min-images", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "left out: 'small' (1 images, fewer than 4)" in out
+    assert "train: 42 images of 3 classes" in out
+    assert main(["split", str(source), str(destination)]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+
+
+def test_status_without_runs_says_how_to_begin(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    assert "thesis demo" in capsys.readouterr().out
+
+
+def test_full_disk_or_forbidden_folder_is_one_line(workbook, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "runs/tiny/x")
+
+    monkeypatch.setattr("thesis_lib.pretrain.pretrain", full)
+    options = ["--data", "data/tiny", "--backbone", "lenet5", "--batch-size", "8"]
+    assert main(["pretrain", *options]) == 1
+    error = capsys.readouterr().err
+    assert error.strip() == "thesis: error: No space left on device (runs/tiny/x)"

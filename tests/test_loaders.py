@@ -1,0 +1,186 @@
+"""Batches: every image once an epoch, and the same views whatever the number of workers."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from thesis_lib import augment
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.data import open_dataset, read_image
+from thesis_lib.loaders import (
+    EpochBatches,
+    FeatureViews,
+    Loader,
+    TwoViews,
+    example_views,
+    worker_count,
+)
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (tmp_path / "d" / "train" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = random.integers(0, 256, (20 + i, 30 - i, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "d" / "train" / name / f"{i}.png")
+    return open_dataset(str(tmp_path / "d"))
+
+
+def epochs_of(batches: EpochBatches, epochs: int) -> list[list[list[tuple[int, int]]]]:
+    found = []
+    for epoch in range(1, epochs + 1):
+        batches.epoch = epoch
+        found.append(list(batches))
+    return found
+
+
+@pytest.mark.parametrize(("images", "size"), [(12, 4), (13, 4), (3, 3), (7, 100), (100, 2)])
+def test_every_image_comes_once_an_epoch(images, size):
+    batches = EpochBatches(images, size, seed=0)
+    for epoch, found in enumerate(epochs_of(batches, 3), start=1):
+        assert len(found) == len(batches) == int(np.ceil(images / size))
+        assert all(len(batch) == size for batch in found[:-1])
+        keys = [key for batch in found for key in batch]
+        assert {e for e, _ in keys} == {epoch}
+        assert sorted(image for _, image in keys) == list(range(images))
+
+
+def test_order_differs_between_epochs_and_seeds_but_is_reproducible():
+    one, other = (epochs_of(EpochBatches(50, 8, seed=1), 4) for _ in range(2))
+    assert one == other
+    orders = [tuple(image for batch in epoch for _, image in batch) for epoch in one]
+    assert len(set(orders)) == 4 and tuple(range(50)) not in orders
+    assert epochs_of(EpochBatches(50, 8, seed=2), 1) != one[:1]
+
+
+def test_order_of_an_epoch_does_not_depend_on_those_before():
+    batches = EpochBatches(50, 8, seed=1)
+    batches.epoch = 3
+    assert list(batches) == epochs_of(EpochBatches(50, 8, seed=1), 3)[2]
+
+
+def test_views_are_the_crops_and_colours_that_their_generator_draws(dataset):
+    views = TwoViews(dataset.splits["train"], 16, seed=5, views=3)
+    pixels, colours, label, index = views[(7, 6)]
+    assert pixels.shape == (3, 16, 16, 3) and pixels.dtype == np.uint8
+    assert (label, index) == (1, 6)
+    image = read_image(dataset.root / dataset.splits["train"].files[6])
+    for view in range(3):
+        random = augment.view_generator(5, 7, 6, view)
+        crop = augment.draw_crop(random, *image.size)
+        assert np.array_equal(pixels[view], augment.cut(image, crop, 16))
+        assert np.array_equal(colours[view], augment.draw_colour(random))
+    again = views[(7, 6)]  # from the cache now
+    assert np.array_equal(again[0], pixels) and np.array_equal(again[1], colours)
+
+
+def test_small_cache_changes_nothing(dataset, monkeypatch):
+    roomy = TwoViews(dataset.splits["train"], 16, seed=5)
+    monkeypatch.setattr("thesis_lib.loaders.CACHE_BYTES", 4000)  # two images' worth
+    tight = TwoViews(dataset.splits["train"], 16, seed=5)
+    for epoch in (1, 2):
+        for index in range(12):
+            for ours, theirs in zip(roomy[(epoch, index)], tight[(epoch, index)], strict=True):
+                assert np.array_equal(ours, theirs)
+    assert 3 * sum(i.width * i.height for i in tight.images.kept.values()) <= 4000
+
+
+def batches_with(dataset, workers: int, epochs: int = 2) -> list[list[torch.Tensor]]:
+    views = TwoViews(dataset.splits["train"], 16, seed=3)
+    batches = EpochBatches(12, 5, seed=3)
+    loader = Loader(views, batches, workers, pin_memory=False)
+    assert len(loader) == 3
+    found = []
+    for epoch in range(1, epochs + 1):
+        batches.epoch = epoch
+        found += list(loader)
+    return found
+
+
+def test_batches_are_the_same_for_any_number_of_workers(dataset):
+    alone, helped = batches_with(dataset, 0), batches_with(dataset, 2)
+    assert len(alone) == len(helped) == 6
+    for one, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    pixels, colours, labels, index = alone[0]
+    assert pixels.shape == (5, 2, 16, 16, 3) and pixels.dtype == torch.uint8
+    assert colours.shape == (5, 2, 10) and colours.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, torch.from_numpy(dataset.splits["train"].labels)[index])
+    # the second epoch brings other views of the same images
+    assert sorted(torch.cat([b[3] for b in alone[:3]]).tolist()) == list(range(12))
+    assert not torch.equal(alone[0][0], alone[3][0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_is_one_clear_line(dataset, workers):
+    bad = dataset.root / "train" / "b" / "1.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    with pytest.raises(InputError) as caught:
+        batches_with(dataset, workers)
+    message = str(caught.value)
+    assert str(bad) in message and "\n" not in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_in_the_program_is_not_hidden(workers):
+    class Broken(torch.utils.data.Dataset):
+        def __getitem__(self, key):
+            raise ZeroDivisionError("a mistake")
+
+    with pytest.raises(ZeroDivisionError, match="a mistake"):
+        list(Loader(Broken(), [[1, 2]], workers, pin_memory=False))
+
+
+def test_feature_views_are_the_central_view_or_random_crops(dataset):
+    train = dataset.splits["train"]
+    central, random = FeatureViews(train, 16, seed=3), FeatureViews(train, 16, seed=3, views=4)
+    assert len(central) == len(random) == 12
+    image = read_image(dataset.root / train.files[5])
+    assert np.array_equal(central[5], augment.central_view(image, 16)[None])
+    assert random[5].shape == (4, 16, 16, 3)
+    for view in range(4):
+        crop = augment.draw_crop(augment.view_generator(3, 0, 5, view), *image.size)
+        assert np.array_equal(random[5][view], augment.cut(image, crop, 16))
+
+
+def test_worker_count_is_as_configured_else_from_the_cores(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert worker_count(RunConfig(workers=3), cpu) == worker_count(RunConfig(workers=3), cuda) == 3
+    assert worker_count(RunConfig(workers=0), cuda) == 0
+    assert worker_count(RunConfig(), cpu) == 0
+    for cores, expected in ((2, 2), (64, 8)):
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False
+        )
+        assert worker_count(RunConfig(), cuda) == expected
+
+
+def test_example_views_are_those_of_the_first_epoch(dataset):
+    config = RunConfig(image_size=16, seed=9)
+    shown = example_views(dataset, config, 5)
+    assert {key: len(values) for key, values in shown.items()} == {
+        "originals": 5,
+        "first": 5,
+        "second": 5,
+        "names": 5,
+    }
+    train = dataset.splits["train"]
+    originals = [np.asarray(read_image(dataset.root / file)) for file in train.files]
+    for original, first, second, name in zip(*shown.values(), strict=True):
+        index = next(i for i, o in enumerate(originals) if np.array_equal(o, original))
+        assert dataset.classes[train.labels[index]] == name
+        pixels, colours, *_ = TwoViews(train, 16, 9)[(1, index)]
+        views = augment.to_float(torch.from_numpy(pixels[None]))
+        expected = augment.change_colour(views, torch.from_numpy(colours)) * 255
+        for view, wanted in zip((first, second), expected, strict=True):
+            assert view.dtype == np.uint8
+            assert np.abs(view - wanted.movedim(0, -1).numpy()).max() <= 0.5
+    assert len(example_views(dataset, config, 100)["names"]) == 12

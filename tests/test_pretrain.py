@@ -1,0 +1,233 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from thesis_lib import checkpoints
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.pretrain import (
+    epochs_to_probe,
+    find_plateau,
+    learning_rate,
+    pretrain,
+    smooth,
+)
+from thesis_lib.stages import is_pretrained, read_metrics, stage_states
+
+
+def supcontrast_rate(config, epoch, step, steps, warm_epochs):
+    """SupContrast's adjust_learning_rate and warmup_learning_rate, as recipe formulas."""
+    floor = config.learning_rate * config.decay_rate**3
+
+    def cosine(e):
+        wave = 1 + math.cos(math.pi * e / config.epochs)
+        return floor + (config.learning_rate - floor) * wave / 2
+
+    if epoch <= warm_epochs:
+        share = (step + (epoch - 1) * steps) / (warm_epochs * steps)
+        return config.warmup_from + share * (cosine(warm_epochs) - config.warmup_from)
+    return cosine(epoch)
+
+
+@pytest.mark.parametrize("warmup_from", [0.0, 0.01])
+def test_cosine_rate_follows_the_recipe_at_every_step(warmup_from):
+    config = RunConfig(epochs=100, warmup_from=warmup_from)
+    for epoch in range(1, 101):
+        for step in range(7):
+            expected = supcontrast_rate(config, epoch, step, 7, warm_epochs=10)
+            assert learning_rate(config, epoch, step, 7) == pytest.approx(expected, rel=1e-12)
+
+
+def test_step_rate_decays_after_each_decay_epoch():
+    config = RunConfig(schedule="step", warmup_epochs=0)
+    rates = [learning_rate(config, epoch, 0, 5) for epoch in (700, 701, 800, 801, 900, 901)]
+    assert rates == pytest.approx([0.016, 0.0016, 0.0016, 0.00016, 0.00016, 0.000016])
+
+
+def test_warmup_takes_at_most_half_of_a_short_training():
+    config = RunConfig(epochs=4)
+    for epoch in (1, 2, 3, 4):
+        expected = supcontrast_rate(config, epoch, 0, 1, warm_epochs=2)
+        assert learning_rate(config, epoch, 0, 1) == pytest.approx(expected)
+
+
+def test_artefacts_of_a_training(trained, workbook):
+    assert trained.path == workbook / "runs" / "tiny" / "lenet5-bs8-seed42"
+    assert json.loads(trained.config_file.read_text()) == trained.config.to_dict()
+    rows = read_metrics(trained)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert list(rows[0]) == [
+        *("epoch", "loss", "learning_rate", "seconds", "images_per_second", "peak_memory_mib"),
+    ]
+    assert checkpoints.kept_epochs(trained) == [1, 2, 3, 4]
+    assert trained.last_checkpoint.is_file()
+    assert list(trained.tensorboard.glob("events*"))
+    entry = json.loads(trained.provenance_file.read_text())[0]
+    assert {"git_commit", "versions", "hardware", "data_fingerprint", "command"} <= set(entry)
+    assert stage_states(trained)["pretrain"]["state"] == "done"
+
+
+def test_loss_falls(trained):
+    rows = read_metrics(trained)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def final_weights(run):
+    return checkpoints.load(run.last_checkpoint)
+
+
+def assert_same_bits(first, second):
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+    for key, state in first["optimizer"]["state"].items():
+        other = second["optimizer"]["state"][key]["momentum_buffer"]
+        assert torch.equal(state["momentum_buffer"], other)
+    losses = ([row["loss"] for row in content["metrics"]] for content in (first, second))
+    assert next(losses) == next(losses)
+
+
+def test_interrupted_run_ends_with_the_same_bits(workbook, tiny_config, monkeypatch):
+    whole = final_weights(pretrain(tiny_config))
+    interrupted = tiny_config.updated(tag="interrupted")
+    save, saved = checkpoints.save, []
+
+    def save_then_die(path, content):
+        save(path, content)
+        saved.append(path)
+        if len(saved) == 4:  # epoch 2 and last.pth after it
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(interrupted)
+    monkeypatch.undo()
+    monkeypatch.chdir(workbook)
+    run = pretrain(interrupted)
+    assert len(read_metrics(run)) == 4
+    assert_same_bits(whole, final_weights(run))
+
+
+def test_number_of_workers_does_not_change_a_bit(workbook, tiny_config):
+    without = final_weights(pretrain(tiny_config.updated(workers=0, tag="w0")))
+    beside = final_weights(pretrain(tiny_config.updated(workers=2, tag="w2")))
+    assert_same_bits(without, beside)
+
+
+def test_another_seed_gives_another_model(workbook, tiny_config):
+    first = pretrain(tiny_config.updated(epochs=1))
+    second = pretrain(tiny_config.updated(epochs=1, seed=1))
+    assert read_metrics(first)[0]["loss"] != read_metrics(second)[0]["loss"]
+
+
+def test_finished_run_is_not_trained_again(trained):
+    before = trained.last_checkpoint.stat().st_mtime_ns, trained.provenance_file.read_text()
+    pretrain(trained.config)
+    assert before == (
+        trained.last_checkpoint.stat().st_mtime_ns,
+        trained.provenance_file.read_text(),
+    )
+
+
+def test_other_settings_on_the_same_run_are_refused(trained):
+    with pytest.raises(InputError, match=r"learning_rate = 0.05 \(asked: 0.1\).*--tag"):
+        pretrain(trained.config.updated(learning_rate=0.1))
+
+
+def test_resume_on_other_files_is_refused(workbook, trained):
+    next((workbook / "data" / "tiny" / "train").glob("*/*.png")).unlink()
+    trained.metrics_file.write_text("epoch,loss,learning_rate,seconds\n1,1,1,1\n")
+    with pytest.raises(InputError, match="files of data/tiny are not those"):
+        pretrain(trained.config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 1000}, "batch_size 1000 is larger than the data set"),
+        ({"backbone": "resnet5O"}, "nearest: .*resnet50"),
+        ({"image_size": 16}, "image_size 16 is too small for 'lenet5'; 32 px works"),
+        ({"data": "data/none"}, "there is no data folder data/none"),
+        pytest.param(
+            {"device": "cuda"},
+            "torch does not find",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    workbook, tiny_config, settings, message
+):
+    with pytest.raises(InputError, match=message):
+        pretrain(tiny_config.updated(**settings))
+    assert not (workbook / "runs").exists()
+
+
+def test_unreadable_image_is_named_before_training(workbook, tiny_config):
+    broken = next((workbook / "data" / "tiny" / "val").glob("*/*.png"))
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(InputError, match=f"cannot read the image .*{broken.name}"):
+        pretrain(tiny_config)
+    assert not (workbook / "runs" / "tiny" / "lenet5-bs8-seed42").exists()
+
+
+def test_loss_that_is_not_finite_stops_the_run(workbook, tiny_config):
+    with pytest.raises(InputError, match="lower learning_rate"):
+        pretrain(tiny_config.updated(learning_rate=1e30, warmup_epochs=0))
+
+
+def test_given_mean_and_std_are_used(workbook, tiny_config):
+    run = pretrain(tiny_config.updated(epochs=1, mean=(0.1, 0.2, 0.3), std=(1, 1, 1)))
+    assert checkpoints.load(run.last_checkpoint)["mean"] == [0.1, 0.2, 0.3]
+
+
+def test_plateau_is_the_first_checkpoint_with_little_fall_to_go():
+    loss = 1 + 4 * np.exp(-np.arange(1, 1001) / 100)
+    saved = list(range(50, 1001, 50))
+    # Smoothing takes the mean of 51 epochs, of 26 at both ends.
+    first, last = loss[:26].mean(), loss[-26:].mean()
+    little = [e for e in saved[:-1] if loss[e - 26 : e + 25].mean() - last < 0.02 * (first - last)]
+    assert find_plateau(loss, saved, 0.02) == little[0] == 450
+    assert find_plateau(loss, saved, 0.2) < 450 < find_plateau(loss, saved, 0.002)
+
+
+def test_no_plateau_where_the_loss_does_not_fall():
+    assert find_plateau(np.linspace(1, 2, 100), [50, 100], 0.02) is None
+
+
+def test_smoothing_is_a_centred_mean():
+    loss = np.random.default_rng(0).random(100)
+    assert smooth(loss)[50] == pytest.approx(loss[48:53].mean())
+    assert smooth(loss[:10]) == pytest.approx(loss[:10])
+
+
+def test_at_least_three_checkpoints_are_probed(trained):
+    assert epochs_to_probe(trained)[-3:] == [2, 3, 4]
+    trained.config = trained.config.updated(probe_from=4)
+    assert epochs_to_probe(trained) == [2, 3, 4]
+    trained.config = trained.config.updated(probe_from=1)
+    assert epochs_to_probe(trained) == [1, 2, 3, 4]
+    trained.config = trained.config.updated(probe_from=5)
+    with pytest.raises(InputError, match="probe_from 5 lies behind the last checkpoint, 4"):
+        epochs_to_probe(trained)
+
+
+def test_damaged_checkpoint_is_named(trained):
+    path = checkpoints.checkpoint_path(trained, 4)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"epoch_0004\.pth cannot be read"):
+        checkpoints.load_backbone(path)
+
+
+def test_checkpoint_rebuilds_its_own_backbone(trained):
+    backbone, facts = checkpoints.load_backbone(checkpoints.checkpoint_path(trained, 4))
+    assert not backbone.training and facts["classes"][0] == "001_zero with blank"
+    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 84)
+
+
+def test_run_is_pretrained_only_after_its_last_epoch(trained):
+    assert is_pretrained(trained)
+    lines = trained.metrics_file.read_text().splitlines(keepends=True)
+    trained.metrics_file.write_text("".join(lines[:-1]))
+    assert not is_pretrained(trained)

@@ -1,0 +1,163 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from thesis_lib import checkpoints, probe
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.data import open_dataset
+from thesis_lib.features import extract_features, labels_of
+from thesis_lib.probe import choose, probe_checkpoints, train_head
+from thesis_lib.runs import RunDirectory
+
+
+def clusters(n, seed):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 4, n)
+    centres = np.random.default_rng(0).normal(size=(4, 8)) * 1.2
+    features = centres[labels] + random.normal(size=(n, 8))
+    return torch.tensor(features, dtype=torch.float32), torch.tensor(labels)
+
+
+def test_head_is_as_good_as_logistic_regression():
+    (train, train_labels), (val, val_labels) = clusters(2000, 1), clusters(2000, 2)
+    _, curve = train_head(train[None], train_labels, val, val_labels, 4, RunConfig())
+    reference = LogisticRegression(max_iter=1000).fit(train, train_labels)
+    assert curve[-1]["val_accuracy"] == pytest.approx(reference.score(val, val_labels), abs=0.01)
+
+
+def test_returned_weights_are_those_of_the_best_head_epoch():
+    (train, train_labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
+    weights, curve = train_head(train[None], train_labels, val, val_labels, 4, RunConfig())
+    logits = val @ weights["weight"].T + weights["bias"]
+    accuracy = (logits.argmax(1) == val_labels).float().mean().item()
+    assert accuracy == pytest.approx(max(row["val_accuracy"] for row in curve))
+
+
+def test_head_learns_from_the_views_in_turn():
+    (train, labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
+    views = torch.stack((train, torch.zeros_like(train)))
+    _, curve = train_head(views, labels, val, val_labels, 4, RunConfig(head_epochs=4))
+    assert curve[1]["train_loss"] > 1.2 > curve[2]["train_loss"]  # zeros tell nothing: log(4)
+
+
+def test_artefacts_of_a_probing(trained):
+    table = probe_checkpoints(trained)
+    assert table["checkpoint"].tolist() == [row["checkpoint"] for row in read(trained.probe_file)]
+    assert {"checkpoint", "head_epoch", "val_accuracy"} <= set(table.columns)
+    curves = pd.read_csv(trained.probe_curves_file)
+    assert list(curves) == ["checkpoint", "head_epoch", "train_loss", "val_accuracy"]
+    assert len(curves) == len(table) * trained.config.head_epochs
+    best = curves.groupby("checkpoint")["val_accuracy"].max()
+    assert best.tolist() == table["val_accuracy"].tolist()
+    selection = json.loads(trained.selection_file.read_text())
+    assert selection["val_accuracy"] == table["val_accuracy"].max()
+    head = checkpoints.load(trained.head_file)
+    assert head["checkpoint"] == selection["checkpoint"]
+    assert head["head_epoch"] == selection["head_epoch"]
+
+
+def read(path):
+    return pd.read_csv(path).to_dict("records")
+
+
+def test_validation_accuracy_is_that_of_the_stored_head(trained):
+    probe_checkpoints(trained)
+    selection = json.loads(trained.selection_file.read_text())
+    path = checkpoints.checkpoint_path(trained, selection["checkpoint"])
+    backbone, facts = checkpoints.load_backbone(path)
+    val = open_dataset("data/tiny").splits["val"]
+    cpu = torch.device("cpu")
+    features = extract_features(backbone, val, trained.config, facts["mean"], facts["std"], cpu)[0]
+    weights = checkpoints.load(trained.head_file)["weights"]
+    predicted = (features @ weights["weight"].T + weights["bias"]).argmax(1)
+    accuracy = (predicted == labels_of(val)).float().mean().item()
+    assert accuracy == pytest.approx(selection["val_accuracy"])
+
+
+def test_selection_does_not_need_the_test_images(workbook, trained):
+    test = workbook / "data" / "tiny" / "test"
+    for image in test.glob("*/*"):  # any read of a test image would fail
+        image.write_bytes(b"x" * image.stat().st_size)
+    probe_checkpoints(trained)
+    assert trained.selection_file.is_file()
+
+
+def test_features_are_extracted_once_a_checkpoint_and_split(trained, monkeypatch):
+    calls = []
+
+    def counting(*arguments, **options):
+        calls.append(arguments)
+        return extract_features(*arguments, **options)
+
+    monkeypatch.setattr(probe, "extract_features", counting)
+    table = probe_checkpoints(trained)
+    assert len(calls) == 2 * len(table)
+    probe_checkpoints(trained)
+    assert len(calls) == 2 * len(table)  # finished: nothing is done again
+
+
+def test_probing_that_was_cut_short_goes_on(trained, monkeypatch):
+    whole = probe_checkpoints(trained)
+    shutil.rmtree(trained.heads)
+    trained.selection_file.unlink()
+    calls = []
+
+    def dying(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return extract_features(*arguments, **options)
+
+    monkeypatch.setattr(probe, "extract_features", dying)
+    with pytest.raises(KeyboardInterrupt):
+        probe_checkpoints(trained)
+    calls.clear()
+    monkeypatch.setattr(
+        probe, "extract_features", lambda *a, **o: calls.append(a) or extract_features(*a, **o)
+    )
+    again = probe_checkpoints(trained)
+    assert len(calls) == 2 * (len(whole) - 1)
+    pd.testing.assert_frame_equal(whole, again)
+
+
+def test_other_head_settings_probe_anew(trained):
+    probe_checkpoints(trained)
+    trained.test_file.write_text("{}")
+    settings = {"data": "data/tiny", "backbone": "lenet5", "batch_size": 8}
+    again = RunDirectory.find(**settings, head_epochs=3)
+    probe_checkpoints(again)
+    assert pd.read_csv(again.probe_curves_file)["head_epoch"].max() == 3
+    assert json.loads(again.config_file.read_text())["head_epochs"] == 3
+    assert not again.test_file.exists()  # it was the result of the other choice
+
+
+def test_untrained_run_is_refused(trained):
+    trained.metrics_file.unlink()
+    with pytest.raises(InputError, match="not trained to its last epoch"):
+        probe_checkpoints(trained)
+
+
+def test_of_equal_checkpoints_the_latest_is_chosen():
+    table = pd.DataFrame(
+        {
+            "checkpoint": [850, 900, 950, 1000],
+            "head_epoch": [53, 52, 44, 72],
+            "val_accuracy": [0.9523, 0.9523, 0.9519, 0.9519],
+        }
+    )
+    assert choose(table)["checkpoint"] == 900  # as the thesis chose
+
+
+def test_evaluation_mode_leaves_batch_statistics_alone(workbook, tiny_config):
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Flatten())
+    before = model[0].running_mean.clone()
+    val = open_dataset("data/tiny").splits["val"]
+    cpu = torch.device("cpu")
+    features = extract_features(model.train(), val, tiny_config, (0, 0, 0), (1, 1, 1), cpu, views=2)
+    assert torch.equal(model[0].running_mean, before)
+    assert features.shape == (2, len(val), 3 * 32 * 32)
