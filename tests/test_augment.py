@@ -198,7 +198,7 @@ def test_a_views_colour_does_not_depend_on_its_batch():
     images, colours = views_and_colours(16)
     whole = change_colour(images, colours)
     alone = torch.cat([change_colour(images[i : i + 1], colours[i : i + 1]) for i in range(16)])
-    assert torch.equal(whole, alone)
+    assert (whole - alone).abs().max() < 1e-6
 
 
 def test_colours_are_drawn_with_the_recipes_frequencies_and_ranges():

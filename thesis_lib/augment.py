@@ -92,8 +92,7 @@ def central_view(image: Image.Image, size: int) -> np.ndarray:
         (size, size, 3) uint8.
     """
     shorter = max(size, int(size * EVALUATION_RESIZE))
-    scale = shorter / min(image.size)
-    width, height = (max(shorter, int(side * scale)) for side in image.size)
+    width, height = (side * shorter // min(image.size) for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(resized.crop((left, top, left + size, top + size)))

@@ -22,6 +22,12 @@ class InputError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+def data_set_name(data: str) -> str:
+    """The last part of a folder's path, also where that ends in dots."""
+    last = Path(data).name
+    return Path(data).resolve().name if last in ("", "..") else last
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``"; nearest: a, b, c"`` for the known names most like ``name``, or ``""``."""
     matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
@@ -129,7 +135,7 @@ class RunConfig:
             value = getattr(self, name)
             yield name, value is None or len(value) == 3, "three numbers, one a channel"
         yield "mean", self.mean is None or all(0 <= m <= 1 for m in self.mean), "on [0, 1]"
-        yield "std", self.std is None or all(s > 0 for s in self.std), "above 0"
+        yield "std", self.std is None or all(0 < s < math.inf for s in self.std), "above 0"
         yield "schedule", self.schedule in ("cosine", "step"), "cosine or step"
         yield "device", self.device in ("auto", "cpu", "cuda", "mps"), "auto, cpu, cuda or mps"
         for name in (
@@ -137,6 +143,8 @@ class RunConfig:
             *("head_epochs", "head_batch_size", "head_views"),
         ):
             yield name, getattr(self, name) >= 1, "at least 1"
+        for name in ("decay_epochs", "head_decay_epochs"):
+            yield name, all(epoch >= 0 for epoch in getattr(self, name)), "0 or more each"
         for name in ("warmup_epochs", "workers", "probe_from"):
             value = getattr(self, name)
             yield name, value is None or value >= 0, "0 or more"
@@ -155,7 +163,7 @@ class RunConfig:
     @property
     def data_name(self) -> str:
         """Name of the data set: the last part of its folder's path."""
-        return Path(self.data).name or Path(self.data).resolve().name
+        return data_set_name(self.data)
 
     @property
     def run_name(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from thesis_lib.config import InputError
+from thesis_lib.config import InputError, data_set_name
 from thesis_lib.runs import find_data
 from thesis_lib.splits import class_folders, image_files
 
@@ -42,7 +42,7 @@ class DataSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every file's path and size: another split or a changed file changes it."""
+        """Hash of every file's path and size: another split or another size changes it."""
         digest = hashlib.sha256()
         for split in self.splits.values():
             for file in split.files:
@@ -75,7 +75,7 @@ def open_dataset(data: str, needs: tuple[str, ...] = ("train",)) -> DataSet:
             f"there is no data folder {data}; `thesis split` makes one from class folders, "
             "`thesis demo` makes data/digits"
         )
-    for name in needs:
+    for name in dict.fromkeys(("train", *needs)):
         if not (root / name).is_dir():
             raise InputError(f"{data} has no {name}/ folder; `thesis split` makes train/val/test")
     classes = [folder.name for folder in class_folders(root / "train")]
@@ -89,7 +89,7 @@ def open_dataset(data: str, needs: tuple[str, ...] = ("train",)) -> DataSet:
     empty = [name for name, images in zip(classes, counts, strict=True) if not images]
     if empty:
         raise InputError(f"{data}/train has classes with no images: {', '.join(map(repr, empty))}")
-    return DataSet(root, Path(data).name or root.resolve().name, classes, splits)
+    return DataSet(root, data_set_name(data), classes, splits)
 
 
 def _open_split(root: Path, name: str, classes: list[str]) -> Split:

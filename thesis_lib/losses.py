@@ -52,6 +52,8 @@ class SupConLoss(nn.Module):
             if features.dtype not in (torch.float32, torch.float64):
                 features = features.float()
             anchors = features.flatten(0, 1)  # (batch * views, dim)
+            if len(anchors) == 1:
+                return anchors.sum() * 0  # nothing to compare it with
             anchor_labels = labels.repeat_interleave(views)  # (batch * views,)
 
             itself = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 SMALL_IMAGE_SIZE = 64  # px; up to here the small-image stem is the default
+HINTED_SIZES = (32, 64, 96, 128, 160, 224, 240, 256, 384)  # px; tried where a size will not do
 
 
 class LeNet5(nn.Module):
@@ -103,6 +104,11 @@ def create_backbone(
             or an image size that the backbone does not take (with one that it does).
     """
     check_backbone(name)
+    if image_size is not None and not _takes(name, image_size):
+        works = next((size for size in HINTED_SIZES if _takes(name, size)), None)
+        hint = f"; {works} px works" if works else ""
+        too = "too small for" if works and works > image_size else "not a size of"
+        raise ValueError(f"image_size {image_size} is {too} {name!r}{hint}")
     backbone = _build(name, image_size)
     if small_images is None:
         small = image_size is not None and image_size <= SMALL_IMAGE_SIZE
@@ -114,12 +120,6 @@ def create_backbone(
                 "max-pooling; leave it out"
             )
         _shrink_stem(backbone)
-    if image_size is not None and not _takes(backbone, image_size):
-        larger = (size for size in (32, 64, 96, 128, 160, 224, 256, 384) if size > image_size)
-        working = (size for size in larger if _takes(_build(name, size), size))
-        smallest = next(working, None)
-        hint = f"; {smallest} px works" if smallest else ""
-        raise ValueError(f"image_size {image_size} is too small for {name!r}{hint}")
     return backbone
 
 
@@ -131,28 +131,20 @@ def _build(name: str, image_size: int | None) -> nn.Module:
         pretrained_cfg = timm.get_pretrained_cfg(name)
         if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
             options["img_size"] = image_size
-    try:
-        backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
-    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"image_size {image_size} does not suit {name!r}: {str(error) or 'too small'}"
-        ) from error
+    backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
     # Some of timm's models widen their features between the last map and the classifier.
     backbone.num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return backbone
 
 
-def _takes(backbone: nn.Module, image_size: int) -> bool:
-    """Whether one forward pass succeeds, in evaluation mode so that nothing is learnt from it."""
-    training = backbone.training
-    backbone.eval()
+def _takes(name: str, image_size: int) -> bool:
+    """Whether the backbone can be built for an image size and one forward pass succeeds."""
     try:
+        backbone = _build(name, image_size).eval()
         with torch.inference_mode():
             features = backbone(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError):
+    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError, IndexError):
         return False
-    finally:
-        backbone.train(training)
     return features.shape == (1, backbone.num_features)
 
 
