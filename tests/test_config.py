@@ -109,7 +109,7 @@ BAD = [
     ("head_learning_rate", 0),
     ("head_decay_epochs", "60 75 90"),
     ("head_decay_rate", -0.2),
-    ("head_views", 0),
+    ("head_views", -1),
     ("workers", -1),
     ("workers", 1.5),
     ("device", "gpu"),

@@ -101,7 +101,9 @@ class RunConfig:
     )
     head_decay_rate: float = _setting(0.2, PROBE, "factor at each head decay epoch")
     head_views: int = _setting(
-        4, PROBE, "augmented views of each training image that the head trains on in turn"
+        4,
+        PROBE,
+        "random crops of each training image that the head learns from in turn; 0: the whole image",
     )
 
     workers: int | None = _setting(
@@ -140,12 +142,12 @@ class RunConfig:
         yield "device", self.device in ("auto", "cpu", "cuda", "mps"), "auto, cpu, cuda or mps"
         for name in (
             *("image_size", "projection_dim", "epochs", "save_every"),
-            *("head_epochs", "head_batch_size", "head_views"),
+            *("head_epochs", "head_batch_size"),
         ):
             yield name, getattr(self, name) >= 1, "at least 1"
         for name in ("decay_epochs", "head_decay_epochs"):
             yield name, all(epoch >= 0 for epoch in getattr(self, name)), "0 or more each"
-        for name in ("warmup_epochs", "workers", "probe_from"):
+        for name in ("warmup_epochs", "workers", "probe_from", "head_views"):
             value = getattr(self, name)
             yield name, value is None or value >= 0, "0 or more"
         for name in (
