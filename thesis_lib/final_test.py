@@ -72,7 +72,7 @@ def final_test(run: RunDirectory) -> dict:
         )
         absent = np.setdiff1d(np.arange(len(classes)), test.labels)
         result |= {
-            "classes": len(classes),
+            "classes": head["classes"],
             "classes_without_test_image": classes[absent].tolist(),
             "checkpoint": head["checkpoint"],
             "head_epoch": head["head_epoch"],

@@ -195,9 +195,8 @@ def accuracy_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def read_classes(run: RunDirectory) -> list[str]:
-    """The classes of a run's data set, in their order, from its predictions."""
-    header = pd.read_csv(run.predictions_file, nrows=0).columns
-    return list(header[4:])
+    """The classes of a tested run's data set, in their order."""
+    return read_json(run.test_file)["classes"]
 
 
 def reproduces_dyb(runs: Sequence[RunDirectory]) -> bool:
