@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 import typing
 from collections.abc import Sequence
@@ -19,8 +18,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of the user end in one line and exit status 2, others in 1."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    # A terminated command ends its notebook's kernel as an interrupted one does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return options.action(options)
     except InputError as error:
