@@ -159,6 +159,8 @@ class RunConfig:
         for name in ("weight_decay", "warmup_from"):
             value = getattr(self, name)
             yield name, value >= 0 and math.isfinite(value), "0 or more"
+        last = self.probe_from is None or self.probe_from <= self.epochs
+        yield "probe_from", last, f"at most epochs ({self.epochs})"
         yield "momentum", 0 <= self.momentum < 1, "from 0 to below 1"
         yield "plateau_share", 0 < self.plateau_share < 1, "between 0 and 1"
 

@@ -1,5 +1,6 @@
 """A data set in class folders: its files, and its images as RGB."""
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,7 +125,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def sample_images(dataset: DataSet, images: int, seed: int = 42) -> dict[str, list[np.ndarray]]:
-    """A few random training images of each class, (h, w, 3) uint8 each at native size."""
+    """A few random training images of each class that can be read, (h, w, 3) uint8 each."""
     random = np.random.default_rng(seed)
     train = dataset.splits["train"]
     samples = {}
@@ -132,5 +133,8 @@ def sample_images(dataset: DataSet, images: int, seed: int = 42) -> dict[str, li
         members = np.flatnonzero(train.labels == label)
         chosen = random.choice(members, min(images, len(members)), replace=False)
         paths = (train.folder / train.files[i] for i in sorted(chosen))
-        samples[name] = [np.asarray(read_image(path)) for path in paths]
+        samples[name] = []
+        for path in paths:
+            with contextlib.suppress(InputError):  # the statistics list what cannot be read
+                samples[name].append(np.asarray(read_image(path)))
     return samples

@@ -156,7 +156,11 @@ def pretrain(config: RunConfig) -> RunDirectory:
     if run.last_checkpoint.is_file():
         rows = _resume(run, model, optimizer, dataset)
     kept = set(checkpoints.scheduled_epochs(config))
-    facts = {"data_fingerprint": dataset.fingerprint, "memory_mib": total_memory_mib(device)}
+    facts = {
+        "data_fingerprint": dataset.fingerprint,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "memory_mib": total_memory_mib(device),
+    }
     progress = EpochProgress(config.epochs, done=len(rows), images=len(train))
     writer = SummaryWriter(run.tensorboard, purge_step=len(rows) + 1)
     saved_at = time.monotonic()
@@ -292,17 +296,9 @@ def run_plateau(run: RunDirectory) -> int | None:
 
 
 def epochs_to_probe(run: RunDirectory) -> list[int]:
-    """Checkpoints from the plateau (or ``probe_from``) to the last; never fewer than three.
-
-    Raises:
-        InputError: where ``probe_from`` lies behind the last checkpoint.
-    """
+    """Checkpoints from the plateau (or ``probe_from``) to the last; never fewer than three."""
     scheduled, config = checkpoints.scheduled_epochs(run.config), run.config
     if config.probe_from is not None:
-        if config.probe_from > scheduled[-1]:
-            raise InputError(
-                f"probe_from {config.probe_from} lies behind the last checkpoint, {scheduled[-1]}"
-            )
         first = config.probe_from
     else:
         first = run_plateau(run) or scheduled[-1]

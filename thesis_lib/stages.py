@@ -157,7 +157,7 @@ def provenance() -> dict[str, Any]:
     packages = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pandas")
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": os.environ.get("THESIS_COMMAND", " ".join(sys.argv)),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in ("thesis-workbook", *packages)},

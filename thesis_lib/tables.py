@@ -185,7 +185,8 @@ def accuracy_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
                     "high": high,
                 }
             )
-    table = pd.DataFrame(rows)
+    columns = ["run", "backbone", "batch_size", "accuracy", "low", "high"]
+    table = pd.DataFrame(rows, columns=columns)
     if reproduces_dyb(runs):
         published = published_table("test").rename(columns={"accuracy": "published"})
         published = published[["backbone", "batch_size", "published"]]

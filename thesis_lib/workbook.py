@@ -158,12 +158,18 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
     Raises:
         InputError: for what can be refused before anything runs.
     """
+    # These import torch, which `thesis status` cannot wait for.
+    from thesis_lib.data import open_dataset
+    from thesis_lib.data_statistics import check_readable, data_statistics
+
     check_grid(configs)
     tasks = tasks_of(configs)
     runs = [task.run for task in tasks if task.notebook is RUN_NOTEBOOKS[0]]
     if dry_run:
         _print_plan(tasks, runs)
         return []
+    check_readable(data_statistics(open_dataset(configs[0].data)))
+    os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance of what kernels write
     failures: list[str] = []
     ended: set[Path] = set()
     for task in tasks:
