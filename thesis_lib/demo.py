@@ -61,7 +61,7 @@ WRITERS = {"digits": write_digits, "flowcam": write_flowcam}
 
 # What `thesis demo` sets beside RunConfig's defaults; notebook 02 shows LeNet5's for digits.
 # The stems keep their stride: 8 px scans that are enlarged to 32 px hold no finer detail. Heads
-# learn from whole images: on LeNet5's few features, those of crops cost about two points.
+# learn from whole images: on LeNet5's few features, those of crops cost up to two points.
 COMMON = {"small_images": False, "head_views": 0}
 DIGITS = {**COMMON, "data": "data/digits", "image_size": 32, "save_every": 10}
 FLOWCAM = {**COMMON, "data": "data/flowcam", "image_size": 64, "save_every": 20}
