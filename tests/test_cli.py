@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -141,6 +142,13 @@ def test_status_without_runs_says_how_to_begin(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["status"]) == 0
     assert "thesis demo" in capsys.readouterr().out
+
+
+def test_status_goes_on_past_a_copied_run(trained, capsys):
+    shutil.copytree(trained.path, trained.path.with_name("backup"))
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "lenet5-bs8-seed42  done" in out and "unreadable: " in out and "rename the folder" in out
 
 
 def test_full_disk_or_forbidden_folder_is_one_line(workbook, capsys, monkeypatch):

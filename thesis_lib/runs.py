@@ -205,8 +205,16 @@ def _difference_message(run: RunDirectory, differing: dict[str, tuple]) -> str:
     return message
 
 
-def find_runs(data_name: str | None = None) -> list[RunDirectory]:
-    """All runs, or those on one data set, in the order of their names."""
+def run_folders(data_name: str | None = None) -> list[Path]:
+    """Folders that hold a ``config.json``, of all data sets or of one, in order of their names."""
     pattern = f"{data_name or '*'}/*/config.json"
-    files = sorted((workbook_root() / "runs").glob(pattern))
-    return [RunDirectory.open(file.parent) for file in files]
+    return [file.parent for file in sorted((workbook_root() / "runs").glob(pattern))]
+
+
+def find_runs(data_name: str | None = None) -> list[RunDirectory]:
+    """All runs, or those on one data set, in the order of their names.
+
+    Raises:
+        InputError: for a folder that is no sound run, with what to do.
+    """
+    return [RunDirectory.open(folder) for folder in run_folders(data_name)]

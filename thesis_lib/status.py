@@ -3,7 +3,13 @@
 from datetime import timedelta
 
 from thesis_lib.config import InputError, nearest
-from thesis_lib.runs import RunDirectory, data_runs_folder, find_runs, read_json, workbook_root
+from thesis_lib.runs import (
+    RunDirectory,
+    data_runs_folder,
+    read_json,
+    run_folders,
+    workbook_root,
+)
 from thesis_lib.stages import STAGES, read_metrics, stage_states
 from thesis_lib.workbook import DATA_STATS, THESIS_TABLES
 
@@ -14,8 +20,8 @@ def status_lines(data_name: str | None = None) -> list[str]:
     Raises:
         InputError: for a data set without runs, with the nearest ones.
     """
-    runs = find_runs(data_name)
-    if not runs:
+    runs, unreadable = _open_runs(data_name)
+    if not runs and not unreadable:
         known = [p.name for p in (workbook_root() / "runs").glob("*") if p.is_dir()]
         if data_name is not None:
             raise InputError(f"there are no runs on {data_name!r}{nearest(data_name, known)}")
@@ -33,7 +39,18 @@ def status_lines(data_name: str | None = None) -> list[str]:
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             lines.append(("  " + "  ".join(cells)).rstrip())
-    return lines
+    return lines + [f"unreadable: {message}" for message in unreadable]
+
+
+def _open_runs(data_name: str | None) -> tuple[list[RunDirectory], list[str]]:
+    """The runs that can be opened, and for each other folder what is wrong with it."""
+    runs, unreadable = [], []
+    for folder in run_folders(data_name):
+        try:
+            runs.append(RunDirectory.open(folder))
+        except InputError as error:
+            unreadable.append(str(error))
+    return runs, unreadable
 
 
 def _row(run: RunDirectory) -> list[str]:
