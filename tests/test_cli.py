@@ -1,3 +1,4 @@
+import shlex
 import shutil
 import subprocess
 import sys
@@ -6,6 +7,8 @@ import pytest
 from PIL import Image
 
 from thesis_lib.cli import main
+from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RunConfig
+from thesis_lib.options import Parser, add_settings, as_options, given_settings
 
 
 def thesis(*arguments, cwd):
@@ -34,7 +37,7 @@ def test_every_setting_is_an_option_of_run(capsys):
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "--head-learning-rate X" in out and "--no-small-images" in out
+    assert "--head-learning-rates X [X ...]" in out and "--no-small-images" in out
     assert "--backbone NAME [NAME ...]" in out and "(default 0.016)" in out
 
 
@@ -160,3 +163,63 @@ def test_full_disk_or_forbidden_folder_is_one_line(workbook, capsys, monkeypatch
     assert main(["pretrain", *options]) == 1
     error = capsys.readouterr().err
     assert error.strip() == "thesis: error: No space left on device (runs/tiny/x)"
+
+
+def manifests(workbook, **rows):
+    """A CSV file for each part: rows of (class, file)."""
+    paths = []
+    for part, images in rows.items():
+        path = workbook / f"{part}.csv"
+        lines = ["folder,filename", *(f"{name},{file}" for name, file in images)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        paths.append(str(path))
+    return paths
+
+
+def test_published_split_is_rebuilt_and_what_is_missing_is_listed(workbook, capsys):
+    zero, one = "001_zero with blank", "002_one.dot"
+    files = manifests(
+        workbook,
+        train=[(zero, "000.png"), (zero, "001.png"), (one, "000.png")],
+        val=[(zero, "002.png"), (one, "900.png")],
+        test=[(zero, "000.png"), (one, "002.png")],
+    )
+    command = ["split", "classes", "data/published", "--manifest", *files]
+    assert main(command) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1 and "1 of 7 listed images are missing" in error
+    assert f"val: {one}/900.png (val.csv)" in error and "--allow-missing" in error
+    assert not (workbook / "data" / "published").exists()
+    assert main([*command, "--allow-missing"]) == 0
+    out = capsys.readouterr().out
+    assert f"missing, left out: val: {one}/900.png" in out
+    assert f"in two parts, as published: {zero}/000.png (train, test)" in out
+    assert "no manifest lists" in out and "train: 3 images of 2 classes" in out
+    rebuilt = sorted(p.name for p in (workbook / "data" / "published" / "val").rglob("*.png"))
+    assert rebuilt == ["002.png"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--recipe", "cosine"], ["--seed", "1"], ["--min-images", "3"], ["--exclude", "x"]]
+)
+def test_manifest_goes_with_no_recipe(workbook, capsys, options):
+    files = manifests(workbook, train=[("002_one.dot", "000.png")], test=[])
+    assert main(["split", "classes", "data/b", "--manifest", *files, *options]) == 2
+    error = capsys.readouterr().err
+    assert f"{options[0]} does not go with --manifest" in error
+
+
+def test_options_of_a_config_ask_for_it_again(workbook):
+    config = RunConfig(
+        data="data/with blank",
+        small_images=False,
+        mean=(0.1, 0.2, 0.3),
+        method="simclr",
+        head_learning_rates=(0.25, 2.5),
+        tag="x",
+        warmup_epochs=0,
+    )
+    parser = Parser()
+    add_settings(parser, (IDENTITY, PRETRAIN, PROBE, MACHINE))
+    words = shlex.split(" ".join(as_options(config)))
+    assert RunConfig.from_dict(given_settings(parser.parse_known_args(words)[0])) == config

@@ -21,6 +21,7 @@ RECIPE = {  # the thesis's recipe, typed here a second time on purpose
     "backbone": "resnet50",
     "batch_size": 32,
     "seed": 42,
+    "method": "supcon",
     "image_size": 224,
     "projection_dim": 128,
     "temperature": 0.07,
@@ -37,7 +38,7 @@ RECIPE = {  # the thesis's recipe, typed here a second time on purpose
     "plateau_share": 0.02,
     "head_epochs": 100,
     "head_batch_size": 256,
-    "head_learning_rate": 0.25,
+    "head_learning_rates": (0.25,),
     "head_decay_epochs": (60, 75, 90),
     "head_decay_rate": 0.2,
     "mean": None,
@@ -106,7 +107,12 @@ BAD = [
     ("plateau_share", 1),
     ("head_epochs", 0),
     ("head_batch_size", 0),
-    ("head_learning_rate", 0),
+    ("head_learning_rates", 0.25),
+    ("head_learning_rates", ()),
+    ("head_learning_rates", (0.25, -1.0)),
+    ("head_learning_rates", (0.25, 0.25)),
+    ("method", "SupCon"),
+    ("method", "ce"),
     ("head_decay_epochs", "60 75 90"),
     ("head_decay_rate", -0.2),
     ("head_views", -1),
@@ -260,6 +266,13 @@ def test_notebook_settings_are_the_literals_of_the_notebook():
         "decay_epochs": (1, 2),
         "mean": None,
     }
+
+
+def test_notebook_settings_are_the_same_when_cells_run_again_in_the_same_kernel():
+    namespace = {"data": "data/x", "batch_size": 16}
+    first = notebook_settings(namespace)
+    namespace |= {"classes": ["a", "b"], "selection": {"checkpoint": 3}, "seed": 7}
+    assert notebook_settings(namespace) == first | {"seed": 7}
 
 
 def test_notebook_settings_refuse_a_misspelt_parameter_and_a_bad_value():

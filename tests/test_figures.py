@@ -46,7 +46,7 @@ def of_classes(classes):
     return {
         "class_counts": figures.class_counts(counts),
         "sample_images": figures.sample_images({name: images[:4] for name in classes}),
-        "views": figures.views(images[:6], images[:6], images[:6], classes[:6]),
+        "views": figures.views(images[:6], [images[:6], images[:6]], classes[:6]),
         "confusion_matrix": figures.confusion_matrix(matrix, classes, normalize=False),
         "confusion_matrix_shares": figures.confusion_matrix(matrix, classes, normalize=True),
         "embedding": figures.embedding(points, classes),
@@ -59,12 +59,13 @@ def of_runs():
     """Draw every figure that shows runs, on made-up data."""
     epochs = np.arange(1, 41)
     metrics = pd.DataFrame({"epoch": epochs, "loss": 4 / epochs, "learning_rate": 0.1 / epochs})
-    two = metrics[:2]
+    two, imported = metrics[:2], metrics[29::10].assign(loss=np.nan)
     probe = pd.DataFrame({"checkpoint": [30, 40], "val_accuracy": [0.912, 0.934]})
     probe["val_accuracy_low"] = probe["val_accuracy"] - 0.01
     probe["val_accuracy_high"] = probe["val_accuracy"] + 0.01
     curves = pd.DataFrame({"checkpoint": np.repeat([30, 40], 5), "head_epoch": [1, 2, 3, 4, 5] * 2})
     curves["train_loss"], curves["val_accuracy"] = 1 / curves["head_epoch"], 0.9
+    rates = pd.concat([curves.assign(head_learning_rate=rate) for rate in (0.025, 0.25, 2.5)])
     backbones = {f"{b}-bs{n}": b for b in ("resnet50", "lenet5") for n in (32, 64)}
     batch_sizes = {run: int(run[-2:]) for run in backbones}
     runs = pd.DataFrame({"run": backbones.keys(), "backbone": backbones.values()})
@@ -72,16 +73,22 @@ def of_runs():
     sizes = pd.DataFrame({"split": ["train", "val"] * 4, "width": 8, "height": 8})
     return {
         "pretraining": figures.pretraining(
-            metrics, metrics["loss"], 25, 30, [10, 20, 30, 40], "C0"
+            metrics, metrics["loss"], 25, 30, [10, 20, 30, 40], "C0", "SupCon loss"
         ),
-        "pretraining_two": figures.pretraining(two, two["loss"], None, 1, [2], "C0"),
+        "pretraining_two": figures.pretraining(
+            two, two["loss"], None, 1, [2], "C0", "cross-entropy"
+        ),
+        "pretraining_imported": figures.pretraining(
+            imported, imported["loss"], None, 30, [30, 40], "C0", "SupCon loss"
+        ),
         "loss_curves": figures.loss_curves(
-            dict.fromkeys(backbones, metrics), backbones, batch_sizes
+            dict.fromkeys(backbones, metrics), backbones, batch_sizes, "SupCon loss"
         ),
         "checkpoint_accuracy": figures.checkpoint_accuracy(probe, 40, "C0"),
         "checkpoint_accuracy_one": figures.checkpoint_accuracy(probe[:1], 30, "C0"),
         "head_curves": figures.head_curves(curves, 40),
         "head_curves_one": figures.head_curves(curves[:5], 30),
+        "head_learning_rates": figures.head_learning_rates(rates, 40),
         "runs_accuracy": figures.runs_accuracy(runs),
         "image_sizes": figures.image_sizes(sizes),
         "no_mistakes": figures.mistakes([], []),
@@ -246,7 +253,9 @@ def test_a_backbone_has_one_color_whatever_else_is_drawn():
     table = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0]})
     for runs in (["lenet5"], ["resnet50", "lenet5"], ["lenet5", "resnet50"]):
         same = dict(zip(runs, runs, strict=True))
-        drawn = figures.loss_curves(dict.fromkeys(runs, table), same, dict.fromkeys(runs, 32))
+        drawn = figures.loss_curves(
+            dict.fromkeys(runs, table), same, dict.fromkeys(runs, 32), "SupCon loss"
+        )
         lines = {line.get_label(): line.get_color() for line in drawn.axes[0].lines}
         assert lines["lenet5"] == figures.run_color("lenet5")
 
@@ -263,7 +272,7 @@ def test_a_smoothed_loss_is_drawn_in_full_over_the_pale_raw_one():
     table = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.0, 1.5]})
     smooth = table.assign(smoothed=[1.9, 1.4, 1.3])
     figure = figures.loss_curves(
-        {"a": table, "b": smooth}, dict.fromkeys("ab", "lenet5"), {"a": 32, "b": 64}
+        {"a": table, "b": smooth}, dict.fromkeys("ab", "lenet5"), {"a": 32, "b": 64}, "loss"
     )
     only, raw, over = figure.axes[0].lines
     assert list(only.get_ydata()) == list(raw.get_ydata()) == [2.0, 1.0, 1.5]
@@ -271,6 +280,16 @@ def test_a_smoothed_loss_is_drawn_in_full_over_the_pale_raw_one():
     assert raw.get_alpha() == 0.3 and only.get_alpha() is None and over.get_alpha() is None
     assert raw.get_linewidth() < over.get_linewidth() and raw.get_zorder() < only.get_zorder()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_runs_that_differ_in_neither_backbone_nor_batch_size_differ_by_marker():
+    table = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.0, 1.5]})
+    same = {"a": "lenet5", "b": "lenet5", "c": "lenet5", "d": "resnet50"}
+    figure = figures.loss_curves(
+        dict.fromkeys(same, table), same, dict.fromkeys(same, 32), "SupCon loss"
+    )
+    markers = [line.get_marker() for line in figure.axes[0].lines]
+    assert len(set(markers[:3])) == 3 and markers[0] == markers[3] == "None"
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,16 @@ LAYERS = [
     {"__init__"},
     {"config", "losses", "models", "progress"},
     {"runs", "splits", "augment"},
-    {"stages", "data"},
-    {"data_statistics", "loaders", "checkpoints"},
+    {"stages", "data", "manifests"},
+    {"data_statistics", "loaders", "checkpoints", "supcontrast"},
+    {"plateau"},
     {"pretrain", "features"},
-    {"probe", "evaluate", "final_test"},
+    {"probe", "evaluate", "final_test", "import_run", "export"},
     {"figures", "tables"},
-    {"workbook", "status", "demo", "cli", "__main__"},
+    {"workbook", "status", "demo", "options", "cli", "__main__"},
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-TRAINING = {room for number, rooms in enumerate(LAYERS) for room in rooms if number < 7}
+TRAINING = {room for number, rooms in enumerate(LAYERS) for room in rooms if number < 8}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -14,7 +14,7 @@ from thesis_lib.loaders import (
     EpochBatches,
     FeatureViews,
     Loader,
-    TwoViews,
+    RandomViews,
     example_views,
     worker_count,
 )
@@ -67,7 +67,7 @@ def test_order_of_an_epoch_does_not_depend_on_those_before():
 
 
 def test_views_are_the_crops_and_colours_that_their_generator_draws(dataset):
-    views = TwoViews(dataset.splits["train"], 16, seed=5, views=3)
+    views = RandomViews(dataset.splits["train"], 16, seed=5, views=3)
     pixels, colours, label, index = views[(7, 6)]
     assert pixels.shape == (3, 16, 16, 3) and pixels.dtype == np.uint8
     assert (label, index) == (1, 6)
@@ -82,9 +82,9 @@ def test_views_are_the_crops_and_colours_that_their_generator_draws(dataset):
 
 
 def test_small_cache_changes_nothing(dataset, monkeypatch):
-    roomy = TwoViews(dataset.splits["train"], 16, seed=5)
+    roomy = RandomViews(dataset.splits["train"], 16, seed=5)
     monkeypatch.setattr("thesis_lib.loaders.CACHE_BYTES", 4000)  # two images' worth
-    tight = TwoViews(dataset.splits["train"], 16, seed=5)
+    tight = RandomViews(dataset.splits["train"], 16, seed=5)
     for epoch in (1, 2):
         for index in range(12):
             for ours, theirs in zip(roomy[(epoch, index)], tight[(epoch, index)], strict=True):
@@ -93,7 +93,7 @@ def test_small_cache_changes_nothing(dataset, monkeypatch):
 
 
 def batches_with(dataset, workers: int, epochs: int = 2) -> list[list[torch.Tensor]]:
-    views = TwoViews(dataset.splits["train"], 16, seed=3)
+    views = RandomViews(dataset.splits["train"], 16, seed=3)
     batches = EpochBatches(12, 5, seed=3)
     loader = Loader(views, batches, workers, pin_memory=False)
     assert len(loader) == 3
@@ -162,24 +162,33 @@ def test_worker_count_is_as_configured_else_from_the_cores(monkeypatch):
         assert worker_count(RunConfig(), cuda) == expected
 
 
-def test_example_views_are_those_of_the_first_epoch(dataset):
-    config = RunConfig(image_size=16, seed=9)
+@pytest.mark.parametrize("method", ["supcon", "simclr", "cross-entropy"])
+def test_example_views_are_those_of_the_first_epoch(dataset, method):
+    config = RunConfig(image_size=16, seed=9, method=method)
     shown = example_views(dataset, config, 5)
-    assert {key: len(values) for key, values in shown.items()} == {
-        "originals": 5,
-        "first": 5,
-        "second": 5,
-        "names": 5,
-    }
+    assert len(shown["views"]) == config.views == (1 if method == "cross-entropy" else 2)
     train = dataset.splits["train"]
     originals = [np.asarray(read_image(dataset.root / file)) for file in train.files]
-    for original, first, second, name in zip(*shown.values(), strict=True):
+    for original, name, *views in zip(
+        shown["originals"], shown["names"], *shown["views"], strict=True
+    ):
         index = next(i for i, o in enumerate(originals) if np.array_equal(o, original))
         assert dataset.classes[train.labels[index]] == name
-        pixels, colours, *_ = TwoViews(train, 16, 9)[(1, index)]
-        views = augment.to_float(torch.from_numpy(pixels[None]))
-        expected = augment.change_colour(views, torch.from_numpy(colours)) * 255
-        for view, wanted in zip((first, second), expected, strict=True):
+        pixels, colours, *_ = RandomViews(train, 16, 9, config.views)[(1, index)]
+        expected = augment.to_float(torch.from_numpy(pixels[None]))
+        if method != "cross-entropy":  # SupContrast's baseline crops and mirrors alone
+            expected = augment.change_colour(expected, torch.from_numpy(colours))
+        for view, wanted in zip(views, expected * 255, strict=True):
             assert view.dtype == np.uint8
             assert np.abs(view - wanted.movedim(0, -1).numpy()).max() <= 0.5
     assert len(example_views(dataset, config, 100)["names"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "sizes"),
+    [(9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (3, 2, [3]), (2, 2, [2])],
+)
+def test_last_image_left_alone_may_join_the_batch_before_it(images, batch_size, sizes):
+    batches = EpochBatches(images, batch_size, seed=1, alone=False)
+    assert [len(batch) for batch in batches] == sizes and len(batches) == len(sizes)
+    assert sorted(index for batch in batches for _, index in batch) == list(range(images))

@@ -1,8 +1,9 @@
-"""SupConLoss against a loop over eq. 2 of arXiv 2004.11362, anchor by anchor."""
+"""SupConLoss against a loop over eq. 2 of arXiv 2004.11362, and pytorch-metric-learning's."""
 
 import math
 
 import pytest
+import pytorch_metric_learning.losses
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -67,6 +68,55 @@ def test_value_and_gradient_equal_the_naive_loop(views, labels, temperature, bas
     loss.backward()
     naive.backward()
     assert (ours.grad - theirs.grad).abs().max() < 1e-10
+
+
+def gradient_on_the_sphere(loss, raw):
+    """Value, and gradient through the normalisation, which the other library does itself."""
+    raw = raw.clone().requires_grad_()
+    value = loss(raw)
+    value.backward()
+    return value.item(), raw.grad
+
+
+@pytest.mark.parametrize("views", [1, 2, 3, 4])
+@pytest.mark.parametrize("labelled", [True, False], ids=["labels", "no labels"])
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+@pytest.mark.parametrize("seed", range(5))
+def test_random_batches_equal_pytorch_metric_learning_and_the_loop(
+    views, labelled, temperature, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    batch = int(torch.randint(4, 9, (), generator=generator))
+    raw = torch.randn(batch, views, 8, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 3, (batch,), generator=generator) if labelled else None
+    each = (torch.arange(batch) if labels is None else labels).repeat_interleave(views)
+    assert len(set(each.tolist())) > 1
+    other = pytorch_metric_learning.losses.SupConLoss(temperature)
+
+    ours = gradient_on_the_sphere(
+        lambda x: SupConLoss(temperature, temperature)(normalize(x, dim=2), labels), raw
+    )
+    theirs = gradient_on_the_sphere(lambda x: other(x.flatten(0, 1), each), raw)
+    loop = gradient_on_the_sphere(
+        lambda x: naive_loss(normalize(x, dim=2), labels, temperature, temperature), raw
+    )
+    for value, gradient in (theirs, loop):
+        assert abs(ours[0] - value) < 1e-10
+        assert (ours[1] - gradient).abs().max() < 1e-10
+
+
+def test_single_class_follows_the_paper_where_the_other_library_gives_up():
+    """Eq. 2 needs no negative; pytorch-metric-learning returns 0 for a batch without one."""
+    features, labels = random_features(6, 2), torch.zeros(6, dtype=torch.long)
+    other = pytorch_metric_learning.losses.SupConLoss(0.07)
+    assert other(features.flatten(0, 1), labels.repeat_interleave(2)).item() == 0
+    expected = naive_loss(features, labels, 0.07, 0.07).item()
+    assert expected > 1
+    assert SupConLoss()(features, labels).item() == pytest.approx(expected, abs=1e-10)
+    # With one image of another class both agree, also on the anchors of the many.
+    labels[0] = 1
+    theirs = other(features.flatten(0, 1), labels.repeat_interleave(2)).item()
+    assert SupConLoss()(features, labels).item() == pytest.approx(theirs, abs=1e-10)
 
 
 def test_defaults_are_the_thesiss_temperatures():

@@ -5,39 +5,87 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_lib import checkpoints
+from thesis_lib import augment, checkpoints
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.pretrain import (
-    epochs_to_probe,
-    find_plateau,
-    learning_rate,
-    pretrain,
-    smooth,
-)
+from thesis_lib.final_test import final_test
+from thesis_lib.losses import SupConLoss
+from thesis_lib.plateau import epochs_to_probe, find_plateau, smooth
+from thesis_lib.pretrain import check, learning_rate, method_loss, pretrain
+from thesis_lib.probe import probe_checkpoints
 from thesis_lib.stages import is_pretrained, read_metrics, stage_states
 
 
-def supcontrast_rate(config, epoch, step, steps, warm_epochs):
-    """SupContrast's adjust_learning_rate and warmup_learning_rate, as recipe formulas."""
-    floor = config.learning_rate * config.decay_rate**3
+def recipe_rate(config, epoch, step, steps, warm_epochs):
+    """The recipe's formulas: the rate of an epoch, and of a step of the warm-up before."""
 
-    def cosine(e):
+    def of_epoch(e):
+        if config.schedule == "step":
+            rate = config.learning_rate
+            for decay in config.decay_epochs:
+                if e > decay:
+                    rate *= config.decay_rate
+            return rate
+        floor = config.learning_rate * config.decay_rate**3
         wave = 1 + math.cos(math.pi * e / config.epochs)
         return floor + (config.learning_rate - floor) * wave / 2
 
-    if epoch <= warm_epochs:
-        share = (step + (epoch - 1) * steps) / (warm_epochs * steps)
-        return config.warmup_from + share * (cosine(warm_epochs) - config.warmup_from)
-    return cosine(epoch)
+    if epoch > warm_epochs:
+        return of_epoch(epoch)
+    warm_to = of_epoch(warm_epochs) if config.schedule == "cosine" else config.learning_rate
+    share = (step + (epoch - 1) * steps) / (warm_epochs * steps)
+    return config.warmup_from + share * (warm_to - config.warmup_from)
 
 
 @pytest.mark.parametrize("warmup_from", [0.0, 0.01])
-def test_cosine_rate_follows_the_recipe_at_every_step(warmup_from):
-    config = RunConfig(epochs=100, warmup_from=warmup_from)
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+@pytest.mark.parametrize("warm_epochs", [0, 10])
+def test_rate_follows_the_recipe_at_every_step(schedule, warmup_from, warm_epochs):
+    config = RunConfig(
+        epochs=100,
+        schedule=schedule,
+        decay_epochs=(5, 70, 80, 90),
+        warmup_from=warmup_from,
+        warmup_epochs=warm_epochs,
+    )
     for epoch in range(1, 101):
         for step in range(7):
-            expected = supcontrast_rate(config, epoch, step, 7, warm_epochs=10)
+            expected = recipe_rate(config, epoch, step, 7, warm_epochs)
             assert learning_rate(config, epoch, step, 7) == pytest.approx(expected, rel=1e-12)
+
+
+def test_thesiss_thousand_epochs_at_marked_places():
+    """Worked out by hand from the recipe: peak 0.016, floor 0.000016."""
+    config, steps = RunConfig(), 1036  # of 33,135 images in batches of 32
+    assert learning_rate(config, 1, 0, steps) == 0
+    at_ten = 0.000016 + 0.015984 * (1 + math.cos(math.pi / 100)) / 2
+    assert learning_rate(config, 6, 0, steps) == pytest.approx(at_ten / 2)
+    assert learning_rate(config, 500, 3, steps) == pytest.approx(0.000016 + 0.015984 / 2)
+    assert learning_rate(config, 1000, 1035, steps) == pytest.approx(0.000016)
+    other = config.updated(warmup_from=0.01)
+    assert learning_rate(other, 1, 0, steps) == 0.01
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+@pytest.mark.parametrize("warmup_from", [0.0, 0.01])
+def test_optimizer_steps_with_the_recipes_rates(
+    workbook, tiny_config, monkeypatch, schedule, warmup_from
+):
+    config = tiny_config.updated(
+        schedule=schedule, decay_epochs=(3,), warmup_from=warmup_from, warmup_epochs=2
+    )
+    used, step_once = [], torch.optim.SGD.step
+
+    def noting(optimizer, *arguments, **options):
+        used.append({group["lr"] for group in optimizer.param_groups})
+        return step_once(optimizer, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting)
+    pretrain(config)
+    steps = len(used) // 4
+    assert steps == 6  # 42 images in batches of 8
+    expected = [recipe_rate(config, e, s, steps, 2) for e in (1, 2, 3, 4) for s in range(steps)]
+    assert [len(rates) for rates in used] == [1] * len(used)
+    assert [rate for rates in used for rate in rates] == pytest.approx(expected, rel=1e-12)
 
 
 def test_step_rate_decays_after_each_decay_epoch():
@@ -49,7 +97,7 @@ def test_step_rate_decays_after_each_decay_epoch():
 def test_warmup_takes_at_most_half_of_a_short_training():
     config = RunConfig(epochs=4)
     for epoch in (1, 2, 3, 4):
-        expected = supcontrast_rate(config, epoch, 0, 1, warm_epochs=2)
+        expected = recipe_rate(config, epoch, 0, 1, warm_epochs=2)
         assert learning_rate(config, epoch, 0, 1) == pytest.approx(expected)
 
 
@@ -88,18 +136,23 @@ def assert_same_bits(first, second):
     assert next(losses) == next(losses)
 
 
-def test_interrupted_run_ends_with_the_same_bits(workbook, tiny_config, monkeypatch):
-    whole = final_weights(pretrain(tiny_config))
-    interrupted = tiny_config.updated(tag="interrupted")
+def dying_save(after):
+    """``checkpoints.save`` that dies after so many saves; 4: epoch 2 and last.pth after it."""
     save, saved = checkpoints.save, []
 
     def save_then_die(path, content):
         save(path, content)
         saved.append(path)
-        if len(saved) == 4:  # epoch 2 and last.pth after it
+        if len(saved) == after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "save", save_then_die)
+    return save_then_die
+
+
+def test_interrupted_run_ends_with_the_same_bits(workbook, tiny_config, monkeypatch):
+    whole = final_weights(pretrain(tiny_config))
+    interrupted = tiny_config.updated(tag="interrupted")
+    monkeypatch.setattr(checkpoints, "save", dying_save(after=4))
     with pytest.raises(KeyboardInterrupt):
         pretrain(interrupted)
     monkeypatch.undo()
@@ -119,6 +172,80 @@ def test_another_seed_gives_another_model(workbook, tiny_config):
     first = pretrain(tiny_config.updated(epochs=1))
     second = pretrain(tiny_config.updated(epochs=1, seed=1))
     assert read_metrics(first)[0]["loss"] != read_metrics(second)[0]["loss"]
+
+
+METHODS = ("supcon", "simclr", "cross-entropy")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_trains_resumes_and_is_probed_and_tested(
+    workbook, tiny_config, monkeypatch, method
+):
+    config = tiny_config.updated(method=method)
+    whole = pretrain(config)
+    loss = [row["loss"] for row in read_metrics(whole)]
+    assert np.isfinite(loss).all()
+    assert method == "simclr" or min(loss[1:]) < loss[0]  # it would need more than four epochs
+    interrupted = config.updated(tag="interrupted")
+    monkeypatch.setattr(checkpoints, "save", dying_save(after=4))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(interrupted)
+    monkeypatch.undo()
+    monkeypatch.chdir(workbook)
+    assert_same_bits(final_weights(whole), final_weights(pretrain(interrupted)))
+    table = probe_checkpoints(whole)
+    assert table["val_accuracy"].max() > 0.5
+    assert final_test(whole)["n"] == 9
+
+
+def test_methods_differ_in_what_they_learn_from(workbook, tiny_config):
+    first = {
+        method: read_metrics(pretrain(tiny_config.updated(method=method, tag=method)))[0]["loss"]
+        for method in METHODS
+    }
+    assert len(set(first.values())) == 3
+
+
+def test_each_methods_loss_is_its_own():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 0, 2])
+    outputs = torch.nn.functional.normalize(torch.randn(8, 5, generator=generator), dim=1)
+    views = outputs.view(4, 2, 5)
+    supcon = method_loss(RunConfig(method="supcon", temperature=0.1), outputs, labels)
+    assert supcon == SupConLoss(0.1, 0.07)(views, labels)
+    simclr = method_loss(RunConfig(method="simclr", temperature=0.1), outputs, labels)
+    assert simclr == SupConLoss(0.1, 0.07)(views)
+    logits = outputs[:4]
+    baseline = method_loss(RunConfig(method="cross-entropy"), logits, labels)
+    chosen = torch.tensor([logits[i].softmax(0)[label] for i, label in enumerate(labels)])
+    assert baseline.item() == pytest.approx(-chosen.log().mean().item())
+
+
+def test_baseline_trains_backbone_and_classifier_together_on_one_view(
+    workbook, tiny_config, monkeypatch
+):
+    shapes, coloured = [], []
+    monkeypatch.setattr(
+        "thesis_lib.pretrain.method_loss",
+        lambda config, outputs, labels: (
+            shapes.append((*outputs.shape, *labels.shape)) or method_loss(config, outputs, labels)
+        ),
+    )
+    monkeypatch.setattr(augment, "change_colour", lambda *a: coloured.append(a))
+    config = tiny_config.updated(method="cross-entropy", epochs=1, weight_decay=0)
+    _, _, model = check(config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run = pretrain(config)
+    after = checkpoints.load(run.last_checkpoint)["model"]
+    assert shapes[0] == (8, 3, 8) and not coloured
+    assert {name.split(".")[0] for name in after} == {"backbone", "head"}
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_baseline_takes_a_last_image_that_is_left_alone(workbook, tiny_config):
+    """Batch normalisation cannot train on one image of 1 x 1 px maps."""
+    one = tiny_config.updated(method="cross-entropy", backbone="test_resnet", epochs=1)
+    pretrain(one.updated(batch_size=41, small_images=False))  # of 42 images
 
 
 def test_finished_run_is_not_trained_again(trained):

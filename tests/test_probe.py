@@ -11,7 +11,14 @@ from thesis_lib import checkpoints, probe
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import open_dataset
 from thesis_lib.features import extract_features, labels_of
-from thesis_lib.probe import choose, probe_checkpoints, train_head
+from thesis_lib.probe import (
+    best_curves,
+    best_row,
+    choose,
+    probe_checkpoints,
+    read_curves,
+    train_heads,
+)
 from thesis_lib.runs import RunDirectory
 
 
@@ -25,14 +32,14 @@ def clusters(n, seed):
 
 def test_head_is_as_good_as_logistic_regression():
     (train, train_labels), (val, val_labels) = clusters(2000, 1), clusters(2000, 2)
-    _, curve = train_head(train[None], train_labels, val, val_labels, 4, RunConfig())
+    _, curve = train_heads(train[None], train_labels, val, val_labels, 4, RunConfig())
     reference = LogisticRegression(max_iter=1000).fit(train, train_labels)
     assert curve[-1]["val_accuracy"] == pytest.approx(reference.score(val, val_labels), abs=0.01)
 
 
 def test_returned_weights_are_those_of_the_best_head_epoch():
     (train, train_labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
-    weights, curve = train_head(train[None], train_labels, val, val_labels, 4, RunConfig())
+    weights, curve = train_heads(train[None], train_labels, val, val_labels, 4, RunConfig())
     logits = val @ weights["weight"].T + weights["bias"]
     accuracy = (logits.argmax(1) == val_labels).float().mean().item()
     assert accuracy == pytest.approx(max(row["val_accuracy"] for row in curve))
@@ -41,8 +48,75 @@ def test_returned_weights_are_those_of_the_best_head_epoch():
 def test_head_learns_from_the_views_in_turn():
     (train, labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
     views = torch.stack((train, torch.zeros_like(train)))
-    _, curve = train_head(views, labels, val, val_labels, 4, RunConfig(head_epochs=4))
+    _, curve = train_heads(views, labels, val, val_labels, 4, RunConfig(head_epochs=4))
     assert curve[1]["train_loss"] > 1.2 > curve[2]["train_loss"]  # zeros tell nothing: log(4)
+
+
+RATES = (0.025, 0.25, 2.5)
+
+
+def test_heads_trained_together_are_those_trained_alone():
+    (train, train_labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
+    data = (train[None], train_labels, val, val_labels, 4)
+    _, together = train_heads(*data, RunConfig(head_learning_rates=RATES, head_epochs=70))
+    for rate in RATES:
+        _, alone = train_heads(*data, RunConfig(head_learning_rates=(rate,), head_epochs=70))
+        mine = [row for row in together if row["head_learning_rate"] == rate]
+        assert [row["head_epoch"] for row in mine] == list(range(1, 71))
+        for one, other in zip(mine, alone, strict=True):
+            assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+            assert one["val_accuracy"] == pytest.approx(other["val_accuracy"], abs=0.004)
+
+
+def test_head_is_trained_as_a_plain_loop_would():
+    """SGD with momentum 0.9 and no weight decay, batches and step decays of the recipe."""
+    (train, labels), (val, val_labels) = clusters(600, 1), clusters(100, 2)
+    config = RunConfig(head_epochs=92)
+    weights, curve = train_heads(train[None], labels, val, val_labels, 4, config)
+    torch.manual_seed(config.seed)
+    head = torch.nn.Linear(8, 4)
+    momenta = [torch.zeros_like(p) for p in head.parameters()]
+    for epoch in range(1, 93):
+        rate = 0.25 * 0.2 ** ((epoch > 60) + (epoch > 75) + (epoch > 90))
+        order = np.random.default_rng((config.seed, epoch)).permutation(600)
+        for start in range(0, 600, 256):
+            batch = order[start : start + 256]
+            loss = torch.nn.functional.cross_entropy(head(train[batch]), labels[batch])
+            gradients = torch.autograd.grad(loss, list(head.parameters()))
+            with torch.no_grad():
+                for p, m, g in zip(head.parameters(), momenta, gradients, strict=True):
+                    m.mul_(0.9).add_(g)
+                    p.sub_(rate * m)
+        if epoch == max(curve, key=lambda row: row["val_accuracy"])["head_epoch"]:
+            best = {name: value.detach().clone() for name, value in head.state_dict().items()}
+    for name, value in best.items():
+        assert torch.allclose(value, weights[name], atol=1e-5)
+
+
+def test_of_several_learning_rates_the_best_on_validation_is_kept(trained):
+    run = RunDirectory.find(
+        data="data/tiny", backbone="lenet5", batch_size=8, head_learning_rates=[1e-6, 0.25]
+    )
+    table = probe_checkpoints(run)
+    assert (table["head_learning_rate"] == 0.25).all()  # the other learns nothing in 10 epochs
+    curves = read_curves(run)
+    assert len(curves) == 2 * 10 * len(table)
+    assert set(best_curves(curves)["head_learning_rate"]) == {0.25}
+    assert len(best_curves(curves)) == 10 * len(table)
+    assert json.loads(run.selection_file.read_text())["head_learning_rate"] == 0.25
+    assert json.loads(run.config_file.read_text())["head_learning_rates"] == [1e-6, 0.25]
+
+
+def test_learning_rate_that_diverges_harms_no_other_and_is_never_chosen():
+    (train, labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
+    data = (train[None] * 1e3, labels, val * 1e3, val_labels, 4)
+    config = RunConfig(head_learning_rates=(1e38, 1e-6), head_epochs=5)
+    weights, rows = train_heads(*data, config)
+    assert not np.isfinite(rows[-2]["train_loss"]) and np.isfinite(rows[-1]["train_loss"])
+    assert best_row(rows)["head_learning_rate"] == 1e-6
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    with pytest.raises(InputError, match=r"not finite with head_learning_rates \[1e\+38\]"):
+        train_heads(*data, config.updated(head_learning_rates=(1e38,)))
 
 
 def test_artefacts_of_a_probing(trained):
@@ -50,7 +124,9 @@ def test_artefacts_of_a_probing(trained):
     assert table["checkpoint"].tolist() == [row["checkpoint"] for row in read(trained.probe_file)]
     assert {"checkpoint", "head_epoch", "val_accuracy"} <= set(table.columns)
     curves = pd.read_csv(trained.probe_curves_file)
-    assert list(curves) == ["checkpoint", "head_epoch", "train_loss", "val_accuracy"]
+    assert list(curves) == [
+        *("checkpoint", "head_epoch", "train_loss", "val_accuracy", "head_learning_rate"),
+    ]
     assert len(curves) == len(table) * trained.config.head_epochs
     best = curves.groupby("checkpoint")["val_accuracy"].max()
     assert best.tolist() == table["val_accuracy"].tolist()

@@ -1,8 +1,9 @@
-"""Splits: the thesis's recipes to the file, whatever the names, and never half a split."""
+"""Splits: by the thesis's recipes or by manifests, to the file, and never half a split."""
 
 import csv
 import hashlib
 import os
+import unicodedata
 from importlib.resources import files as package_files
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,7 @@ from sklearn.model_selection import train_test_split
 
 from thesis_lib import splits
 from thesis_lib.config import InputError
+from thesis_lib.manifests import split_by_manifest
 from thesis_lib.splits import RECIPES, class_folders, image_files, split_dataset, split_files
 
 NAMES = [
@@ -364,3 +366,377 @@ def test_bad_arguments_are_refused(tmp_path, arguments, words):
     with pytest.raises(InputError, match=words):
         split_dataset(source, tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+Rows = list[tuple[str, str]]
+
+
+def write_manifests(folder: Path, parts: dict[str, Rows], encoding: str = "utf-8") -> list[Path]:
+    """A CSV file for each part of (folder, filename) rows; their paths."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{part}.csv" for part in parts]
+    for path, rows in zip(paths, parts.values(), strict=True):
+        with open(path, "w", newline="", encoding=encoding) as file:
+            csv.writer(file).writerows([("folder", "filename"), *rows])
+    return paths
+
+
+def numbered(name: str, *numbers: int) -> Rows:
+    return [(name, f"img{i:03d}.png") for i in numbers]
+
+
+def three_parts(*names: str) -> dict[str, Rows]:
+    """Of each class the images 0 to 2 in train, 3 in val and 4 in test."""
+    return {
+        "train": [row for name in names for row in numbered(name, 0, 1, 2)],
+        "val": [row for name in names for row in numbered(name, 3)],
+        "test": [row for name in names for row in numbered(name, 4)],
+    }
+
+
+def in_folders(parts: dict[str, Rows]) -> dict[tuple[str, str], list[str]]:
+    """Rows as ``placed`` gives them."""
+    expected: dict[tuple[str, str], list[str]] = {}
+    for part, rows in parts.items():
+        for name, file in sorted(rows):
+            expected.setdefault((part, name), []).append(file)
+    return expected
+
+
+def refusal(*arguments, **options) -> str:
+    """The one line with which a split by manifests is refused."""
+    with pytest.raises(InputError) as caught:
+        split_by_manifest(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+def test_manifests_are_rebuilt_to_the_file_in_any_of_their_encodings(tmp_path, encoding):
+    names = ["012_Acartia sp.B", "Larve nauplié", 'O\'Neill, "x"; y', "NA"]
+    source = make_source(tmp_path, dict.fromkeys(names, 5))
+    make_images(source / "NA", ["cruise 1/leg.2/a, b.png"])
+    parts = three_parts(*names)
+    parts["val"].append(("NA", "cruise 1/leg.2/a, b.png"))
+    report = split_by_manifest(
+        source, tmp_path / "out", write_manifests(tmp_path / "lists", parts, encoding)
+    )
+    assert placed(tmp_path / "out") == in_folders(parts)
+    for path in (tmp_path / "out").glob("*/**/*.png"):
+        assert path.samefile(source / Path(*path.relative_to(tmp_path / "out").parts[1:]))
+    assert (report.missing, report.repeated, report.in_two_parts) == ([], [], [])
+    assert report.unlisted == 0
+
+
+@pytest.mark.parametrize(("disk", "listed"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_names_match_however_unicode_composes_them_and_stay_as_on_disk(tmp_path, disk, listed):
+    name, file = (unicodedata.normalize(disk, n) for n in ("Noctiluque é", "sub ü/ångström.png"))
+    make_images(tmp_path / "source" / name, ["1.png", "2.png", file])
+    row = (unicodedata.normalize(listed, name), unicodedata.normalize(listed, file))
+    lists = write_manifests(tmp_path / "lists", {"train": [(row[0], "1.png")], "test": [row]})
+    report = split_by_manifest(tmp_path / "source", tmp_path / "out", lists)
+    assert placed(tmp_path / "out") == {("train", name): ["1.png"], ("test", name): [file]}
+    assert report.unlisted == 1
+
+
+def test_two_spellings_of_a_name_on_disk_are_two_images(tmp_path):
+    spellings = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]
+    make_images(tmp_path / "source" / "a", spellings)
+    if len(image_files(tmp_path / "source" / "a")) < 2:
+        pytest.skip("this file system takes both spellings for one")
+    rows = {"train": [("a", spellings[0])], "test": [("a", spellings[1])]}
+    split_by_manifest(
+        tmp_path / "source", tmp_path / "out", write_manifests(tmp_path / "lists", rows)
+    )
+    assert placed(tmp_path / "out") == in_folders(rows)
+
+
+def test_two_manifests_are_train_and_test(tmp_path):
+    source = make_source(tmp_path, {"a": 5, "b": 5})
+    parts = {"train": numbered("a", 0, 2) + numbered("b", 1), "test": numbered("a", 1)}
+    report = split_by_manifest(source, tmp_path / "out", write_manifests(tmp_path, parts))
+    assert placed(tmp_path / "out") == in_folders(parts)
+    assert not (tmp_path / "out" / "val").exists()
+    assert report.unlisted == 6
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_other_columns_their_order_and_their_delimiter_do_not_matter(tmp_path, delimiter):
+    source = make_source(tmp_path, {"a, b; c": 2})
+    for part, number in (("train", 0), ("test", 1)):
+        with open(tmp_path / f"{part}.csv", "w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, delimiter=delimiter)
+            rows.writerow(("id", " filename ", "label", " folder"))
+            rows.writerow((number, f"img{number:03d}.png", "7", "a, b; c"))
+            file.write("\r\n")
+    split_by_manifest(source, tmp_path / "out", [tmp_path / "train.csv", tmp_path / "test.csv"])
+    assert placed(tmp_path / "out") == {
+        ("train", "a, b; c"): ["img000.png"],
+        ("test", "a, b; c"): ["img001.png"],
+    }
+
+
+def test_missing_images_are_all_named_and_nothing_is_written(tmp_path):
+    source = make_source(tmp_path, {"a": 5, "b c": 5})
+    parts = three_parts("a", "b c")
+    parts["train"] += [("a", "lost.png"), ("a", "lost.png"), ("gone", "1.png")]
+    parts["test"] += [("b c", "sub/lost.jpg")]
+    lists = write_manifests(tmp_path, parts)
+    before = tree(tmp_path)
+    message = refusal(source, tmp_path / "out", lists)
+    assert message.startswith(f"3 of 13 listed images are missing in {source}: ")
+    for image in ("train: a/lost.png (train.csv)", "test: b c/sub/lost.jpg (test.csv)"):
+        assert message.count(image) == 1
+    assert "train: gone/1.png (train.csv)" in message and "--allow-missing" in message
+    assert tree(tmp_path) == before
+
+
+def test_of_many_missing_images_a_hundred_are_named(tmp_path):
+    source = make_source(tmp_path, {"a": 2})
+    lists = write_manifests(
+        tmp_path, {"train": numbered("a", *range(350)), "test": numbered("a", 0)}
+    )
+    message = refusal(source, tmp_path / "out", lists)
+    assert message.startswith("348 of 351 listed images")
+    assert message.count("(train.csv)") == 100 and " and 248 more; " in message
+
+
+def test_missing_images_are_left_out_and_reported_when_allowed(tmp_path):
+    source = make_source(tmp_path, {"a": 5})
+    parts = three_parts("a")
+    more = {**parts, "val": parts["val"] + [("a", "lost.png"), ("gone", "1.png")]}
+    lists = write_manifests(tmp_path, more)
+    report = split_by_manifest(source, tmp_path / "out", lists, allow_missing=True)
+    assert report.missing == ["val: a/lost.png (val.csv)", "val: gone/1.png (val.csv)"]
+    assert placed(tmp_path / "out") == in_folders(parts)
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_a_source_without_any_listed_image_is_likely_the_wrong_folder(tmp_path, allow_missing):
+    source = make_source(tmp_path / "data", {"Acartia": 5, "Noctiluca": 5})
+    lists = write_manifests(tmp_path, three_parts("Acartia", "Noctiluca"))
+    message = refusal(source.parent, tmp_path / "out", lists, allow_missing=allow_missing)
+    assert "none of the 10 listed images" in message and "wrong folder" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_in_two_parts_is_placed_in_both_and_reported(tmp_path):
+    source = make_source(tmp_path, {"a": 5})
+    parts = three_parts("a")
+    parts["test"] += numbered("a", 1)
+    report = split_by_manifest(source, tmp_path / "out", write_manifests(tmp_path, parts))
+    assert report.in_two_parts == ["a/img001.png (train, test)"]
+    assert placed(tmp_path / "out") == in_folders(parts)
+    assert report.unlisted == 0
+
+
+def test_a_repeated_row_is_placed_once_and_reported(tmp_path):
+    source = make_source(tmp_path, {"a": 5})
+    parts = three_parts("a")
+    twice = {**parts, "train": parts["train"] + numbered("a", 2, 2)}
+    report = split_by_manifest(source, tmp_path / "out", write_manifests(tmp_path, twice))
+    assert report.repeated == ["train: a/img002.png (train.csv)"]
+    assert (report.missing, report.in_two_parts) == ([], [])
+    assert placed(tmp_path / "out") == in_folders(parts)
+
+
+def test_unlisted_images_are_counted_and_stay_out(tmp_path):
+    source = make_source(tmp_path, {"a": 7, "left out": 4})
+    make_images(source / "a", ["deep/er.png"])
+    (source / "a" / "notes.txt").write_text("x")
+    parts = three_parts("a")
+    report = split_by_manifest(source, tmp_path / "out", write_manifests(tmp_path, parts))
+    assert report.unlisted == 2 + 4 + 1
+    assert placed(tmp_path / "out") == in_folders(parts)
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        (["train", "test", "val"], "test.csv stands in the place of val"),
+        (["DYB_test", "list 2", "list 3"], "DYB_test.csv stands in the place of train"),
+        (["TRAIN", "VAL"], "VAL.csv stands in the place of test"),
+    ],
+)
+def test_manifests_in_another_order_are_refused(tmp_path, names, wrong):
+    source = make_source(tmp_path, {"a": 5})
+    lists = write_manifests(tmp_path, {name: numbered("a", i) for i, name in enumerate(names)})
+    before = tree(tmp_path)
+    message = refusal(source, tmp_path / "out", lists)
+    assert wrong in message and "the order is train " in message
+    assert tree(tmp_path) == before
+
+
+def test_manifests_may_have_any_name_that_names_no_other_part(tmp_path):
+    source = make_source(tmp_path, {"a": 5})
+    rows = {"list 1": numbered("a", 0), "train_and_val": numbered("a", 1), "3": numbered("a", 2)}
+    split_by_manifest(source, tmp_path / "out", write_manifests(tmp_path, rows))
+    assert placed(tmp_path / "out") == {
+        ("train", "a"): ["img000.png"],
+        ("val", "a"): ["img001.png"],
+        ("test", "a"): ["img002.png"],
+    }
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_another_number_of_manifests_is_refused(tmp_path, number):
+    source = make_source(tmp_path, {"a": 5})
+    lists = write_manifests(tmp_path, {f"list {i}": numbered("a", i) for i in range(number)})
+    assert f"not {number}" in refusal(source, tmp_path / "out", lists)
+
+
+@pytest.mark.parametrize(
+    ("folder", "filename"),
+    [
+        ("..", "secret.png"),
+        ("a", "../../secret.png"),
+        ("a", "sub/../../../secret.png"),
+        ("a/../..", "secret.png"),
+        ("/tmp", "secret.png"),
+        ("a", "/tmp/secret.png"),
+        ("a", "C:/secret.png"),
+        ("a", "..\\..\\secret.png"),
+        ("a\\b", "secret.png"),
+        ("a", "sub//secret.png"),
+        ("a/sub", "secret.png"),
+        ("a", "two\nlines.png"),
+        ("", "secret.png"),
+        ("a", ""),
+        (" ", "secret.png"),
+        ("a", "notes.txt"),
+        ("a", "png"),
+    ],
+)
+def test_a_row_that_names_no_image_of_a_class_is_refused_with_its_line(tmp_path, folder, filename):
+    source = make_source(tmp_path, {"a": 5})
+    make_images(tmp_path, ["secret.png"])
+    make_images(source / "a", ["sub/secret.png"])
+    (source / "a" / "notes.txt").write_text("x")
+    parts = three_parts("a")
+    parts["val"] += [(folder, filename), *numbered("a", 4)]
+    lists = write_manifests(tmp_path, parts)
+    before = tree(tmp_path)
+    for allow_missing in (False, True):
+        message = refusal(source, tmp_path / "out", lists, allow_missing=allow_missing)
+        lines = 3 + filename.count("\n")
+        assert message.startswith(f"{tmp_path / 'val.csv'} line {lines}: f")
+    assert tree(tmp_path) == before
+
+
+def test_a_class_that_train_lacks_is_refused(tmp_path):
+    source = make_source(tmp_path, {"a": 5, "b c": 5, "d": 5})
+    parts = three_parts("a")
+    parts["test"] += numbered("b c", 0)
+    parts["val"] += numbered("d", 0)
+    before = tree(tmp_path)
+    message = refusal(source, tmp_path / "out", write_manifests(tmp_path / "lists", parts))
+    assert "train has no image of the class 'b c', 'd'" in message
+    assert tree(tmp_path) == sorted([*before, "lists", *(f"lists/{p}.csv" for p in parts)])
+
+
+def test_a_part_without_images_is_refused(tmp_path):
+    source = make_source(tmp_path, {"a": 5})
+    lists = write_manifests(tmp_path, {**three_parts("a"), "val": []})
+    assert refusal(source, tmp_path / "out", lists).startswith("val would have no image")
+    lists = write_manifests(tmp_path, {**three_parts("a"), "val": numbered("a", 99)})
+    message = refusal(source, tmp_path / "out", lists, allow_missing=True)
+    assert message.startswith("val would have no image")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "columns folder and filename"),
+        (b"class,file\na,img000.png\n", "its first line is 'class,file'"),
+        (b"a,img000.png\n", "columns folder and filename"),
+        ("folder,filename\n".encode("utf-16"), "columns folder and filename"),
+        (b"folder,filename\na\n", "line 2: filename is empty"),
+        (b"folder,filename\na, b,img000.png\n", "line 2: more fields than the header"),
+        (b'folder,filename\n"a,img000.png\n', "is no sound CSV"),
+    ],
+)
+def test_a_manifest_that_is_no_such_table_is_refused_by_name(tmp_path, content, words):
+    source = make_source(tmp_path, {"a": 5})
+    lists = write_manifests(tmp_path, three_parts("a"))
+    lists[1].write_bytes(content)
+    message = refusal(source, tmp_path / "out", lists)
+    assert str(lists[1]) in message and words in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_that_cannot_be_read_is_refused_by_name(tmp_path):
+    source = make_source(tmp_path, {"a": 5})
+    lists = write_manifests(tmp_path, three_parts("a"))
+    for path in (tmp_path / "nowhere.csv", source):
+        message = refusal(source, tmp_path / "out", [lists[0], path, lists[2]])
+        assert message.startswith(f"cannot read the manifest {path}: ")
+
+
+def test_places_that_no_recipe_takes_no_manifest_takes(tmp_path):
+    source = make_source(tmp_path, {"a": 5})
+    lists = write_manifests(tmp_path, three_parts("a"))
+    assert "there is no folder" in refusal(tmp_path / "nowhere", tmp_path / "out", lists)
+    assert "lies inside" in refusal(source, source / "out", lists)
+    split_by_manifest(source, tmp_path / "out", lists)
+    assert "is there already" in refusal(source, tmp_path / "out", lists)
+    assert "is split already" in refusal(tmp_path / "out", tmp_path / "again", lists)
+
+
+def test_a_rebuilt_split_is_links_or_copies_and_never_half(tmp_path, monkeypatch):
+    source = make_source(tmp_path, {"a": 5})
+    lists = write_manifests(tmp_path, three_parts("a"))
+    split_by_manifest(source, tmp_path / "links", lists)
+    split_by_manifest(source, tmp_path / "copies", lists, copy=True)
+    for out, links in (("links", 2), ("copies", 1)):
+        assert {p.stat().st_nlink for p in (tmp_path / out).rglob("*.png")} == {links}
+    before, calls = tree(tmp_path), []
+
+    def fail_at_the_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return 0, ""
+
+    monkeypatch.setattr(splits, "_place", fail_at_the_third)
+    with pytest.raises(OSError, match="No space left"):
+        split_by_manifest(source, tmp_path / "out", lists)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipes_split_is_rebuilt_from_its_manifest(tmp_path, recipe):
+    names = [name for name in NAMES if not name.startswith(".")]
+    source = make_source(tmp_path, dict.fromkeys(names, 9))
+    make_images(source / "NA", ["cruise 1/leg.2/1.png"])
+    split_dataset(source, tmp_path / "made", recipe)
+    with open(tmp_path / "made" / "manifest.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    parts: dict[str, Rows] = {"train": [], "val": [], "test": []}
+    for row in rows[::-1]:  # in whatever order
+        parts[row["split"]].append((row["class"], row["file"]))
+    lists = write_manifests(tmp_path / "lists", {p: rows for p, rows in parts.items() if rows})
+    split_by_manifest(source, tmp_path / "rebuilt", lists)
+    assert tree(tmp_path / "rebuilt") == tree(tmp_path / "made")
+    made, rebuilt = (tmp_path / out / "manifest.csv" for out in ("made", "rebuilt"))
+    assert rebuilt.read_bytes() == made.read_bytes()
+
+
+def test_a_split_of_the_published_sizes_is_rebuilt(tmp_path):
+    parts: dict[str, Rows] = {"train": [], "val": [], "test": []}
+    expected = {}
+    for row in published_counts():
+        name, number = row["class"], 0
+        (tmp_path / "source" / name).mkdir(parents=True)
+        for part, rows in parts.items():
+            count = -(-int(row[part]) // 20)  # a twentieth, rounded up
+            expected[part, name] = count
+            for _ in range(count):
+                number += 1
+                rows.append((name, f"DYB-{number}-1.jpg"))
+                (tmp_path / "source" / name / rows[-1][1]).write_bytes(b"")
+    report = split_by_manifest(
+        tmp_path / "source", tmp_path / "out", write_manifests(tmp_path, parts)
+    )
+    found = {key: len(files) for key, files in placed(tmp_path / "out").items()}
+    assert found == expected and len(found) == 3 * 87
+    assert report.unlisted == 0

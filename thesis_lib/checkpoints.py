@@ -2,10 +2,12 @@
 
 import pickle
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.models import create_backbone
@@ -50,7 +52,43 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"the checkpoint {path} cannot be read: {reason}") from None
 
 
-def load_backbone(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+def fit_weights(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    where: str,
+    spell: Callable[[str], str] = str,
+) -> None:
+    """Load weights into a module whose keys and shapes they match exactly.
+
+    Args:
+        module: what they are for.
+        weights: key -> tensor.
+        where: the file that they come from, for the error.
+        spell: how the file names a key, for the error.
+
+    Raises:
+        InputError: naming every key that is missing, left over or of another shape.
+    """
+    needed = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    there = {name: tuple(value.shape) for name, value in weights.items()}
+    reasons = {
+        "missing": [spell(name) for name in needed if name not in there],
+        "left over": [spell(name) for name in there if name not in needed],
+        "of another shape": [
+            f"{spell(name)} {there[name]} instead of {needed[name]}"
+            for name in needed
+            if name in there and there[name] != needed[name]
+        ],
+    }
+    reasons = {reason: names for reason, names in reasons.items() if names}
+    if reasons:
+        counted = ", ".join(f"{len(names)} {reason}" for reason, names in reasons.items())
+        listed = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
+        raise InputError(f"the weights in {where} do not fit: {counted} ({listed})")
+    module.load_state_dict(weights)
+
+
+def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the backbone of a checkpoint, in evaluation mode.
 
     Returns:
@@ -68,10 +106,6 @@ def load_backbone(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         for key, value in checkpoint.pop("model").items()
         if key.startswith(prefix)
     }
-    try:
-        backbone.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the weights in {path} do not fit {config.backbone}: {reason}") from None
+    fit_weights(backbone, weights, str(path))
     del checkpoint["optimizer"]
     return backbone.eval(), checkpoint

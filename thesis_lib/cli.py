@@ -3,15 +3,12 @@
 import argparse
 import os
 import sys
-import typing
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, InputError, RunConfig, nearest
-
-GRID_FIELDS = ("backbone", "batch_size")
+from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, InputError, RunConfig
+from thesis_lib.options import Parser, add_settings, as_options, given_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,26 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Names the nearest options to an unknown one, in one line."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        if message.startswith("unrecognized arguments: -"):
-            unknown = message.split()[2].split("=")[0]
-            message += nearest(unknown, self._option_string_actions)
-        print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
-
-    def parse_args(self, args=None, namespace=None):
-        options, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            # Spoken by the subcommand's own parser, which knows the options to name.
-            options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return options
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="thesis",
         description="Plankton image classification by supervised contrastive learning: "
         "from a folder of class folders to the figures and tables of a thesis.",
@@ -66,26 +45,60 @@ def _parser() -> argparse.ArgumentParser:
     split = _command(commands, "split", _split, "split class folders into train, val and test")
     split.add_argument("source", type=Path, help="folder that holds the class folders")
     split.add_argument("destination", type=Path, help="new folder, such as data/NAME")
-    split.add_argument("--recipe", choices=("linear-head", "cosine"), default="linear-head")
-    split.add_argument("--seed", type=int, default=42)
-    split.add_argument("--min-images", type=int, help="leave out classes with fewer images")
-    split.add_argument("--exclude", nargs="+", default=[], metavar="CLASS")
+    split.add_argument(
+        "--recipe",
+        choices=("linear-head", "cosine"),
+        help="70 / 15 / 15 train, val, test (linear-head, the default) or 80 / 20 train, test",
+    )
+    split.add_argument("--seed", type=int, metavar="N", help="of the recipe (default 42)")
+    split.add_argument(
+        "--min-images", type=int, metavar="N", help="leave out classes with fewer images"
+    )
+    split.add_argument("--exclude", nargs="+", metavar="CLASS", help="leave out these classes")
+    split.add_argument(
+        "--manifest",
+        nargs="+",
+        type=Path,
+        metavar="CSV",
+        help="rebuild a published split: its files train val test (or train test), each with "
+        "the columns folder,filename",
+    )
+    split.add_argument(
+        "--allow-missing", action="store_true", help="--manifest: leave out files that are missing"
+    )
     split.add_argument("--copy", action="store_true", help="copy files instead of linking them")
 
     run = _command(commands, "run", _run, "notebooks 01 to 06 over backbones x batch sizes")
-    _add_settings(run, (IDENTITY, PRETRAIN, PROBE, MACHINE), grid=True)
+    add_settings(run, (IDENTITY, PRETRAIN, PROBE, MACHINE), grid=True)
     run.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
     status = _command(commands, "status", _status, "how far each run has got")
     status.add_argument("--data", help="only runs on this data set")
 
     pretrain = _command(commands, "pretrain", _pretrain, "stage 1 of one run, without a notebook")
-    _add_settings(pretrain, (IDENTITY, PRETRAIN, PROBE, MACHINE))
+    add_settings(pretrain, (IDENTITY, PRETRAIN, PROBE, MACHINE))
     probe = _command(commands, "probe", _probe, "stage 2 of one run, without a notebook")
     test = _command(commands, "test", _test, "stage 3 of one run, without a notebook")
     for command in (probe, test):
         command.add_argument("run", nargs="?", help="the run's folder, or name it by the options")
-        _add_settings(command, (IDENTITY, PROBE, MACHINE))
+        add_settings(command, (IDENTITY, PROBE, MACHINE))
+
+    importer = _command(
+        commands, "import-checkpoint", _import, "make a run of SupContrast's checkpoints"
+    )
+    importer.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="ckpt_epoch_50.pth ... last.pth"
+    )
+    importer.add_argument(
+        "--tensorboard", type=Path, metavar="FOLDER", help="SupContrast's logs, for the losses"
+    )
+    add_settings(importer, (IDENTITY, PRETRAIN, PROBE, MACHINE))
+
+    export = _command(
+        commands, "export", _export, "write the chosen model for timm (safetensors) and as ONNX"
+    )
+    export.add_argument("run", help="the run's folder or name")
+    export.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/export")
     return parser
 
 
@@ -93,43 +106,6 @@ def _command(commands: Any, name: str, action: Any, help: str) -> argparse.Argum
     command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
     command.set_defaults(action=action, parser=command)
     return command
-
-
-def _add_settings(
-    parser: argparse.ArgumentParser, stages: tuple[str, ...], grid: bool = False
-) -> None:
-    """Add an option for each field of RunConfig of the given stages."""
-    types = typing.get_type_hints(RunConfig)
-    defaults = RunConfig()
-    for setting in fields(RunConfig):
-        if setting.metadata["stage"] not in stages:
-            continue
-        annotation = next((t for t in typing.get_args(types[setting.name])), types[setting.name])
-        options: dict[str, Any] = {"type": annotation, "metavar": "N"}
-        if types[setting.name] in (str, float, int):
-            options = {"type": types[setting.name]}
-        elif annotation is bool:
-            options = {"action": argparse.BooleanOptionalAction}
-        elif typing.get_origin(types[setting.name]) is tuple or "tuple" in str(annotation):
-            number = float if "float" in str(types[setting.name]) else int
-            options = {"type": number, "nargs": "+"}
-        if grid and setting.name in GRID_FIELDS:
-            options["nargs"] = "+"
-        if "action" not in options:
-            options["metavar"] = {str: "NAME", float: "X", int: "N"}[options["type"]]
-        default = getattr(defaults, setting.name)
-        given = "" if default is None or default == "" else f" (default {default})"
-        parser.add_argument(
-            f"--{setting.name.replace('_', '-')}",
-            default=argparse.SUPPRESS,
-            help=setting.metadata["help"] + given,
-            **options,
-        )
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given on the command line."""
-    return {n: getattr(options, n) for n in RunConfig.field_names() if hasattr(options, n)}
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -142,19 +118,10 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _split(options: argparse.Namespace) -> int:
-    from thesis_lib.splits import split_dataset
-
-    left_out = split_dataset(
-        options.source,
-        options.destination,
-        options.recipe,
-        options.seed,
-        options.min_images,
-        options.exclude,
-        options.copy,
-    )
-    for name, images in left_out.items():
-        print(f"left out: {name!r} ({images} images, fewer than {options.min_images})")
+    if options.manifest is None:
+        _split_by_recipe(options)
+    else:
+        _split_by_manifest(options)
     for part in sorted(p for p in options.destination.iterdir() if p.is_dir()):
         classes = [p for p in part.iterdir() if p.is_dir()]
         images = sum(len(files) for _, _, files in os.walk(part))
@@ -162,10 +129,49 @@ def _split(options: argparse.Namespace) -> int:
     return 0
 
 
+def _split_by_recipe(options: argparse.Namespace) -> None:
+    from thesis_lib.splits import split_dataset
+
+    if options.allow_missing:
+        raise InputError("--allow-missing goes with --manifest")
+    left_out = split_dataset(
+        options.source,
+        options.destination,
+        options.recipe or "linear-head",
+        42 if options.seed is None else options.seed,
+        options.min_images,
+        options.exclude or (),
+        options.copy,
+    )
+    for name, images in left_out.items():
+        print(f"left out: {name!r} ({images} images, fewer than {options.min_images})")
+
+
+def _split_by_manifest(options: argparse.Namespace) -> None:
+    from thesis_lib.manifests import split_by_manifest
+
+    for name in ("recipe", "seed", "min_images", "exclude"):
+        if getattr(options, name) is not None:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} does not go with --manifest, which tells the split")
+    report = split_by_manifest(
+        options.source, options.destination, options.manifest, options.copy, options.allow_missing
+    )
+    for label, found in (
+        ("missing, left out", report.missing),
+        ("listed more than once, placed once", report.repeated),
+        ("in two parts, as published", report.in_two_parts),
+    ):
+        for image in found:
+            print(f"{label}: {image}")
+    if report.unlisted:
+        print(f"left out: {report.unlisted:,} images of {options.source} that no manifest lists")
+
+
 def _run(options: argparse.Namespace) -> int:
     from thesis_lib.workbook import grid, run_grid
 
-    settings = _settings(options)
+    settings = given_settings(options)
     backbones = settings.pop("backbone", [RunConfig.backbone])
     batch_sizes = settings.pop("batch_size", [RunConfig.batch_size])
     configs = grid(settings, backbones, batch_sizes)
@@ -197,7 +203,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     from thesis_lib.runs import RunDirectory
     from thesis_lib.tables import run_cost
 
-    config = RunConfig.from_dict(_settings(options))
+    config = RunConfig.from_dict(given_settings(options))
     RunDirectory(config).check_config()
     run = pretrain(config)
     print(f"{run.path.name}: trained for {config.epochs} epochs; {run_cost(run)}")
@@ -207,7 +213,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 def _find_run(options: argparse.Namespace) -> Any:
     from thesis_lib.runs import RunDirectory, data_runs_folder
 
-    settings = _settings(options)
+    settings = given_settings(options)
     if options.run is None:
         return RunDirectory.find(**settings)
     path = Path(options.run)
@@ -239,4 +245,32 @@ def _test(options: argparse.Namespace) -> int:
     result = final_test(run)
     shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])
     print(f"{run.path.name}: test accuracy {shown} % of {result['n']:,} images")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from thesis_lib.checkpoints import kept_epochs
+    from thesis_lib.import_run import import_checkpoints
+    from thesis_lib.stages import is_pretrained
+
+    run = import_checkpoints(options.files, given_settings(options), options.tensorboard)
+    epochs, config = kept_epochs(run), run.config
+    print(
+        f"{run.path.name}: imported {len(epochs)} checkpoints, epochs {epochs[0]} to {epochs[-1]} "
+        f"of {config.epochs}"
+    )
+    if not is_pretrained(run):
+        print(
+            f"its training goes on from epoch {epochs[-1]}; to probe what is there, import it "
+            f"with --epochs {epochs[-1]}"
+        )
+    print(f"go on with: thesis run {' '.join(as_options(config))}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from thesis_lib.export import describe_export, export_run
+
+    run = _find_run(options)
+    print(describe_export(export_run(run, options.output), run))
     return 0

@@ -4,7 +4,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 # A field's stage says what follows when it changes: another backbone (pretrain), another
 # head for the same backbone (probe), or nothing but where and how fast it runs (machine).
 IDENTITY, PRETRAIN, PROBE, MACHINE = "identity", "pretrain", "probe", "machine"
+# method -> the name of its loss
+METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
 
 
 class InputError(ValueError):
@@ -55,6 +57,12 @@ class RunConfig:
     seed: int = _setting(42, IDENTITY, "every random choice follows from it")
     tag: str = _setting("", IDENTITY, "tells runs apart that differ in some other setting")
 
+    method: str = _setting(
+        "supcon",
+        PRETRAIN,
+        "supcon, simclr (its loss without labels) or cross-entropy (the baseline: backbone and "
+        "classifier together, one view)",
+    )
     image_size: int = _setting(224, PRETRAIN, "side of the square that the backbone sees, px")
     small_images: bool | None = _setting(
         None,
@@ -68,7 +76,7 @@ class RunConfig:
         None, PRETRAIN, "channel standard deviations; by default measured on train/"
     )
     projection_dim: int = _setting(128, PRETRAIN, "width of the projection head's output")
-    temperature: float = _setting(0.07, PRETRAIN, "temperature of the SupCon loss")
+    temperature: float = _setting(0.07, PRETRAIN, "temperature of the contrastive loss")
     base_temperature: float = _setting(0.07, PRETRAIN, "the loss is scaled by temperature / this")
     epochs: int = _setting(1000, PRETRAIN, "epochs of pretraining")
     learning_rate: float = _setting(0.016, PRETRAIN, "peak learning rate of SGD")
@@ -95,9 +103,11 @@ class RunConfig:
     )
     head_epochs: int = _setting(100, PROBE, "epochs of training the linear head")
     head_batch_size: int = _setting(256, PROBE, "batch size of training the linear head")
-    head_learning_rate: float = _setting(0.25, PROBE, "learning rate of the linear head")
+    head_learning_rates: tuple[float, ...] = _setting(
+        (0.25,), PROBE, "learning rates of the linear head; of several the best on validation"
+    )
     head_decay_epochs: tuple[int, ...] = _setting(
-        (60, 75, 90), PROBE, "head epochs after which its learning rate decays"
+        (60, 75, 90), PROBE, "head epochs after which the learning rate decays"
     )
     head_decay_rate: float = _setting(0.2, PROBE, "factor at each head decay epoch")
     head_views: int = _setting(
@@ -138,6 +148,7 @@ class RunConfig:
             yield name, value is None or len(value) == 3, "three numbers, one a channel"
         yield "mean", self.mean is None or all(0 <= m <= 1 for m in self.mean), "on [0, 1]"
         yield "std", self.std is None or all(0 < s < math.inf for s in self.std), "above 0"
+        yield "method", self.method in METHODS, "supcon, simclr or cross-entropy"
         yield "schedule", self.schedule in ("cosine", "step"), "cosine or step"
         yield "device", self.device in ("auto", "cpu", "cuda", "mps"), "auto, cpu, cuda or mps"
         for name in (
@@ -152,10 +163,14 @@ class RunConfig:
             yield name, value is None or value >= 0, "0 or more"
         for name in (
             *("temperature", "base_temperature", "learning_rate", "decay_rate"),
-            *("head_learning_rate", "head_decay_rate", "text_width"),
+            *("head_decay_rate", "text_width"),
         ):
             value = getattr(self, name)
             yield name, value > 0 and math.isfinite(value), "a number above 0"
+        rates = self.head_learning_rates
+        positive = all(rate > 0 and math.isfinite(rate) for rate in rates)
+        unequal = 0 < len(rates) == len(set(rates))
+        yield "head_learning_rates", positive and unequal, "one or more different numbers above 0"
         for name in ("weight_decay", "warmup_from"):
             value = getattr(self, name)
             yield name, value >= 0 and math.isfinite(value), "0 or more"
@@ -175,6 +190,16 @@ class RunConfig:
         backbone = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.backbone)
         tag = f"-{self.tag}" if self.tag else ""
         return f"{backbone}-bs{self.batch_size}-seed{self.seed}{tag}"
+
+    @property
+    def views(self) -> int:
+        """Random views of each image in an epoch: two for a contrastive method, else one."""
+        return 1 if self.method == "cross-entropy" else 2
+
+    @property
+    def loss_name(self) -> str:
+        """What the method's loss is called in figures."""
+        return METHODS[self.method]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
@@ -214,7 +239,7 @@ class RunConfig:
         return replace(self, **settings)
 
 
-def notebook_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
+def notebook_settings(namespace: MutableMapping[str, Any]) -> dict[str, Any]:
     """The settings that a notebook's parameters cell, and papermill after it, have set.
 
     Args:
@@ -230,13 +255,17 @@ def notebook_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
             misspelt parameter and runs on without it).
     """
     literals = (bool, int, float, str, list, tuple, dict, types.NoneType)
-    hidden = ("_", "In", "Out", "PAPERMILL_")
     settings = {
         name: value
         for name, value in namespace.items()
-        if type(value) in literals and not name.startswith("_") and name not in hidden
-        if not name.startswith("PAPERMILL_")
+        if type(value) in literals and name not in ("In", "Out")
+        if not name.startswith("_") and not name.isupper()  # nor a constant that was imported
     }
+    # Where the notebook is run again in the same kernel, its results are there as well: what was
+    # there the first time, and every known name, is a setting.
+    first = namespace.setdefault("_first_settings", frozenset(settings))
+    known = first.union(RunConfig.field_names())
+    settings = {name: value for name, value in settings.items() if name in known}
     config = RunConfig.from_dict(settings)
     return {name: getattr(config, name) for name in settings}
 

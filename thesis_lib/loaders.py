@@ -33,7 +33,7 @@ class _Images:
         return image
 
 
-class TwoViews(Dataset):
+class RandomViews(Dataset):
     """The images of a split as random views, addressed by (epoch, image).
 
     An item is the views (views, size, size, 3) uint8, their colour changes (views, 10) float32,
@@ -85,21 +85,24 @@ class EpochBatches:
     """Batches of (epoch, image) in an order that depends on (seed, epoch) alone.
 
     Every image comes once an epoch; the last batch is smaller where the batch size does not
-    divide the number of images.
+    divide the number of images. A last image left alone is a batch of its own, or joins the
+    batch before it where ``alone`` is False: batch normalisation cannot take a single view.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+    def __init__(self, images: int, batch_size: int, seed: int, alone: bool = True) -> None:
         self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.joined = not alone and images > 1 and images % batch_size == 1
         self.epoch = 1
 
     def __len__(self) -> int:
-        return -(-self.images // self.batch_size)
+        return -(-self.images // self.batch_size) - self.joined
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
         keys = [(self.epoch, int(image)) for image in order]
-        for start in range(0, self.images, self.batch_size):
-            yield keys[start : start + self.batch_size]
+        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        for start, end in zip(starts, [*starts[1:], self.images], strict=True):
+            yield keys[start:end]
 
 
 class _Guarded(Dataset):
@@ -162,24 +165,23 @@ def worker_count(config: RunConfig, device: torch.device) -> int:
 
 
 def example_views(dataset: DataSet, config: RunConfig, images: int) -> dict[str, list]:
-    """Some training images with the two views that the first epoch takes of them.
+    """Some training images with the views that the first epoch takes of them.
 
     Returns:
-        originals, first and second: (h, w, 3) uint8 arrays; names: their classes.
+        originals: (h, w, 3) uint8 arrays; views: for each view of the method a list of such
+        arrays; names: the images' classes.
     """
     train = dataset.splits["train"]
-    views = TwoViews(train, config.image_size, config.seed)
+    taken = RandomViews(train, config.image_size, config.seed, config.views)
     random = np.random.default_rng(config.seed)
     chosen = sorted(random.choice(len(train), min(images, len(train)), replace=False).tolist())
-    shown: dict[str, list] = {"originals": [], "first": [], "second": [], "names": []}
+    shown: dict[str, list] = {"originals": [], "views": [[] for _ in range(config.views)]}
     for index in chosen:
-        pixels, colours, label, _ = views[(1, index)]
-        coloured = augment.change_colour(
-            augment.to_float(torch.from_numpy(pixels)[None]), torch.from_numpy(colours)
-        )
-        first, second = (coloured * 255).round().byte().movedim(1, -1).numpy()
+        pixels, colours, _, _ = taken[(1, index)]
+        views = augment.to_float(torch.from_numpy(pixels)[None])
+        if config.method != "cross-entropy":
+            views = augment.change_colour(views, torch.from_numpy(colours))
+        for row, view in zip(shown["views"], views, strict=True):
+            row.append((view * 255).round().byte().movedim(0, -1).numpy())
         shown["originals"].append(np.asarray(read_image(train.folder / train.files[index])))
-        shown["first"].append(first)
-        shown["second"].append(second)
-        shown["names"].append(dataset.classes[label])
-    return shown
+    return shown | {"names": [dataset.classes[train.labels[index]] for index in chosen]}

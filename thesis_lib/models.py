@@ -1,12 +1,19 @@
 """Backbones (any of timm, LeNet5), the projection head and the linear head."""
 
 import difflib
+from typing import Any
 
 import timm
 import torch
+from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
 SMALL_IMAGE_SIZE = 64  # px; up to here the small-image stem is the default
+# timm's registry asks each model for such an entry.
+default_cfgs = {
+    "lenet5": {"input_size": (3, 32, 32), "classifier": "classifier"},
+    "small_image_stem": {"input_size": (3, 32, 32), "classifier": "fc", "first_conv": "conv1"},
+}
 HINTED_SIZES = (32, 64, 96, 128, 160, 224, 240, 256, 384)  # px; tried where a size will not do
 
 
@@ -15,12 +22,16 @@ class LeNet5(nn.Module):
 
     At 32 px the third convolution sees exactly its 5x5 field, as in the paper; larger images
     are averaged after it. ReLU and max-pooling stand for the paper's squashing and averaging.
+
+    Args:
+        num_classes: outputs of a linear classifier on the features; 0 for none.
     """
 
     num_features = 84
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 0) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.maps = nn.Sequential(
             *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
@@ -33,10 +44,15 @@ class LeNet5(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
+        self.classifier = linear_head(84, num_classes) if num_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) images -> (n, 84) features."""
-        return self.maps(images)
+        """(n, 3, h, w) images -> (n, 84) features, or (n, num_classes) logits."""
+        return self.classifier(self.maps(images))
+
+    def get_classifier(self) -> nn.Module:
+        """The linear classifier, as timm's models name it."""
+        return self.classifier
 
 
 class ProjectionHead(nn.Module):
@@ -68,17 +84,29 @@ class ContrastiveModel(nn.Module):
         return self.projection(self.backbone(images))
 
 
+class Classifier(nn.Module):
+    """A backbone with a linear classifier on it: (n, 3, h, w) -> (n, classes)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) images -> (n, classes) logits."""
+        return self.head(self.backbone(images))
+
+
 def linear_head(in_features: int, classes: int) -> nn.Linear:
-    """The linear classifier that is trained on a frozen backbone's features."""
+    """A linear classifier: on a frozen backbone, or trained with it (cross-entropy)."""
     return nn.Linear(in_features, classes)
 
 
 def check_backbone(name: str) -> None:
     """Raise ValueError, with the nearest names, for a backbone that nobody knows."""
-    if name == "lenet5" or timm.is_model(name):
+    if timm.is_model(name):
         return
-    known = ["lenet5", *timm.list_models()]
-    matches = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
+    matches = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.4)
     hint = f"; nearest: {', '.join(matches)}" if matches else ""
     raise ValueError(f"backbone {name!r} is neither lenet5 nor a model name of timm{hint}")
 
@@ -112,9 +140,9 @@ def create_backbone(
     backbone = _build(name, image_size)
     if small_images is None:
         small = image_size is not None and image_size <= SMALL_IMAGE_SIZE
-        small_images = small and _has_large_stem(backbone)
+        small_images = small and has_resnet_stem(backbone)
     if small_images:
-        if not _has_large_stem(backbone):
+        if not has_resnet_stem(backbone):
             raise ValueError(
                 f"small_images does nothing for {name!r}: it has no strided stem with "
                 "max-pooling; leave it out"
@@ -124,17 +152,18 @@ def create_backbone(
 
 
 def _build(name: str, image_size: int | None) -> nn.Module:
-    if name == "lenet5":
-        return LeNet5()
-    options = {}
-    if image_size is not None:
-        pretrained_cfg = timm.get_pretrained_cfg(name)
-        if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
-            options["img_size"] = image_size
+    options = {} if image_size is None else size_options(name, image_size)
     backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
     # Some of timm's models widen their features between the last map and the classifier.
     backbone.num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return backbone
+
+
+def size_options(name: str, image_size: int) -> dict[str, int]:
+    """What timm must be told of the image size: nothing, but for an architecture made for one."""
+    pretrained_cfg = timm.get_pretrained_cfg(name)
+    fixed = pretrained_cfg is not None and pretrained_cfg.fixed_input_size
+    return {"img_size": image_size} if fixed else {}
 
 
 def _takes(name: str, image_size: int) -> bool:
@@ -148,11 +177,16 @@ def _takes(name: str, image_size: int) -> bool:
     return features.shape == (1, backbone.num_features)
 
 
-def _has_large_stem(backbone: nn.Module) -> bool:
+def has_resnet_stem(backbone: nn.Module) -> bool:
     """Whether the backbone begins as a ResNet: a strided convolution, then max-pooling."""
     return isinstance(getattr(backbone, "maxpool", None), nn.Module) and isinstance(
         getattr(backbone, "conv1", None), nn.Conv2d | nn.Sequential
     )
+
+
+def has_small_stem(backbone: nn.Module) -> bool:
+    """Whether the backbone begins as a ResNet whose stem was made for small images."""
+    return has_resnet_stem(backbone) and isinstance(backbone.maxpool, nn.Identity)
 
 
 def _shrink_stem(backbone: nn.Module) -> None:
@@ -168,3 +202,27 @@ def _shrink_stem(backbone: nn.Module) -> None:
     else:
         backbone.conv1 = smaller
     backbone.maxpool = nn.Identity()
+
+
+# With these two names in its registry timm builds every model that an export writes, once
+# this module is imported.
+@register_model
+def lenet5(pretrained: bool = False, **options: Any) -> nn.Module:
+    """LeNet-5, for timm."""
+    return build_model_with_cfg(
+        LeNet5, "lenet5", pretrained, kwargs_filter=("in_chans", "global_pool"), **options
+    )
+
+
+@register_model
+def small_image_stem(
+    pretrained: bool = False, architecture: str = "resnet50", **options: Any
+) -> nn.Module:
+    """A model of timm with the small-image stem, for timm."""
+
+    def build(**arguments: Any) -> nn.Module:
+        model = timm.create_model(architecture, **arguments)
+        _shrink_stem(model)
+        return model
+
+    return build_model_with_cfg(build, "small_image_stem", pretrained, **options)

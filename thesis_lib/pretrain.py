@@ -1,15 +1,15 @@
-"""Stage 1: supervised contrastive pretraining of the backbone."""
+"""Stage 1: training the backbone: supervised contrastive, SimCLR, or the baseline."""
 
 import math
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import psutil
 import torch
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
@@ -17,16 +17,19 @@ from thesis_lib import augment, checkpoints
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
 from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import check_readable, data_statistics
-from thesis_lib.loaders import EpochBatches, Loader, TwoViews, worker_count
+from thesis_lib.loaders import EpochBatches, Loader, RandomViews, worker_count
 from thesis_lib.losses import SupConLoss
-from thesis_lib.models import ContrastiveModel, create_backbone
+from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
 from thesis_lib.progress import EpochProgress
 from thesis_lib.runs import RunDirectory, relative_to_root, write_csv
-from thesis_lib.stages import is_pretrained, read_metrics, stage, trained_fingerprint
+from thesis_lib.stages import (
+    is_pretrained,
+    stage,
+    trained_epochs,
+    trained_fingerprint,
+)
 
 ROLLING_SECONDS = 60  # last.pth is renewed at the first epoch's end after so long
-SMOOTHING_SHARE = 20  # the loss is averaged over a twentieth of the epochs to find its plateau
-FEWEST_PROBED = 3
 
 
 def learning_rate(config: RunConfig, epoch: int, step: int, steps: int) -> float:
@@ -78,7 +81,26 @@ def choose_device(config: RunConfig) -> torch.device:
     return torch.device(config.device)
 
 
-def check(config: RunConfig) -> tuple[RunDirectory, DataSet, ContrastiveModel]:
+def create_model(config: RunConfig, classes: int) -> nn.Module:
+    """The model that a method trains, with the first weights that the seed gives.
+
+    A backbone with a projection head, or for cross-entropy with a linear classifier.
+
+    Raises:
+        InputError: for a backbone, a stem or an image size that will not do.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            backbone = create_backbone(config.backbone, config.small_images, config.image_size)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        if config.method == "cross-entropy":
+            return Classifier(backbone, linear_head(backbone.num_features, classes))
+        return ContrastiveModel(backbone, config.projection_dim)
+
+
+def check(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
     """Everything that can be refused before a run writes anything.
 
     Returns:
@@ -99,13 +121,7 @@ def check(config: RunConfig) -> tuple[RunDirectory, DataSet, ContrastiveModel]:
         )
     check_fingerprint(run, dataset)
     choose_device(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        try:
-            backbone = create_backbone(config.backbone, config.small_images, config.image_size)
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        return run, dataset, ContrastiveModel(backbone, config.projection_dim)
+    return run, dataset, create_model(config, len(dataset.classes))
 
 
 def check_fingerprint(run: RunDirectory, dataset: DataSet) -> None:
@@ -119,7 +135,7 @@ def check_fingerprint(run: RunDirectory, dataset: DataSet) -> None:
 
 
 def pretrain(config: RunConfig) -> RunDirectory:
-    """Train a backbone with the SupCon loss; go on from the last checkpoint, if there is one.
+    """Train a backbone by the run's method; go on from the last checkpoint, if there is one.
 
     Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` of the run.
     Returns at once where the run has been trained already.
@@ -145,10 +161,9 @@ def pretrain(config: RunConfig) -> RunDirectory:
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    criterion = SupConLoss(config.temperature, config.base_temperature)
     train = dataset.splits["train"]
-    batches = EpochBatches(len(train), config.batch_size, config.seed)
-    views = TwoViews(train, config.image_size, config.seed)
+    batches = EpochBatches(len(train), config.batch_size, config.seed, alone=config.views > 1)
+    views = RandomViews(train, config.image_size, config.seed, config.views)
     loader = Loader(views, batches, worker_count(config, device), device.type == "cuda")
 
     run.write_config()
@@ -161,12 +176,13 @@ def pretrain(config: RunConfig) -> RunDirectory:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "memory_mib": total_memory_mib(device),
     }
-    progress = EpochProgress(config.epochs, done=len(rows), images=len(train))
-    writer = SummaryWriter(run.tensorboard, purge_step=len(rows) + 1)
+    done = trained_epochs(rows)
+    progress = EpochProgress(config.epochs, done=done, images=len(train))
+    writer = SummaryWriter(run.tensorboard, purge_step=done + 1)
     saved_at = time.monotonic()
 
     with stage(run, "pretrain", **facts), writer, progress:
-        for epoch in range(len(rows) + 1, config.epochs + 1):
+        for epoch in range(done + 1, config.epochs + 1):
             began = time.perf_counter()
             batches.epoch = epoch
             torch.manual_seed(np.random.SeedSequence((config.seed, epoch)).generate_state(1)[0])
@@ -177,11 +193,10 @@ def pretrain(config: RunConfig) -> RunDirectory:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 images = augment.to_float(pixels.to(device, non_blocking=True))
-                images = augment.change_colour(images, colours.flatten(0, 1).to(device))
-                features = model(augment.normalise(images, mean, std))
-                # (batch * views, dim) -> (batch, views, dim): an image's views are neighbours
-                features = features.unflatten(0, (len(labels), -1))
-                loss = criterion(features, labels.to(device))
+                if config.method != "cross-entropy":  # the baseline's recipe leaves colours alone
+                    images = augment.change_colour(images, colours.flatten(0, 1).to(device))
+                outputs = model(augment.normalise(images, mean, std))
+                loss = method_loss(config, outputs, labels.to(device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -229,9 +244,25 @@ def pretrain(config: RunConfig) -> RunDirectory:
     return run
 
 
+def method_loss(config: RunConfig, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The loss of one batch: SupCon's, SimCLR's (the same without labels) or cross-entropy.
+
+    Args:
+        config: method and temperatures.
+        outputs: (batch * views, dim) of unit length, an image's views neighbours; for
+            cross-entropy (batch, classes) logits.
+        labels: (batch,).
+    """
+    if config.method == "cross-entropy":
+        return nn.functional.cross_entropy(outputs, labels)
+    features = outputs.unflatten(0, (len(labels), -1))  # -> (batch, views, dim)
+    criterion = SupConLoss(config.temperature, config.base_temperature)
+    return criterion(features, labels if config.method == "supcon" else None)
+
+
 def _resume(
     run: RunDirectory,
-    model: torch.nn.Module,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     dataset: DataSet,
 ) -> list[dict[str, Any]]:
@@ -239,7 +270,12 @@ def _resume(
     checkpoint = checkpoints.load(run.last_checkpoint)
     if checkpoint["data_fingerprint"] != dataset.fingerprint:
         raise InputError(f"{run.last_checkpoint} was trained on other files than {dataset.root}")
-    model.load_state_dict(checkpoint["model"])
+    checkpoints.fit_weights(model, checkpoint["model"], str(run.last_checkpoint))
+    if checkpoint["optimizer"] is None:
+        raise InputError(
+            f"{relative_to_root(run.last_checkpoint)} was imported without the optimizer's state: "
+            "its training cannot go on"
+        )
     optimizer.load_state_dict(checkpoint["optimizer"])
     return checkpoint["metrics"]
 
@@ -262,44 +298,3 @@ def total_memory_mib(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 2**20
     return psutil.virtual_memory().total // 2**20
-
-
-def smooth(loss: Sequence[float]) -> np.ndarray:
-    """Centred moving average over a twentieth of the epochs, shorter towards both ends."""
-    half = len(loss) // SMOOTHING_SHARE // 2
-    padded = pd.Series(np.asarray(loss, dtype=float))
-    return padded.rolling(2 * half + 1, center=True, min_periods=1).mean().to_numpy()
-
-
-def find_plateau(loss: Sequence[float], epochs: Sequence[int], share: float) -> int | None:
-    """The first saved checkpoint after which the smoothed loss has little of its fall to go.
-
-    Args:
-        loss: of epochs 1, 2, ...
-        epochs: of the saved checkpoints, ascending.
-        share: of the total fall (first to last smoothed value) that counts as little.
-
-    Returns:
-        The checkpoint's epoch; None where the loss has not fallen at all.
-    """
-    smoothed = smooth(loss)
-    fall = smoothed[0] - smoothed[-1]
-    if fall <= 0:
-        return None
-    return next(e for e in epochs if smoothed[e - 1] - smoothed[-1] < share * fall)
-
-
-def run_plateau(run: RunDirectory) -> int | None:
-    """The plateau of a trained run, among the checkpoints that it keeps."""
-    loss = [row["loss"] for row in read_metrics(run)]
-    return find_plateau(loss, checkpoints.scheduled_epochs(run.config), run.config.plateau_share)
-
-
-def epochs_to_probe(run: RunDirectory) -> list[int]:
-    """Checkpoints from the plateau (or ``probe_from``) to the last; never fewer than three."""
-    scheduled, config = checkpoints.scheduled_epochs(run.config), run.config
-    if config.probe_from is not None:
-        first = config.probe_from
-    else:
-        first = run_plateau(run) or scheduled[-1]
-    return scheduled[min(-FEWEST_PROBED, -sum(epoch >= first for epoch in scheduled)) :]

@@ -1,23 +1,29 @@
 """Stage 2: a linear head on the frozen backbone of each checkpoint; selection on validation."""
 
+import copy
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from thesis_lib import checkpoints
-from thesis_lib.config import RunConfig
+from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import open_dataset
 from thesis_lib.evaluate import wilson_interval
 from thesis_lib.features import extract_features, labels_of
 from thesis_lib.models import linear_head
-from thesis_lib.pretrain import check_fingerprint, choose_device, epochs_to_probe, run_plateau
+from thesis_lib.plateau import epochs_to_probe, run_plateau
+from thesis_lib.pretrain import check_fingerprint, choose_device
 from thesis_lib.progress import track
 from thesis_lib.runs import RunDirectory, write_csv, write_json
 from thesis_lib.stages import is_probed, probe_inputs, stage
 
 
-def train_head(
+def train_heads(
     train: Tensor,
     train_labels: Tensor,
     val: Tensor,
@@ -25,7 +31,10 @@ def train_head(
     classes: int,
     config: RunConfig,
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """Train a linear head by SGD without weight decay; validate after every epoch.
+    """Train a linear head for each learning rate by SGD without weight decay, all in one pass.
+
+    All heads start from the same weights and see the same batches; each is validated after
+    every epoch.
 
     Args:
         train: (views, n, d) features; epoch e learns from view e modulo views.
@@ -36,44 +45,84 @@ def train_head(
         config: the ``head_*`` settings and the seed.
 
     Returns:
-        The weights of the head epoch with the highest validation accuracy (the first of equal
-        ones), and a row an epoch: head_epoch, train_loss, val_accuracy (a fraction).
+        The weights of the head and head epoch with the highest validation accuracy (see
+        :func:`best_row`), and a row a head and epoch: head_epoch, train_loss,
+        val_accuracy (a fraction), head_learning_rate.
+
+    Raises:
+        InputError: where no head's loss stays finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        head = linear_head(train.shape[-1], classes).to(train.device)
-    optimizer = torch.optim.SGD(head.parameters(), lr=config.head_learning_rate, momentum=0.9)
+        first = linear_head(train.shape[-1], classes)
+    heads = [copy.deepcopy(first).to(train.device) for _ in config.head_learning_rates]
+    groups = [
+        {"params": list(head.parameters()), "lr": rate, "peak": rate}
+        for head, rate in zip(heads, config.head_learning_rates, strict=True)
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
     views, n, _ = train.shape
-    curve: list[dict[str, float]] = []
-    best_weights, best_accuracy = {}, -1.0
+    rows: list[dict[str, float]] = []
+    best: dict[str, float] | None = None
+    best_weights: dict[str, Tensor] = {}
     for epoch in range(1, config.head_epochs + 1):
         passed = sum(epoch > decay for decay in config.head_decay_epochs)
         for group in optimizer.param_groups:
-            group["lr"] = config.head_learning_rate * config.head_decay_rate**passed
+            group["lr"] = group["peak"] * config.head_decay_rate**passed
         order = np.random.default_rng((config.seed, epoch)).permutation(n)
         order = torch.from_numpy(order).to(train.device)
         features = train[(epoch - 1) % views]
-        loss_sum = torch.zeros((), device=train.device)
+        loss_sums = torch.zeros(len(heads), device=train.device)
         for batch in order.split(config.head_batch_size):
-            loss = torch.nn.functional.cross_entropy(head(features[batch]), train_labels[batch])
+            logits = _logits(heads, features[batch])  # (batch, heads, classes)
+            targets = train_labels[batch][:, None].expand(-1, len(heads))
+            losses = cross_entropy(logits.movedim(2, 1), targets, reduction="none").mean(0)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            losses.sum().backward()  # each head's gradient is that of its own loss alone
             optimizer.step()
-            loss_sum += loss.detach() * len(batch)
+            loss_sums += losses.detach() * len(batch)
         with torch.inference_mode():
-            correct = (head(val).argmax(1) == val_labels).sum().item()
-        accuracy = correct / len(val_labels)
-        curve.append(
-            {"head_epoch": epoch, "train_loss": loss_sum.item() / n, "val_accuracy": accuracy}
+            predicted = _logits(heads, val).argmax(2)  # (m, heads)
+            correct = (predicted == val_labels[:, None]).sum(0).tolist()
+        for head, rate, loss, right in zip(
+            heads, config.head_learning_rates, (loss_sums / n).tolist(), correct, strict=True
+        ):
+            row = {
+                "head_epoch": epoch,
+                "train_loss": loss,
+                "val_accuracy": right / len(val_labels),
+                "head_learning_rate": rate,
+            }
+            rows.append(row)
+            if math.isfinite(loss) and (best is None or best_row([best, row]) is row):
+                best = row
+                best_weights = {k: w.detach().cpu().clone() for k, w in head.state_dict().items()}
+    if best is None:
+        raise InputError(
+            f"the linear head's loss is not finite with head_learning_rates "
+            f"{list(config.head_learning_rates)}; lower them"
         )
-        if accuracy > best_accuracy:
-            best_accuracy = accuracy
-            best_weights = {name: w.detach().cpu().clone() for name, w in head.state_dict().items()}
-    return best_weights, curve
+    return best_weights, rows
+
+
+def _logits(heads: Sequence[nn.Linear], features: Tensor) -> Tensor:
+    """All heads' logits by one product: (n, d) -> (n, heads, classes)."""
+    weight = torch.cat([head.weight for head in heads])  # (heads * classes, d)
+    bias = torch.cat([head.bias for head in heads])
+    return nn.functional.linear(features, weight, bias).unflatten(1, (len(heads), -1))
+
+
+def best_row(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The row with the highest validation accuracy among those with a finite loss.
+
+    Of equal ones the earliest head epoch, as the thesis's table has it, then the first listed.
+    """
+    sound = [row for row in rows if math.isfinite(row["train_loss"])]
+    return max(sound, key=lambda row: (row["val_accuracy"], -row["head_epoch"]))
 
 
 def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
-    """Train a head for every checkpoint from the plateau on and choose one on validation.
+    """Train heads for every checkpoint from the plateau on and choose one on validation.
 
     Reads the checkpoints, ``metrics.csv``, and the train and val images. Writes ``heads/``,
     ``probe.csv``, ``probe_curves.csv``, ``head.pth`` and, last, ``selection.json``. Returns at
@@ -82,7 +131,7 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
 
     Returns:
         A row a checkpoint: checkpoint (epoch), head_epoch, val_accuracy and its Wilson 95 %
-        interval (fractions), val_correct, val_images.
+        interval (fractions), val_correct, val_images, head_learning_rate.
 
     Raises:
         InputError: where the run is not trained to its end, or its data have changed.
@@ -112,7 +161,7 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
                 views = run.config.head_views
                 train_features = extract_features(backbone, train, *common, views=views)
                 val_features = extract_features(backbone, val, *common)[0]
-                weights, curve = train_head(
+                weights, curve = train_heads(
                     train_features.to(device),
                     train_labels,
                     val_features.to(device),
@@ -143,6 +192,7 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
         selection = {
             "checkpoint": int(chosen["checkpoint"]),
             "head_epoch": int(chosen["head_epoch"]),
+            "head_learning_rate": float(chosen["head_learning_rate"]),
             "val_accuracy": float(chosen["val_accuracy"]),
             "val_accuracy_interval": [
                 float(chosen["val_accuracy_low"]),
@@ -157,6 +207,20 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
     return probe
 
 
+def read_curves(run: RunDirectory) -> pd.DataFrame:
+    """``probe_curves.csv``: a row a checkpoint, head learning rate and head epoch."""
+    return pd.read_csv(run.probe_curves_file, float_precision="round_trip")
+
+
+def best_curves(curves: pd.DataFrame) -> pd.DataFrame:
+    """Of each checkpoint the curve of the head learning rate that reached its best accuracy."""
+    kept = []
+    for _, rows in curves.groupby("checkpoint"):
+        rate = best_row(rows.to_dict("records"))["head_learning_rate"]
+        kept.append(rows[rows["head_learning_rate"] == rate])
+    return pd.concat(kept, ignore_index=True)
+
+
 def choose(probe: pd.DataFrame) -> pd.Series:
     """The row with the highest validation accuracy; of equal ones the latest checkpoint."""
     ordered = probe.sort_values(["val_accuracy", "checkpoint"])
@@ -164,7 +228,7 @@ def choose(probe: pd.DataFrame) -> pd.Series:
 
 
 def _probe_row(epoch: int, curve: list[dict[str, float]], images: int) -> dict[str, float]:
-    best = max(curve, key=lambda row: row["val_accuracy"])  # the first of equal ones
+    best = best_row(curve)
     correct = round(best["val_accuracy"] * images)
     low, high = wilson_interval(correct, images)
     return {
@@ -175,4 +239,5 @@ def _probe_row(epoch: int, curve: list[dict[str, float]], images: int) -> dict[s
         "val_accuracy_high": high,
         "val_correct": correct,
         "val_images": images,
+        "head_learning_rate": best["head_learning_rate"],
     }

@@ -34,9 +34,14 @@ def image_files(folder: Path) -> list[str]:
         files += [
             (below / name).as_posix()
             for name in names
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            if is_image(name) and not name.startswith(".")
         ]
     return sorted(files)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's suffix is an image's."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def split_files(files: Sequence[str], recipe: str, seed: int = 42) -> dict[str, list[str]]:
@@ -84,21 +89,15 @@ def split_dataset(
         raise InputError(f"recipe {recipe!r} is unknown; it is one of {', '.join(RECIPES)}")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be from 0 to 4294967295, not {seed}")
-    _check_places(source, destination)
+    check_places(source, destination)
     files, left_out = _files_by_class(source, recipe, min_images, exclude)
-
-    partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
-    try:
-        _write_split(source, partial, files, recipe, seed, copy)
-        if destination.exists():  # an empty folder: _check_places has made sure
-            destination.rmdir()
-        partial.rename(destination)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    plan = {name: split_files(found, recipe, seed) for name, found in files.items()}
+    write_split(source, destination, plan, copy)
     return left_out
 
 
-def _check_places(source: Path, destination: Path) -> None:
+def check_places(source: Path, destination: Path) -> None:
+    """Refuse a source that is no unsplit folder, and a destination in use or inside it."""
     if not source.is_dir():
         raise InputError(f"there is no folder {source}; give the folder that holds class folders")
     if (source / "train").is_dir() and ((source / "test").is_dir() or (source / "val").is_dir()):
@@ -141,19 +140,33 @@ def _files_by_class(
     return files, left_out
 
 
-def _write_split(
-    source: Path, folder: Path, files: dict[str, list[str]], recipe: str, seed: int, copy: bool
+def write_split(
+    source: Path, destination: Path, plan: dict[str, dict[str, list[str]]], copy: bool
+) -> None:
+    """Write ``destination`` as ``plan`` says, class -> part -> files: whole or not at all."""
+    partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+    try:
+        _write_files(source, partial, plan, copy)
+        if destination.exists():  # an empty folder: check_places has made sure
+            destination.rmdir()
+        partial.rename(destination)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_files(
+    source: Path, folder: Path, plan: dict[str, dict[str, list[str]]], copy: bool
 ) -> None:
     folder.mkdir(parents=True)
-    total = sum(len(found) for found in files.values())
+    total = sum(len(part) for parts in plan.values() for part in parts.values())
     with (
         open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as manifest,
         bar(total=total, desc="split", unit="image") as progress,
     ):
         rows = csv.writer(manifest, lineterminator="\n")
         rows.writerow(("split", "class", "file", "bytes", "sha256"))
-        for name, found in files.items():
-            for split, part in split_files(found, recipe, seed).items():
+        for name, parts in plan.items():
+            for split, part in parts.items():
                 for file in sorted(part):
                     target = folder / split / name / file
                     size, digest = _place(source / name / file, target, copy)

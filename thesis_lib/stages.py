@@ -7,6 +7,7 @@ module reads small files alone, so that ``thesis status`` answers at once.
 import contextlib
 import csv
 import hashlib
+import math
 import os
 import platform
 import socket
@@ -24,15 +25,29 @@ import psutil
 from thesis_lib.config import MACHINE, InputError, RunConfig
 from thesis_lib.runs import RunDirectory, read_json, write_json
 
+METRICS_COLUMNS = (
+    *("epoch", "loss", "learning_rate", "seconds", "images_per_second", "peak_memory_mib"),
+)
 STAGES = ("pretrain", "probe", "test")
 
 
 def read_metrics(run: RunDirectory) -> list[dict[str, float]]:
-    """``metrics.csv``, a row an epoch; empty before the first epoch's end."""
+    """``metrics.csv``, a row an epoch; empty before the first epoch's end.
+
+    Of an imported run it has the imported epochs alone, and NaN for what nobody recorded.
+    """
     if not run.metrics_file.is_file():
         return []
     with open(run.metrics_file, newline="", encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [
+            {name: float(value or "nan") for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def trained_epochs(metrics: list[dict[str, float]]) -> int:
+    """The last epoch of a run's metrics; 0 before the first."""
+    return int(metrics[-1]["epoch"]) if metrics else 0
 
 
 def trained_fingerprint(run: RunDirectory) -> str | None:
@@ -45,7 +60,8 @@ def trained_fingerprint(run: RunDirectory) -> str | None:
 
 def is_pretrained(run: RunDirectory) -> bool:
     """Whether the run's pretraining has reached its last epoch."""
-    return len(read_metrics(run)) >= run.config.epochs and trained_fingerprint(run) is not None
+    reached = trained_epochs(read_metrics(run)) >= run.config.epochs
+    return reached and trained_fingerprint(run) is not None
 
 
 def probe_inputs(run: RunDirectory) -> dict[str, Any]:
@@ -148,7 +164,8 @@ def _stage_state(run: RunDirectory, name: str, noted: dict[str, Any]) -> dict[st
     elif state == "done":  # its inputs have changed since
         state = "missing"
     if name == "pretrain" and state != "missing":
-        seconds = sum(row["seconds"] for row in read_metrics(run))  # over all its lives
+        spent = sum(row["seconds"] for row in read_metrics(run))  # over all its lives
+        seconds = None if math.isnan(spent) else spent  # of an imported run nobody knows
     return {"state": state, "seconds": seconds, "error": noted.get("error")}
 
 

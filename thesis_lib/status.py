@@ -10,7 +10,7 @@ from thesis_lib.runs import (
     run_folders,
     workbook_root,
 )
-from thesis_lib.stages import STAGES, read_metrics, stage_states
+from thesis_lib.stages import STAGES, read_metrics, stage_states, trained_epochs
 from thesis_lib.workbook import DATA_STATS, THESIS_TABLES
 
 
@@ -59,7 +59,7 @@ def _row(run: RunDirectory) -> list[str]:
     for name, state in states.items():
         cell = state["state"]
         if name == "pretrain" and cell not in ("done", "missing"):
-            cell += f" at {len(read_metrics(run))}/{run.config.epochs}"
+            cell += f" at {trained_epochs(read_metrics(run))}/{run.config.epochs}"
         if state["seconds"] is not None:
             cell += f" {timedelta(seconds=round(state['seconds']))}"
         cells.append(cell)

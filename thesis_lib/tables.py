@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from thesis_lib.evaluate import METRICS
-from thesis_lib.pretrain import smooth
+from thesis_lib.plateau import smooth
 from thesis_lib.runs import RunDirectory, read_json, write_csv, write_text
 from thesis_lib.stages import is_pretrained, is_tested, read_metrics
 
@@ -86,9 +86,17 @@ def memory_words(used_mib: int, total_mib: int) -> str:
 
 def run_cost(run: RunDirectory) -> str:
     """Elapsed time and peak memory of a run's pretraining, in the words of the thesis."""
-    metrics, total = pd.DataFrame(read_metrics(run)), _total_memory(run)
-    memory = memory_words(int(metrics["peak_memory_mib"].max()), total)
+    metrics = pd.DataFrame(read_metrics(run))
+    if not _is_measured(run):
+        return "cost not recorded (imported checkpoints)"
+    memory = memory_words(int(metrics["peak_memory_mib"].max()), _total_memory(run))
     return f"{elapsed_words(metrics['seconds'].sum())}, {memory}"
+
+
+def _is_measured(run: RunDirectory) -> bool:
+    """Whether every epoch of a trained run was timed; those of imported checkpoints were not."""
+    metrics = read_metrics(run)
+    return len(metrics) >= run.config.epochs and all(row["seconds"] >= 0 for row in metrics)
 
 
 def _total_memory(run: RunDirectory) -> int:
@@ -122,6 +130,7 @@ def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             test = read_json(run.test_file)
             row = {
                 "run": run.path.name,
+                "method": run.config.method,
                 "backbone": run.config.backbone,
                 "batch size": run.config.batch_size,
                 "checkpoint": test["checkpoint"],
@@ -134,10 +143,10 @@ def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def cost_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """A row a trained run: elapsed time, images per second and peak memory of pretraining."""
+    """A row a run trained here: elapsed time, images per second and peak memory."""
     rows = []
     for run in runs:
-        if is_pretrained(run):
+        if is_pretrained(run) and _is_measured(run):
             metrics = pd.DataFrame(read_metrics(run))
             used = int(metrics["peak_memory_mib"].max())
             rows.append(
@@ -153,11 +162,15 @@ def cost_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def loss_tables(
-    runs: Sequence[RunDirectory],
+    runs: Sequence[RunDirectory], method: str
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str], dict[str, int]]:
-    """What the figure of all losses needs: metrics, backbone and batch size of each run."""
-    trained = {run.path.name: run for run in runs if is_pretrained(run)}
+    """What the figure of all losses of a method needs: each run's metrics, backbone, batch size."""
+    ours = [run for run in runs if run.config.method == method and is_pretrained(run)]
+    trained = {run.path.name: run for run in ours}
     metrics = {name: pd.DataFrame(read_metrics(run)) for name, run in trained.items()}
+    # Of checkpoints imported without their logs no loss is known.
+    metrics = {name: table for name, table in metrics.items() if table["loss"].notna().any()}
+    trained = {name: trained[name] for name in metrics}
     for table in metrics.values():
         table["smoothed"] = smooth(table["loss"])
     backbones = {name: run.config.backbone for name, run in trained.items()}
@@ -192,6 +205,8 @@ def accuracy_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
         published = published[["backbone", "batch_size", "published"]]
         table = table.merge(published, how="left", on=["backbone", "batch_size"])
         table["published"] /= 100
+        methods = {run.path.name: run.config.method for run in runs}
+        table.loc[table["run"].map(methods) != "supcon", "published"] = float("nan")
     return table
 
 
@@ -232,11 +247,14 @@ def published_probe_table() -> pd.DataFrame:
 
 
 def reproduced_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """Published and reproduced test metrics in %, a row a backbone, batch size and source."""
+    """Published and reproduced test metrics in %, a row a backbone, batch size and source.
+
+    Of SupCon runs alone: nothing else was published.
+    """
     published = published_table("test").rename(columns={"backbone_epoch": "checkpoint"})
     rows = [{**row, "source": "published"} for row in published.to_dict("records")]
     for run in runs:
-        if is_tested(run):
+        if is_tested(run) and run.config.method == "supcon":
             test = read_json(run.test_file)
             row = {name: round(100 * test[name], 2) for name in METRICS}
             row |= {name: test[name] for name in ("checkpoint", "head_epoch")}
@@ -278,8 +296,9 @@ def chapter_numbers(runs: Sequence[RunDirectory]) -> dict[str, str]:
     for run in runs:
         name = run.path.name
         if is_pretrained(run):
+            numbers[f"{name} epochs"] = str(run.config.epochs)
+        if is_pretrained(run) and _is_measured(run):
             metrics = pd.DataFrame(read_metrics(run))
-            numbers[f"{name} epochs"] = str(len(metrics))
             numbers[f"{name} elapsed"] = elapsed_words(metrics["seconds"].sum())
             numbers[f"{name} peak memory mib"] = f"{metrics['peak_memory_mib'].max():,.0f}"
         if run.selection_file.is_file():

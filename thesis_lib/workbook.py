@@ -84,7 +84,8 @@ class Task:
         if self.run is not None:
             return IS_DONE[self.notebook.stage](self.run)
         made = self.executed.stat().st_mtime
-        results = [run.test_file for run in runs]
+        tested = RUN_NOTEBOOKS[-1] in run_notebooks(self.config.data)
+        results = [run.test_file if tested else run.metrics_file for run in runs]
         return all(file.is_file() and file.stat().st_mtime <= made for file in results)
 
 
@@ -120,10 +121,16 @@ def executed_parameters(path: Path) -> dict[str, Any]:
     return read_json(path)["metadata"].get("papermill", {}).get("parameters", {})
 
 
+def run_notebooks(data: str) -> tuple[Notebook, ...]:
+    """02 to 04; 02 alone for a data set without val/, on which alone 03 could choose."""
+    return RUN_NOTEBOOKS if (find_data(data) / "val").is_dir() else RUN_NOTEBOOKS[:1]
+
+
 def tasks_of(configs: Sequence[RunConfig]) -> list[Task]:
     """01 for the data set, 02 to 04 for each run, 06 for all; all configs on one data set."""
     runs = [RunDirectory(config) for config in configs]
-    per_run = [Task(notebook, run.config, run) for run in runs for notebook in RUN_NOTEBOOKS]
+    notebooks = run_notebooks(configs[0].data)
+    per_run = [Task(notebook, run.config, run) for run in runs for notebook in notebooks]
     return [Task(DATA_STATS, configs[0]), *per_run, Task(THESIS_TABLES, configs[0])]
 
 
@@ -136,7 +143,10 @@ def check_grid(configs: Sequence[RunConfig]) -> None:
     from thesis_lib.data import open_dataset
     from thesis_lib.pretrain import check
 
-    open_dataset(configs[0].data, needs=("train", "val", "test"))
+    needs = ("train", "val", "test")
+    if not (find_data(configs[0].data) / "val").is_dir():  # the cosine recipe makes none
+        needs = ("train", "test")
+    open_dataset(configs[0].data, needs)
     for config in configs:
         RunDirectory(config).check_config()
         check(config)
@@ -165,6 +175,8 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
     check_grid(configs)
     tasks = tasks_of(configs)
     runs = [task.run for task in tasks if task.notebook is RUN_NOTEBOOKS[0]]
+    if len(run_notebooks(configs[0].data)) < len(RUN_NOTEBOOKS):
+        print(f"-- {configs[0].data} has no val/ to choose a head on: 03 and 04 are left out")
     if dry_run:
         _print_plan(tasks, runs)
         return []
@@ -191,14 +203,17 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
 
 
 def _print_plan(tasks: Iterable[Task], runs: Sequence[RunDirectory]) -> None:
+    for run in runs:
+        print(f"{run.config.data_name}/{run.path.name}")
+        for name, value in run.config.to_dict().items():
+            print(f"    {name} = {json.dumps(value, ensure_ascii=False)}")
     executes: set[Path | None] = set()
     for task in tasks:
         folder = task.run.path if task.run else None
         again = folder in executes or (task.notebook is THESIS_TABLES and executes)
         if again or not task.is_done(runs):
             executes.add(folder)
-            given = ", ".join(f"{k}={json.dumps(v)}" for k, v in task.parameters.items())
-            print(f"would run   {task.label}  ({given})")
+            print(f"would run   {task.label}")
         else:
             print(f"done        {task.label}")
 

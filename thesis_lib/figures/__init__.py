@@ -47,6 +47,7 @@ from thesis_lib.figures.style import (
 from thesis_lib.figures.training import (
     checkpoint_accuracy,
     head_curves,
+    head_learning_rates,
     loss_curves,
     pretraining,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "embedding",
     "figure_size",
     "head_curves",
+    "head_learning_rates",
     "image_sizes",
     "loss_curves",
     "mistakes",

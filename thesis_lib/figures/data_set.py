@@ -124,22 +124,21 @@ def sample_images(samples: dict[str, list[np.ndarray]]) -> Figure:
 
 def views(
     originals: Sequence[np.ndarray],
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
+    views: Sequence[Sequence[np.ndarray]],
     names: Sequence[str],
 ) -> Figure:
-    """What the augmentation makes of some images: original, view 1 and view 2 below each name.
+    """What the augmentation makes of some images: original and views below each name.
 
-    originals, first, second: as many uint8 arrays (h, w, 3) each; names: their classes.
+    originals, and each row of views: as many uint8 arrays (h, w, 3); names: their classes.
     """
     labels = 15
     pitch = min((text_width() - labels) / len(names), 30)
     wrapped = [wrap(name, pitch - 1.5, SMALL, lines=3) for name in names]
     top = max(len(lines) for lines in wrapped) * 1.25 * SMALL * POINT + 1
-    figure, canvas = page(top + 3 * pitch)
-    for row, (label, images) in enumerate(
-        zip(("original", "view 1", "view 2"), (originals, first, second), strict=True)
-    ):
+    rows = {"original": originals}
+    rows |= {f"view {number}": images for number, images in enumerate(views, start=1)}
+    figure, canvas = page(top + len(rows) * pitch)
+    for row, (label, images) in enumerate(rows.items()):
         y = top + row * pitch
         canvas.text(0, y + (pitch - 1) / 2, label, size=BODY, va="center")
         for column, image in enumerate(images):

@@ -1,6 +1,8 @@
 """Figures of the training: pretraining losses, and the linear heads on the checkpoints."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +14,8 @@ from thesis_lib.figures.axes import legend, percent_ticks, whole_numbers
 from thesis_lib.figures.layout import subplots
 from thesis_lib.figures.style import TICK, run_color, run_line_style
 
+ALIKE_MARKERS = "osD^v"  # of further runs with the same backbone and batch size
+
 
 def pretraining(
     metrics: pd.DataFrame,
@@ -20,17 +24,26 @@ def pretraining(
     probed_from: int,
     checkpoints: Sequence[int],
     color: str,
+    loss_name: str,
 ) -> Figure:
     """Pretraining loss over its learning rate, with the checkpoints that will be probed.
 
     metrics: columns epoch, loss, learning_rate; smoothed: (epochs,), the smoothed loss;
     plateau: epoch where the loss levels off, None if it does not; probed_from: first epoch
-    whose checkpoint is probed; checkpoints: epochs that were saved.
+    whose checkpoint is probed; checkpoints: epochs that were saved; loss_name: of the axis.
+    Where no loss was recorded, the figure says so.
     """
     figure, (loss, rate) = subplots(90, nrows=2, sharex=True, height_ratios=[3, 1])
     epochs, saved = metrics["epoch"], np.asarray(checkpoints)
-    loss.plot(epochs, metrics["loss"], color=color, alpha=0.35, linewidth=0.6, label="each epoch")
-    loss.plot(epochs, smoothed, color=color, label="smoothed")
+    if metrics["loss"].notna().any():
+        thin = {"alpha": 0.35, "linewidth": 0.6}
+        loss.plot(epochs, metrics["loss"], color=color, **thin, label="each epoch")
+        loss.plot(epochs, smoothed, color=color, label="smoothed")
+    else:
+        smoothed = np.zeros(len(epochs))
+        middle = {"transform": loss.transAxes, "ha": "center", "va": "bottom"}
+        loss.text(0.5, 0.6, "imported checkpoints; their loss was not recorded", **middle)
+        loss.set_yticks([])
     heights, probed = np.interp(saved, epochs, smoothed), saved >= probed_from
     dots = {"color": color, "linestyle": "none", "marker": "o"}
     for these, fill, label in (~probed, "none", "saved"), (probed, "full", "saved, to be probed"):
@@ -51,33 +64,43 @@ def pretraining(
             ha="left" if early else "right",
             va="bottom",
         )
-    rate.plot(epochs, metrics["learning_rate"], color="0.3")
+    rate.plot(epochs, metrics["learning_rate"], color="0.3", marker="o" * (len(epochs) == 1))
     rate.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     rate.xaxis.set_major_locator(whole_numbers())
-    loss.set_ylabel("contrastive loss")
+    loss.set_ylabel(loss_name)
     figure.align_ylabels()
     legend(figure, loss, "upper")
     return figure
 
 
 def loss_curves(
-    metrics: dict[str, pd.DataFrame], backbones: dict[str, str], batch_sizes: dict[str, int]
+    metrics: dict[str, pd.DataFrame],
+    backbones: dict[str, str],
+    batch_sizes: dict[str, int],
+    loss_name: str,
 ) -> Figure:
-    """Pretraining loss of all runs: colour tells the backbone, line style the batch size.
+    """Pretraining loss of runs: colour tells the backbone, line style the batch size.
 
     metrics: run -> columns epoch, loss, and optionally smoothed, the smoothed loss: then this is
-    the run's line, over a pale one of the loss; backbones and batch_sizes: of the same runs.
+    the run's line, over a pale one of the loss; backbones and batch_sizes: of the same runs;
+    loss_name: of the axis. Runs that differ in neither are told apart by markers.
     """
     figure, axes = subplots(95)
+    drawn: Counter[tuple[str, int]] = Counter()
     for run, table in metrics.items():
-        style = run_line_style(batch_sizes[run])["linestyle"]
+        style = {"linestyle": run_line_style(batch_sizes[run])["linestyle"]}
         color = run_color(backbones[run])
         line = table["loss"]
         if "smoothed" in table:
             axes.plot(table["epoch"], line, color=color, alpha=0.3, linewidth=0.6, zorder=1)
             line = table["smoothed"]
-        axes.plot(table["epoch"], line, color=color, linestyle=style, label=run)
-    axes.set(xlabel="epoch", ylabel="contrastive loss")
+        alike = drawn[backbones[run], batch_sizes[run]]
+        if alike:
+            marker = ALIKE_MARKERS[(alike - 1) % len(ALIKE_MARKERS)]
+            style |= {"marker": marker, "markevery": max(1, len(table) // 10)}
+        drawn[backbones[run], batch_sizes[run]] += 1
+        axes.plot(table["epoch"], line, color=color, label=run, **style)
+    axes.set(xlabel="epoch", ylabel=loss_name)
     axes.xaxis.set_major_locator(whole_numbers())
     legend(figure, axes, "lower")
     return figure
@@ -125,9 +148,38 @@ def head_curves(curves: pd.DataFrame, chosen: int) -> Figure:
         panel.set(xlabel="head epoch", ylabel=label)
         panel.xaxis.set_major_locator(whole_numbers())
     percent_ticks(panels[1].yaxis)
-    if len(checkpoints) > 1:
-        bar = figure.colorbar(colors, ax=panels, label="checkpoint (epoch)", aspect=30, pad=0.02)
-        bar.locator = whole_numbers()
-        bar.outline.set_visible(False)
+    _checkpoint_bar(figure, panels, colors)
     legend(figure, panels[0], "upper")
     return figure
+
+
+def head_learning_rates(curves: pd.DataFrame, chosen: int) -> Figure:
+    """Best validation accuracy of each checkpoint's linear head against its learning rate.
+
+    curves: columns checkpoint (epoch), head_learning_rate, val_accuracy (fraction); chosen:
+    epoch of the chosen checkpoint, drawn in black.
+    """
+    figure, axes = subplots(75)
+    best = curves.groupby(["checkpoint", "head_learning_rate"])["val_accuracy"].max().unstack(0)
+    colors = plt.cm.ScalarMappable(Normalize(best.columns[0], best.columns[-1]), "crest")
+    for checkpoint in best.columns:
+        style = {"color": colors.to_rgba(checkpoint), "linewidth": 0.8, "markersize": 3}
+        if checkpoint == chosen:
+            style = {"color": "black", "label": f"chosen: epoch {chosen}", "zorder": 3}
+        axes.plot(best.index, best[checkpoint], marker="o", **style)
+    axes.set(xlabel="learning rate of the linear head", ylabel="validation accuracy")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+    axes.xaxis.set_minor_formatter("")
+    percent_ticks(axes.yaxis)
+    _checkpoint_bar(figure, axes, colors)
+    legend(figure, axes, "upper")
+    return figure
+
+
+def _checkpoint_bar(figure: Figure, axes: Any, colors: plt.cm.ScalarMappable) -> None:
+    """A colour bar of checkpoints, where there is more than one."""
+    if colors.norm.vmin < colors.norm.vmax:
+        bar = figure.colorbar(colors, ax=axes, label="checkpoint (epoch)", aspect=30, pad=0.02)
+        bar.locator = whole_numbers()
+        bar.outline.set_visible(False)

@@ -1,0 +1,85 @@
+"""The command line's options: one for each field of RunConfig."""
+
+import argparse
+import shlex
+import sys
+import typing
+from dataclasses import fields
+from typing import Any
+
+from thesis_lib.config import RunConfig, nearest
+
+GRID_FIELDS = ("backbone", "batch_size")
+
+
+class Parser(argparse.ArgumentParser):
+    """Names the nearest options to an unknown one, in one line."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Print the mistake in one line and exit with status 2."""
+        if message.startswith("unrecognized arguments: -"):
+            unknown = message.split()[2].split("=")[0]
+            message += nearest(unknown, self._option_string_actions)
+        print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """Parse a command line; an unknown option is spoken of by its command."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # Spoken by the subcommand's own parser, which knows the options to name.
+            options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, stages: tuple[str, ...], grid: bool = False
+) -> None:
+    """Add an option for each field of RunConfig of the given stages."""
+    types = typing.get_type_hints(RunConfig)
+    defaults = RunConfig()
+    for setting in fields(RunConfig):
+        if setting.metadata["stage"] not in stages:
+            continue
+        annotation = next((t for t in typing.get_args(types[setting.name])), types[setting.name])
+        options: dict[str, Any] = {"type": annotation, "metavar": "N"}
+        if types[setting.name] in (str, float, int):
+            options = {"type": types[setting.name]}
+        elif annotation is bool:
+            options = {"action": argparse.BooleanOptionalAction}
+        elif typing.get_origin(types[setting.name]) is tuple or "tuple" in str(annotation):
+            number = float if "float" in str(types[setting.name]) else int
+            options = {"type": number, "nargs": "+"}
+        if grid and setting.name in GRID_FIELDS:
+            options["nargs"] = "+"
+        if "action" not in options:
+            options["metavar"] = {str: "NAME", float: "X", int: "N"}[options["type"]]
+        default = getattr(defaults, setting.name)
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        given = "" if default is None or default == "" else f" (default {shown})"
+        parser.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            help=setting.metadata["help"] + given,
+            **options,
+        )
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line."""
+    return {n: getattr(options, n) for n in RunConfig.field_names() if hasattr(options, n)}
+
+
+def as_options(config: RunConfig) -> list[str]:
+    """The options that ask for a run: what names it, and every setting that is no default."""
+    defaults, words = RunConfig(), []
+    for name in RunConfig.field_names():
+        value = getattr(config, name)
+        if value != getattr(defaults, name) or name in ("data", *GRID_FIELDS):
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                values = value if isinstance(value, tuple) else (value,)
+                words += [f"--{option}", *(shlex.quote(str(v)) for v in values)]
+    return words
