@@ -2,6 +2,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -9,6 +10,8 @@ from PIL import Image
 from thesis_lib.cli import main
 from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RunConfig
 from thesis_lib.options import Parser, add_settings, as_options, given_settings
+from thesis_lib.pretrain import pretrain
+from thesis_lib.splits import split_dataset
 
 
 def thesis(*arguments, cwd):
@@ -163,6 +166,22 @@ def test_full_disk_or_forbidden_folder_is_one_line(workbook, capsys, monkeypatch
     assert main(["pretrain", *options]) == 1
     error = capsys.readouterr().err
     assert error.strip() == "thesis: error: No space left on device (runs/tiny/x)"
+
+
+def test_name_of_two_runs_is_not_taken_for_one_of_them(trained, capsys):
+    other = trained.config.updated(data="data/other")
+    split_dataset(Path("classes"), Path("data/other"))
+    pretrain(other)
+    assert main(["probe", "lenet5-bs8-seed42"]) == 2
+    error = capsys.readouterr().err
+    assert "several runs" in error and "runs/other/lenet5-bs8-seed42, runs/tiny/" in error
+    assert main(["probe", "runs/other/lenet5-bs8-seed42"]) == 0
+
+
+def test_status_takes_the_data_sets_path_too(trained, capsys):
+    for data in ("tiny", "data/tiny", "data/tiny/"):
+        assert main(["status", "--data", data]) == 0
+        assert "lenet5-bs8-seed42" in capsys.readouterr().out
 
 
 def manifests(workbook, **rows):

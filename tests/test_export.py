@@ -57,6 +57,7 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
     run = finished(tiny_config.updated(backbone=backbone, **settings))
     folder = export_run(run)
     assert folder == run.path / "export"
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1  # all may be read alike
     assert sorted(f.name for f in folder.iterdir()) == [
         *("config.json", "model.onnx", "model.safetensors"),
     ]

@@ -20,7 +20,7 @@ LAYERS = [
     {"plateau"},
     {"pretrain", "features"},
     {"probe", "evaluate", "final_test", "import_run", "export"},
-    {"figures", "tables"},
+    {"figures", "tables", "quoted_numbers"},
     {"workbook", "status", "demo", "options", "cli", "__main__"},
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from thesis_lib.pretrain import create_model, pretrain
 from thesis_lib.probe import probe_checkpoints
 from thesis_lib.runs import RunDirectory, read_json
 from thesis_lib.stages import is_pretrained, read_metrics
+from thesis_lib.supcontrast import read_checkpoint
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SETTINGS = {"data": "data/tiny", "backbone": "resnet18"}
@@ -310,8 +313,24 @@ def test_backbone_other_than_the_files_is_refused(workbook):
         ([1, 2], "is no checkpoint of SupContrast"),
         ({"model": {}}, "does not say of which epoch it is"),
         ({"model": {}, "epoch": 0}, "does not say of which epoch it is"),
-        ({"model": {"module.head.0.bias": 1, "head.0.bias": 2}, "epoch": 1}, "same weight twice"),
-        ({"model": {}, "epoch": 1, "opt": options(method="MoCo")}, "options cannot be understood"),
+        ({"model": {"head.0.bias": 1}, "epoch": 1}, "is no checkpoint of SupContrast"),
+        (
+            {"model": {"module.head.0.bias": torch.ones(1), "head.0.bias": torch.ones(1)}},
+            "same weight twice",
+        ),
+        ({"model": {"head.0.bias": torch.tensor([np.nan])}}, r"not finite: head\.0\.bias"),
+        (
+            {"model": {}, "epoch": 1, "opt": options(method="MoCo")},
+            r"last\.pth: its options cannot be used: method is 'MoCo', known are SupCon and SimCLR",
+        ),
+        (
+            {"model": {}, "epoch": 1, "opt": options(batch_size="many")},
+            r"last\.pth: its options cannot be used: batch_size must be a whole number",
+        ),
+        (
+            {"model": {}, "epoch": 1, "opt": options(mean="foo bar")},
+            r"last\.pth: its options cannot be used: mean must be three numbers",
+        ),
     ],
 )
 def test_file_that_is_laid_out_otherwise_is_refused(workbook, content, message):
@@ -323,8 +342,14 @@ def test_file_that_is_laid_out_otherwise_is_refused(workbook, content, message):
 def test_damaged_or_missing_file_is_refused(workbook):
     file = write(workbook / "last.pth", resnet18(), 3)
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"last\.pth cannot be read"):
+    with pytest.raises(InputError, match=r"last\.pth cannot be read as a checkpoint: \w+"):
         import_checkpoints([file], SETTINGS)
+    for content in (b"", b"no checkpoint at all"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"last\.pth (cannot be read|\w+ something)"):
+            import_checkpoints([file], SETTINGS)
+    with pytest.raises(InputError, match=r"data is no file"):
+        import_checkpoints([workbook / "data"], SETTINGS)
     with pytest.raises(InputError, match=r"there is no file .*ckpt_epoch_9\.pth"):
         import_checkpoints([workbook / "ckpt_epoch_9.pth"], SETTINGS)
 
@@ -372,11 +397,87 @@ def test_import_that_was_cut_short_is_no_run_and_can_be_made_again(workbook, mon
         import_checkpoints(files, SETTINGS)
     monkeypatch.setattr(checkpoints, "save", save)
     folder = workbook / "runs" / "tiny" / "resnet18-bs8-seed42"
-    assert (folder / "checkpoints" / "epoch_0001.pth").is_file()
+    assert not list(folder.glob("checkpoints/*")) and not (folder / "provenance.json").exists()
     with pytest.raises(InputError, match="is no run"):
         RunDirectory.open(folder)
     run = import_checkpoints(files[1:], SETTINGS)
     assert checkpoints.kept_epochs(run) == [2, 3]
+    assert not list(folder.rglob("*partial*"))
+
+
+def test_checkpoints_without_a_config_are_never_taken_for_a_runs_own(workbook, tiny_config):
+    """Killed between its last two files an import leaves them so."""
+    file = write(workbook / "last.pth", resnet18(), 3)
+    run = import_checkpoints([file], SETTINGS)
+    run.config_file.unlink()
+    with pytest.raises(InputError, match=r"holds checkpoints of a run without config\.json"):
+        pretrain(run.config)
+
+
+def test_learning_rate_of_a_step_schedule_is_a_scalar_of_numpy(workbook):
+    """SupContrast multiplies by ``decay ** np.sum(...)``."""
+    model = resnet18()
+    optimizer = momentum_sgd(model)
+    optimizer.param_groups[0]["lr"] = 0.016 * 0.1 ** np.sum(np.asarray([700]) < 701)
+    assert isinstance(optimizer.param_groups[0]["lr"], np.float64)
+    opt = options(cosine=False, temp=np.float32(0.5), epochs=np.int64(3))
+    file = write(workbook / "last.pth", model, np.int64(3), opt, optimizer=optimizer)
+    run = import_checkpoints([file], SETTINGS)
+    assert read_metrics(run)[0]["learning_rate"] == pytest.approx(0.0016)
+    assert run.config.epochs == 3 and run.config.temperature == 0.5
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_scalars_of_numpy_are_read_whichever_numpy_wrote_them(workbook, module):
+    file = write(workbook / "last.pth", resnet18(), np.int64(3))
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, re.sub(rb"numpy\._?core\.multiarray", module.encode(), content))
+    assert read_checkpoint(file).epoch == 3
+
+
+@pytest.mark.parametrize("epoch", [torch.tensor(3), 3.0, None])
+def test_epoch_is_read_however_it_is_written(workbook, epoch):
+    assert read_checkpoint(write(workbook / "ckpt_epoch_3.pth", resnet18(), epoch)).epoch == 3
+
+
+@pytest.mark.parametrize("optimizer", [None, [], {"foo": 1}, {"state": {}, "param_groups": []}])
+def test_file_without_a_state_of_sgd_can_still_be_probed(workbook, capsys, optimizer):
+    content = {"opt": options(), "model": resnet18().state_dict(), "optimizer": optimizer}
+    torch.save(content, workbook / "ckpt_epoch_2.pth")
+    command = ["import-checkpoint", "ckpt_epoch_2.pth", "--data", "data/tiny"]
+    assert main([*command, "--backbone", "resnet18"]) == 0
+    assert "its training cannot go on" in capsys.readouterr().out
+
+
+def test_old_format_of_torch_and_options_as_a_dict_are_read(workbook):
+    content = {"opt": vars(options(temp=0.5)), "model": resnet18().state_dict(), "epoch": 3}
+    file = workbook / "last.pth"
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    assert import_checkpoints([file], SETTINGS).config.temperature == 0.5
+
+
+@pytest.mark.parametrize("decay", ["700,800,900", "700,800,900,", "[700, 800, 900]"])
+def test_decay_epochs_are_read_as_they_were_typed(workbook, decay):
+    file = write(workbook / "last.pth", resnet18(), 3, options(lr_decay_epochs=decay))
+    assert read_checkpoint(file).settings["decay_epochs"] == [700, 800, 900]
+
+
+def test_backbone_that_names_its_own_shortcuts_keeps_them(workbook):
+    torch.manual_seed(0)
+    model = SupConModel(timm.create_model("ghostnet_050", num_classes=0), 1280)
+    file = write(workbook / "last.pth", model, 3, options(size=64))
+    run = import_checkpoints([file], {**SETTINGS, "backbone": "ghostnet_050"})
+    assert any(".shortcut." in key for key in imported_model(run, 3).state_dict())
+
+
+def test_baseline_without_a_size_was_trained_at_32_px(workbook):
+    opt = options()
+    del opt.method, opt.size
+    file = write(workbook / "last.pth", resnet18(classes=3), 3, opt)
+    assert import_checkpoints([file], SETTINGS).config.image_size == 32
 
 
 def test_momentum_of_each_weight_stays_with_it(workbook):
@@ -473,6 +574,6 @@ def test_command_imports_and_says_how_to_go_on(workbook, capsys):
     assert main(["status"]) == 0
     assert "resnet18-bs8-seed42" in capsys.readouterr().out
     assert main([*command, "--epochs", "2", "--tag", "short"]) == 0
-    capsys.readouterr()
+    assert "so by default: projection_dim = 128, base_temperature" in capsys.readouterr().out
     assert main(["probe", "resnet18-bs8-seed42-short", "--head-epochs", "2"]) == 0
     assert "chosen checkpoint" in capsys.readouterr().out

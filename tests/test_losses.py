@@ -197,6 +197,12 @@ def test_autocast_to_bfloat16_is_computed_in_float32():
     assert loss.item() == SupConLoss()(half.float(), labels).item()
 
 
+@pytest.mark.parametrize("temperatures", [(0, 1), (0.07, 0), (-0.1, 0.07), (math.nan, 1)])
+def test_temperature_that_is_not_above_zero_is_refused(temperatures):
+    with pytest.raises(ValueError, match="temperatures must be above 0"):
+        SupConLoss(*temperatures)
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 8), (4, 2, 8, 1)])
 def test_features_of_another_shape_raise(shape):
     with pytest.raises(ValueError, match=r"\(batch, views, dim\)"):

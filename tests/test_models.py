@@ -201,3 +201,15 @@ def test_thesis_backbone_takes_a_real_step_at_224_px(name):
     assert unchanged == []
     first = "backbone.conv1.weight"
     assert (after[first] - before[first]).abs().max() > 1e-5  # more than weight decay's share
+
+
+def test_size_is_tried_with_the_stem_that_will_be_used():
+    create_backbone("resnetaa34d", small_images=False, image_size=65)
+    with pytest.raises(ValueError, match=r"image_size 65 is .* 'resnetaa34d'; \d+ px works"):
+        create_backbone("resnetaa34d", small_images=True, image_size=65)
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50", "densenet121"])
+def test_stem_that_is_laid_out_otherwise_is_refused_in_true_words(name):
+    with pytest.raises(ValueError, match="made for ResNets of timm, which begin with conv1"):
+        create_backbone(name, small_images=True)

@@ -6,7 +6,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from thesis_lib import tables
+from thesis_lib import quoted_numbers, tables
 from thesis_lib.final_test import final_test
 from thesis_lib.pretrain import pretrain
 from thesis_lib.probe import probe_checkpoints
@@ -41,7 +41,7 @@ def test_table_is_written_in_three_forms(tmp_path):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(tmp_path):
     tables.write_table(HOSTILE, tmp_path / "t", "Hostile & names.")
-    tables.write_numbers({"run bs64 accuracy": "97.45"}, tmp_path / "numbers.tex")
+    quoted_numbers.write_numbers({"run bs64 accuracy": "97.45"}, tmp_path / "numbers.tex")
     (tmp_path / "main.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs}\input{numbers}\begin{document}"
         r"\input{t}\RunBsSixFourAccuracy\end{document}"
@@ -87,15 +87,17 @@ def test_test_and_cost_tables_have_a_row_a_run(tested):
 
 
 def test_numbers_have_a_macro_each(tested, tmp_path):
-    path = tables.write_numbers(tables.chapter_numbers(tested), tmp_path / "numbers.tex")
+    path = quoted_numbers.write_numbers(
+        quoted_numbers.chapter_numbers(tested), tmp_path / "numbers.tex"
+    )
     names = re.findall(r"\\newcommand\{\\([A-Za-z]+)\}", path.read_text())
-    assert len(names) == len(set(names)) == len(tables.chapter_numbers(tested))
+    assert len(names) == len(set(names)) == len(quoted_numbers.chapter_numbers(tested))
     assert "LenetFiveBsEightSeedFourTwoTestAccuracy" in names
 
 
 def test_two_numbers_with_one_macro_are_refused(tmp_path):
     with pytest.raises(ValueError, match="two numbers would be"):
-        tables.write_numbers({"a-b": "1", "a_b": "2"}, tmp_path / "numbers.tex")
+        quoted_numbers.write_numbers({"a-b": "1", "a_b": "2"}, tmp_path / "numbers.tex")
 
 
 def test_published_values_only_beside_dyb(tested):

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, InputError, RunConfig
+from thesis_lib.config import (
+    IDENTITY,
+    MACHINE,
+    PRETRAIN,
+    PROBE,
+    InputError,
+    RunConfig,
+    data_set_name,
+)
 from thesis_lib.options import Parser, add_settings, as_options, given_settings
 
 
@@ -84,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         add_settings(command, (IDENTITY, PROBE, MACHINE))
 
     importer = _command(
-        commands, "import-checkpoint", _import, "make a run of SupContrast's checkpoints"
+        commands,
+        "import-checkpoint",
+        _import,
+        "make a run of SupContrast's checkpoints; settings that are not given are the files' own",
     )
     importer.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="ckpt_epoch_50.pth ... last.pth"
@@ -92,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     importer.add_argument(
         "--tensorboard", type=Path, metavar="FOLDER", help="SupContrast's logs, for the losses"
     )
-    add_settings(importer, (IDENTITY, PRETRAIN, PROBE, MACHINE))
+    add_settings(importer, (IDENTITY, PRETRAIN, PROBE, MACHINE), defaults=False)
 
     export = _command(
         commands, "export", _export, "write the chosen model for timm (safetensors) and as ONNX"
@@ -194,7 +205,7 @@ def _report(failures: list[str], data_name: str, dry_run: bool) -> int:
 def _status(options: argparse.Namespace) -> int:
     from thesis_lib.status import status_lines
 
-    print("\n".join(status_lines(options.data)))
+    print("\n".join(status_lines(options.data and data_set_name(options.data))))
     return 0
 
 
@@ -211,14 +222,18 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 
 def _find_run(options: argparse.Namespace) -> Any:
-    from thesis_lib.runs import RunDirectory, data_runs_folder
+    from thesis_lib.runs import RunDirectory, data_runs_folder, relative_to_root
 
     settings = given_settings(options)
     if options.run is None:
         return RunDirectory.find(**settings)
     path = Path(options.run)
     if not path.exists() and len(path.parts) == 1:  # a run's name alone, as messages print it
-        path = next(iter(sorted(data_runs_folder("").glob(f"*/{path}"))), path)
+        named = sorted(data_runs_folder("").glob(f"*/{path}"))
+        if len(named) > 1:
+            listed = ", ".join(map(relative_to_root, named))
+            raise InputError(f"there are several runs {path}, give one's folder: {listed}")
+        path = next(iter(named), path)
     found = RunDirectory.open(path)
     identity = {n: getattr(found.config, n) for n in RunConfig.field_names(IDENTITY)}
     return RunDirectory.find(**{"data": found.config.data, **identity, **settings})
@@ -249,20 +264,28 @@ def _test(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from thesis_lib.checkpoints import kept_epochs
-    from thesis_lib.import_run import import_checkpoints
+    from thesis_lib.checkpoints import kept_epochs, load
+    from thesis_lib.import_run import import_checkpoints, unknown_settings
     from thesis_lib.stages import is_pretrained
+    from thesis_lib.supcontrast import read_checkpoint
 
-    run = import_checkpoints(options.files, given_settings(options), options.tensorboard)
+    settings = given_settings(options)
+    run = import_checkpoints(options.files, settings, options.tensorboard)
     epochs, config = kept_epochs(run), run.config
     print(
         f"{run.path.name}: imported {len(epochs)} checkpoints, epochs {epochs[0]} to {epochs[-1]} "
         f"of {config.epochs}"
     )
+    unknown = unknown_settings(read_checkpoint(options.files[0]), settings)
+    if unknown:
+        listed = ", ".join(f"{name} = {value}" for name, value in unknown.items())
+        print(f"neither the files nor the options tell, so by default: {listed}")
     if not is_pretrained(run):
+        can = load(run.last_checkpoint)["optimizer"] is not None
         print(
-            f"its training goes on from epoch {epochs[-1]}; to probe what is there, import it "
-            f"with --epochs {epochs[-1]}"
+            f"its training {'goes on' if can else 'cannot go on (no state of SGD in the file)'} "
+            f"from epoch {epochs[-1]}; to probe what is there, import it with --epochs "
+            f"{epochs[-1]} and another --tag"
         )
     print(f"go on with: thesis run {' '.join(as_options(config))}")
     return 0

@@ -123,6 +123,8 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
     save_for_hf(
         model, folder, model_config=description, model_args=arguments, safe_serialization=True
     )
+    # safetensors lets its owner alone read what it writes.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def _write_onnx(path: Path, model: nn.Module, images: Tensor, facts: dict) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from thesis_lib import checkpoints
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
 from thesis_lib.data_statistics import check_readable, data_statistics
 from thesis_lib.models import create_backbone, has_resnet_stem
 from thesis_lib.pretrain import check
@@ -53,8 +53,28 @@ def import_checkpoints(
     statistics = data_statistics(dataset)
     check_readable(statistics)
     losses = {} if tensorboard is None else read_losses(tensorboard)
-    shutil.rmtree(run.checkpoints, ignore_errors=True)  # of an import that was cut short
 
+    # Built beside its place: an import that is cut short leaves no checkpoint to be found.
+    partial = run.path / ".checkpoints.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    rows: list[dict[str, float]] = []
+    for epoch, path in track(files.items(), len(files), "import", "checkpoint"):
+        read = read_checkpoint(path)
+        between = range(trained_epochs(rows) + 1, epoch)
+        rows += [{"epoch": e, **losses[e]} for e in between if e in losses]
+        rows.append({"epoch": epoch, **_learning_rate(read), **losses.get(epoch, {})})
+        content = {
+            "config": config.to_dict(),
+            "data_fingerprint": dataset.fingerprint,
+            "classes": dataset.classes,
+            "mean": list(config.mean or statistics.mean),
+            "std": list(config.std or statistics.std),
+            "metrics": _table(rows).to_dict("records"),
+            "model": read.weights,
+            "optimizer": _optimizer_state(read, model, config),
+        }
+        checkpoints.save(partial / checkpoints.checkpoint_path(run, epoch).name, content)
+    checkpoints.save(partial / run.last_checkpoint.name, content)
     facts = {
         "data_fingerprint": dataset.fingerprint,
         "imported": [
@@ -63,28 +83,18 @@ def import_checkpoints(
         ],
         "supcontrast_options": json.loads(json.dumps(first.options, default=str)),
     }
-    rows: list[dict[str, float]] = []
     with stage(run, "pretrain", **facts):
-        for epoch, path in track(files.items(), len(files), "import", "checkpoint"):
-            read = read_checkpoint(path)
-            between = range(trained_epochs(rows) + 1, epoch)
-            rows += [{"epoch": e, **losses[e]} for e in between if e in losses]
-            rows.append({"epoch": epoch, **_learning_rate(read), **losses.get(epoch, {})})
-            content = {
-                "config": config.to_dict(),
-                "data_fingerprint": dataset.fingerprint,
-                "classes": dataset.classes,
-                "mean": list(config.mean or statistics.mean),
-                "std": list(config.std or statistics.std),
-                "metrics": _table(rows).to_dict("records"),
-                "model": read.weights,
-                "optimizer": _optimizer_state(read, model, config),
-            }
-            checkpoints.save(checkpoints.checkpoint_path(run, epoch), content)
-        checkpoints.save(run.last_checkpoint, content)
+        partial.rename(run.checkpoints)
         write_csv(run.metrics_file, _table(rows))
         run.write_config()
     return run
+
+
+def unknown_settings(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of pretraining that neither the files nor the user told: name -> default."""
+    told = {*first.settings, *settings, "tag", "seed", "data", "backbone", "small_images"}
+    names = RunConfig.field_names(IDENTITY, PRETRAIN)
+    return {name: getattr(RunConfig, name) for name in names if name not in told}
 
 
 def _config(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> RunConfig:
@@ -143,11 +153,11 @@ def _optimizer_state(
     parameters = dict(model.named_parameters())
     # An optimizer counts its parameters in the order in which the state dict names them.
     in_file = [name for name in read.weights if name in parameters]
-    if read.optimizer is None or len(read.optimizer["param_groups"]) != 1:
+    if read.optimizer is None:
         return None
     group, states = read.optimizer["param_groups"][0], read.optimizer["state"]
     momenta = {
-        name: states.get(number, {}).get("momentum_buffer")
+        name: dict(states.get(number, {})).get("momentum_buffer")
         for name, number in zip(in_file, group["params"], strict=False)
     }
     fits = (
@@ -168,7 +178,8 @@ def _optimizer_state(
 
 def _learning_rate(read: SupContrastCheckpoint) -> dict[str, float]:
     """The epoch's learning rate, as the optimizer was left with it."""
-    return {"learning_rate": read.optimizer["param_groups"][0]["lr"]} if read.optimizer else {}
+    rate = float(read.optimizer["param_groups"][0]["lr"]) if read.optimizer else float("nan")
+    return {"learning_rate": rate}
 
 
 def _table(rows: Sequence[Mapping[str, float]]) -> pd.DataFrame:

@@ -19,11 +19,18 @@ class SupConLoss(nn.Module):
 
     Args:
         temperature: tau, above 0.
-        base_temperature: tau_0; the loss is scaled by ``temperature / base_temperature``.
+        base_temperature: tau_0, above 0; the loss is scaled by ``temperature / base_temperature``.
+
+    Raises:
+        ValueError: for a temperature that is not above 0.
     """
 
     def __init__(self, temperature: float = 0.07, base_temperature: float = 0.07) -> None:
         super().__init__()
+        if not (temperature > 0 and base_temperature > 0):
+            raise ValueError(
+                f"temperatures must be above 0, not {temperature} and {base_temperature}"
+            )
         self.temperature = temperature
         self.base_temperature = base_temperature
 

@@ -59,8 +59,8 @@ def split_by_manifest(
     parts = _parts_in_order(manifests)
     check_places(source, destination)
     on_disk = {(f.name, file) for f in class_folders(source) for file in image_files(f)}
-    # Disks and CSV files differ in spelling é as one character or as two: the very spelling of
-    # the row goes first, then the other one.
+    # Disks and CSV files differ in spelling é as one character or as two, and in blanks at the
+    # ends: the very spelling of the row goes first, then the other one.
     images = {_composed(image): image for image in on_disk} | {image: image for image in on_disk}
 
     placed: dict[tuple[str, str], list[str]] = {}  # image -> its parts
@@ -111,7 +111,7 @@ def _parts_in_order(manifests: Sequence[Path]) -> tuple[str, ...]:
 
 def _composed(image: tuple[str, str]) -> tuple[str, str]:
     name, file = image
-    return unicodedata.normalize("NFC", name), unicodedata.normalize("NFC", file)
+    return unicodedata.normalize("NFC", name.strip()), unicodedata.normalize("NFC", file.strip())
 
 
 def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
@@ -132,13 +132,15 @@ def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
     delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(lines, delimiter=delimiter, restval="", strict=True)
     try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         if not {"folder", "filename"} <= set(reader.fieldnames):
             raise InputError(
                 f"{path} must have the columns folder and filename; "
                 f"its first line is {header.strip()[:80]!r}"
             )
         for row in reader:
+            if not any(value.strip() for value in row.values() if isinstance(value, str)):
+                continue  # a line of delimiters alone, as spreadsheets leave at the end
             if fault := _row_fault(row):
                 raise InputError(f"{path} line {reader.line_num}: {fault}")
             yield row["folder"], row["filename"]
@@ -172,10 +174,9 @@ def _check_missing(source: Path, missing: list[str], listed: int, allow_missing:
             "this is likely the wrong folder: give the one that holds the class folders"
         )
     if not allow_missing:
-        more = f" and {len(missing) - 100:,} more" if len(missing) > 100 else ""
         raise InputError(
             f"{len(missing):,} of {listed:,} listed images are missing in {source}: "
-            f"{', '.join(missing[:100])}{more}; split the rest with --allow-missing"
+            f"{', '.join(missing)}; split the rest with --allow-missing"
         )
 
 

@@ -132,30 +132,30 @@ def create_backbone(
             or an image size that the backbone does not take (with one that it does).
     """
     check_backbone(name)
-    if image_size is not None and not _takes(name, image_size):
-        works = next((size for size in HINTED_SIZES if _takes(name, size)), None)
+    if small_images is None:
+        small = image_size is not None and image_size <= SMALL_IMAGE_SIZE
+        small_images = small and has_resnet_stem(_build(name, None))
+    elif small_images and not has_resnet_stem(_build(name, None)):
+        raise ValueError(
+            f"small_images does nothing for {name!r}: the small-image stem is made for ResNets "
+            "of timm, which begin with conv1 and maxpool; leave it out"
+        )
+    if image_size is not None and not _takes(name, image_size, small_images):
+        sizes = (size for size in HINTED_SIZES if _takes(name, size, small_images))
+        works = next(sizes, None)
         hint = f"; {works} px works" if works else ""
         too = "too small for" if works and works > image_size else "not a size of"
         raise ValueError(f"image_size {image_size} is {too} {name!r}{hint}")
-    backbone = _build(name, image_size)
-    if small_images is None:
-        small = image_size is not None and image_size <= SMALL_IMAGE_SIZE
-        small_images = small and has_resnet_stem(backbone)
-    if small_images:
-        if not has_resnet_stem(backbone):
-            raise ValueError(
-                f"small_images does nothing for {name!r}: it has no strided stem with "
-                "max-pooling; leave it out"
-            )
-        _shrink_stem(backbone)
-    return backbone
+    return _build(name, image_size, small_images)
 
 
-def _build(name: str, image_size: int | None) -> nn.Module:
+def _build(name: str, image_size: int | None, small_images: bool = False) -> nn.Module:
     options = {} if image_size is None else size_options(name, image_size)
     backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
     # Some of timm's models widen their features between the last map and the classifier.
     backbone.num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    if small_images:
+        _shrink_stem(backbone)
     return backbone
 
 
@@ -166,10 +166,10 @@ def size_options(name: str, image_size: int) -> dict[str, int]:
     return {"img_size": image_size} if fixed else {}
 
 
-def _takes(name: str, image_size: int) -> bool:
+def _takes(name: str, image_size: int, small_images: bool) -> bool:
     """Whether the backbone can be built for an image size and one forward pass succeeds."""
     try:
-        backbone = _build(name, image_size).eval()
+        backbone = _build(name, image_size, small_images).eval()
         with torch.inference_mode():
             features = backbone(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError, ValueError, ZeroDivisionError, IndexError):

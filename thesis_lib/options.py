@@ -33,11 +33,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, stages: tuple[str, ...], grid: bool = False
+    parser: argparse.ArgumentParser,
+    stages: tuple[str, ...],
+    grid: bool = False,
+    defaults: bool = True,
 ) -> None:
-    """Add an option for each field of RunConfig of the given stages."""
+    """Add an option for each field of RunConfig of the given stages.
+
+    Args:
+        parser: of the command.
+        stages: of the fields.
+        grid: backbone and batch size take several values.
+        defaults: the help tells RunConfig's.
+    """
     types = typing.get_type_hints(RunConfig)
-    defaults = RunConfig()
+    config = RunConfig()
     for setting in fields(RunConfig):
         if setting.metadata["stage"] not in stages:
             continue
@@ -54,9 +64,9 @@ def add_settings(
             options["nargs"] = "+"
         if "action" not in options:
             options["metavar"] = {str: "NAME", float: "X", int: "N"}[options["type"]]
-        default = getattr(defaults, setting.name)
+        default = getattr(config, setting.name)
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        given = "" if default is None or default == "" else f" (default {shown})"
+        given = f" (default {shown})" if defaults and default not in (None, "") else ""
         parser.add_argument(
             f"--{setting.name.replace('_', '-')}",
             default=argparse.SUPPRESS,

@@ -175,9 +175,15 @@ class RunDirectory:
         """Hold the settings asked for against ``config.json``, where the run has one.
 
         Raises:
-            InputError: naming the fields that differ, and how to keep both runs.
+            InputError: naming the fields that differ, and how to keep both runs; for checkpoints
+                that no ``config.json`` tells of.
         """
         if not self.config_file.is_file():
+            if any(self.checkpoints.glob("*.pth")):
+                raise InputError(
+                    f"{relative_to_root(self.checkpoints)} holds checkpoints of a run without "
+                    "config.json; delete that folder, or start another run with --tag NAME"
+                )
             return
         stored = RunConfig.from_dict(read_json(self.config_file))
         differing = stored.differences(self.config, stages)

@@ -6,7 +6,6 @@ and ``head.*``, or ``fc.*`` of its cross-entropy baseline; with ``module.`` in f
 """
 
 import argparse
-import ast
 import pickle
 import re
 from collections.abc import Mapping
@@ -14,15 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from thesis_lib.config import InputError
+from thesis_lib.config import InputError, RunConfig
 
+NUMPY_CORES = ("core", "_core")
 WRAPPERS = ("module", "_orig_mod")  # what DataParallel and torch.compile put into keys
 OWNERS = {"encoder": "backbone", "head": "projection.layers", "fc": "head"}
 # SupContrast's own ResNet is timm's with the small-image stem, but for one name.
-PARTS = {"shortcut": "downsample"}
+SHORTCUT = re.compile(r"^(backbone\.layer\d\.\d+)\.shortcut\.([01]\.)")
+METHOD_NAMES = {"SupCon": "supcon", "SimCLR": "simclr"}
+# What a file may ask for beside tensors and plain values. Its step schedule leaves learning
+# rates as scalars of numpy, which have moved from one of its modules to another.
+TRUSTED = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("bool", "int32", "int64", "float32", "float64")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in NUMPY_CORES),
+]
 OPTIONS = {
     "batch_size": "batch_size",
     "epochs": "epochs",
@@ -61,8 +71,8 @@ class SupContrastCheckpoint:
             return self.theirs[name]
         owner = next((theirs for theirs, ours in OWNERS.items() if name.startswith(ours)), "")
         spelt = owner + name.removeprefix(OWNERS.get(owner, ""))
-        shortcut = any(".shortcut." in key for key in self.theirs.values())
-        return spelt.replace(".downsample.", ".shortcut.") if shortcut else spelt
+        own = any(re.search(r"layer\d\.\d+\.shortcut\.", key) for key in self.theirs.values())
+        return spelt.replace(".downsample.", ".shortcut.") if own else spelt
 
 
 def read_checkpoint(path: Path) -> SupContrastCheckpoint:
@@ -70,44 +80,53 @@ def read_checkpoint(path: Path) -> SupContrastCheckpoint:
 
     Raises:
         InputError: for a file that is missing, damaged, holds anything but tensors, plain values
-            and an argparse.Namespace, or is laid out otherwise.
+            and an argparse.Namespace, is laid out otherwise, or has weights that are not finite.
     """
     content = _load(path)
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content)
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(v, Tensor) for v in model.values()):
+        found = [str(key) for key in content] if isinstance(content, dict) else [type(content)]
+        more = ", ..." if len(found) > 5 else ""
         raise InputError(
-            f"{path} is no checkpoint of SupContrast: it holds {found}, where opt, model, "
-            "optimizer and epoch belong"
+            f"{path} is no checkpoint of SupContrast: it holds "
+            f"{', '.join(map(str, found[:5]))}{more}, where opt, model (a state dict), optimizer "
+            "and epoch belong"
         )
     theirs: dict[str, str] = {}
-    for key in content["model"]:
-        name = _our_name(key)
+    for key, value in model.items():
+        name = _our_name(str(key))
         if name in theirs:
             raise InputError(f"{path} holds the same weight twice: {theirs[name]} and {key}")
+        if not torch.isfinite(value).all():
+            raise InputError(f"{path} holds weights that are not finite: {key}")
         theirs[name] = key
-    options = vars(content["opt"]) if isinstance(content.get("opt"), argparse.Namespace) else {}
+    options = content.get("opt") or {}
+    options = options if isinstance(options, dict) else vars(options)
+    options = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
     try:
         settings = _settings(options)
-    except (ValueError, SyntaxError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: its options cannot be understood: {error}") from None
-    if any(key.startswith("head.") for key in theirs):
-        settings["method"] = "cross-entropy"
+        if any(name.startswith("head.") for name in theirs):
+            # main_ce.py knows one size alone, and has no option for it.
+            settings = {"image_size": 32, **settings, "method": "cross-entropy"}
+        RunConfig.from_dict(settings)
+    except ValueError as error:
+        raise InputError(f"{path}: its options cannot be used: {error}") from None
     return SupContrastCheckpoint(
         path,
         _epoch(path, content),
-        {name: content["model"][key] for name, key in theirs.items()},
+        {name: model[key] for name, key in theirs.items()},
         theirs,
         options,
         settings,
-        content.get("optimizer"),
+        _optimizer(content.get("optimizer")),
     )
 
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise InputError(f"there is no file {path}")
+        raise InputError(f"there is no file {path}" if not path.exists() else f"{path} is no file")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(TRUSTED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -116,24 +135,23 @@ def _load(path: Path) -> Any:
             f"{path} {what} is not loaded: of a checkpoint's content only tensors, plain values "
             "and an argparse.Namespace are trusted"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"the checkpoint {path} cannot be read: {reason}") from None
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__} {error}".split("\n")[0]
+        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from None
 
 
 def _our_name(key: str) -> str:
     owner, *parts = (part for part in key.split(".") if part not in WRAPPERS)
-    return ".".join((OWNERS.get(owner, owner), *(PARTS.get(part, part) for part in parts)))
+    name = ".".join((OWNERS.get(owner, owner), *parts))
+    return SHORTCUT.sub(r"\1.downsample.\2", name)
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of RunConfig that SupContrast's options tell."""
     told = {ours: options[name] for name, ours in OPTIONS.items() if options.get(name) is not None}
-    for name in ("mean", "std", "decay_epochs"):  # as typed on its command line
-        if isinstance(told.get(name), str):
-            told[name] = ast.literal_eval(
-                f"({told[name]},)" if name == "decay_epochs" else told[name]
-            )
+    for name, number in (("mean", float), ("std", float), ("decay_epochs", int)):
+        if isinstance(told.get(name), str):  # as typed on its command line
+            told[name] = [number(text) for text in re.findall(r"[\d.]+(?:e-?\d+)?", told[name])]
     if "cosine" in options:
         told["schedule"] = "cosine" if options["cosine"] else "step"
     if "warm" in options:
@@ -141,16 +159,33 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("warmup_from") is not None:
         told["warmup_from"] = options["warmup_from"]
     if "method" in options:
-        told["method"] = {"SupCon": "supcon", "SimCLR": "simclr"}[options["method"]]
+        if options["method"] not in METHOD_NAMES:
+            known = " and ".join(METHOD_NAMES)
+            raise ValueError(f"method is {options['method']!r}, known are {known}")
+        told["method"] = METHOD_NAMES[options["method"]]
     return told
 
 
 def _epoch(path: Path, content: Mapping[str, Any]) -> int:
-    named = re.fullmatch(r"ckpt_epoch_(\d+)", path.stem)
-    epoch = content.get("epoch", int(named[1]) if named else None)
-    if not isinstance(epoch, int) or epoch < 1:
-        raise InputError(f"{path} does not say of which epoch it is; name it ckpt_epoch_N.pth")
+    """The epoch that the file tells, or its name."""
+    told, named = content.get("epoch"), re.fullmatch(r"ckpt_epoch_(\d+)", path.stem)
+    try:
+        epoch = int(told)  # also of a tensor or a scalar of numpy
+    except (TypeError, ValueError):
+        epoch = int(named[1]) if named else 0
+    if epoch < 1:
+        raise InputError(
+            f"{path} does not say of which epoch it is (its epoch is {told!r}); "
+            "name it ckpt_epoch_N.pth"
+        )
     return epoch
+
+
+def _optimizer(content: Any) -> dict[str, Any] | None:
+    """An optimizer's state dict with one group of parameters; None for anything else."""
+    groups = content.get("param_groups") if isinstance(content, dict) else None
+    sound = isinstance(groups, list) and len(groups) == 1 and isinstance(content.get("state"), dict)
+    return content if sound and {"params", "lr"} <= set(groups[0]) else None
 
 
 def read_losses(folder: Path) -> dict[int, dict[str, float]]:

@@ -1,9 +1,8 @@
-"""Every table of the thesis: CSV, Markdown and booktabs LaTeX; numbers.tex; published values."""
+"""Every table of the thesis: CSV, Markdown and booktabs LaTeX; published values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -11,8 +10,6 @@ from thesis_lib.evaluate import METRICS
 from thesis_lib.plateau import smooth
 from thesis_lib.runs import RunDirectory, read_json, write_csv, write_text
 from thesis_lib.stages import is_pretrained, is_tested, read_metrics
-
-DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
 
 def write_table(table: pd.DataFrame, stem: Path, caption: str, decimals: int = 2) -> list[Path]:
@@ -87,13 +84,13 @@ def memory_words(used_mib: int, total_mib: int) -> str:
 def run_cost(run: RunDirectory) -> str:
     """Elapsed time and peak memory of a run's pretraining, in the words of the thesis."""
     metrics = pd.DataFrame(read_metrics(run))
-    if not _is_measured(run):
+    if not is_measured(run):
         return "cost not recorded (imported checkpoints)"
     memory = memory_words(int(metrics["peak_memory_mib"].max()), _total_memory(run))
     return f"{elapsed_words(metrics['seconds'].sum())}, {memory}"
 
 
-def _is_measured(run: RunDirectory) -> bool:
+def is_measured(run: RunDirectory) -> bool:
     """Whether every epoch of a trained run was timed; those of imported checkpoints were not."""
     metrics = read_metrics(run)
     return len(metrics) >= run.config.epochs and all(row["seconds"] >= 0 for row in metrics)
@@ -146,7 +143,7 @@ def cost_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """A row a run trained here: elapsed time, images per second and peak memory."""
     rows = []
     for run in runs:
-        if is_pretrained(run) and _is_measured(run):
+        if is_pretrained(run) and is_measured(run):
             metrics = pd.DataFrame(read_metrics(run))
             used = int(metrics["peak_memory_mib"].max())
             rows.append(
@@ -263,58 +260,3 @@ def reproduced_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     columns = ["backbone", "batch_size", "source", "checkpoint", "head_epoch", *METRICS]
     table = pd.DataFrame(rows)[columns].sort_values(["backbone", "batch_size"], kind="stable")
     return table.rename(columns={"batch_size": "batch size", "head_epoch": "head epoch"})
-
-
-def macro_name(*words: str) -> str:
-    """A LaTeX macro's name, letters alone: ``("test", "bs64")`` -> ``TestBsSixFour``."""
-    text = " ".join(words)
-    spelt = "".join(f" {DIGITS[int(c)]} " if c in "0123456789" else c for c in text)
-    letters = "".join(c if c.isascii() and c.isalpha() else " " for c in spelt)
-    return "".join(word[0].upper() + word[1:] for word in letters.split())
-
-
-def write_numbers(numbers: Mapping[str, str], path: Path) -> Path:
-    r"""Write ``numbers.tex``: ``\newcommand{\name}{value}`` for each number of the text.
-
-    Raises:
-        ValueError: where two numbers would get the same macro.
-    """
-    macros: dict[str, str] = {}
-    for words, value in numbers.items():
-        name = macro_name(words)
-        if name in macros:
-            raise ValueError(f"two numbers would be \\{name}; the second is {words!r}")
-        macros[name] = value
-    lines = [f"\\newcommand{{\\{name}}}{{{escape_latex(v)}}}" for name, v in macros.items()]
-    write_text(path, "% Written by notebook 06; not to be edited.\n" + "\n".join(lines) + "\n")
-    return path
-
-
-def chapter_numbers(runs: Sequence[RunDirectory]) -> dict[str, str]:
-    """Every number that a results chapter quotes: words that name it -> its value, as text."""
-    numbers: dict[str, Any] = {}
-    for run in runs:
-        name = run.path.name
-        if is_pretrained(run):
-            numbers[f"{name} epochs"] = str(run.config.epochs)
-        if is_pretrained(run) and _is_measured(run):
-            metrics = pd.DataFrame(read_metrics(run))
-            numbers[f"{name} elapsed"] = elapsed_words(metrics["seconds"].sum())
-            numbers[f"{name} peak memory mib"] = f"{metrics['peak_memory_mib'].max():,.0f}"
-        if run.selection_file.is_file():
-            selection = read_json(run.selection_file)
-            numbers[f"{name} checkpoint"] = str(selection["checkpoint"])
-            numbers[f"{name} head epoch"] = str(selection["head_epoch"])
-            interval = selection["val_accuracy_interval"]
-            numbers[f"{name} val accuracy"] = percent(selection["val_accuracy"])
-            numbers[f"{name} val accuracy low"] = percent(interval[0])
-            numbers[f"{name} val accuracy high"] = percent(interval[1])
-        if is_tested(run):
-            test = read_json(run.test_file)
-            numbers[f"{name} test images"] = f"{test['n']:,}"
-            for metric in METRICS:
-                low, high = test[f"{metric}_interval"]
-                numbers[f"{name} test {metric}"] = percent(test[metric])
-                numbers[f"{name} test {metric} low"] = percent(low)
-                numbers[f"{name} test {metric} high"] = percent(high)
-    return numbers

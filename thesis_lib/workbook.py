@@ -203,10 +203,16 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
 
 
 def _print_plan(tasks: Iterable[Task], runs: Sequence[RunDirectory]) -> None:
+    from thesis_lib.models import has_small_stem
+    from thesis_lib.pretrain import create_model
+
     for run in runs:
         print(f"{run.config.data_name}/{run.path.name}")
         for name, value in run.config.to_dict().items():
             print(f"    {name} = {json.dumps(value, ensure_ascii=False)}")
+        small = has_small_stem(create_model(run.config, 2).backbone)
+        print(f"  mean, std: {'as given' if run.config.mean else 'measured on train/'}")
+        print(f"  stem: {'for small images' if small else 'the usual one'}")
     executes: set[Path | None] = set()
     for task in tasks:
         folder = task.run.path if task.run else None

@@ -1,0 +1,69 @@
+"""Every number that a chapter quotes, as a LaTeX macro: numbers.tex."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from thesis_lib.evaluate import METRICS
+from thesis_lib.runs import RunDirectory, read_json, write_text
+from thesis_lib.stages import is_pretrained, is_tested, read_metrics
+from thesis_lib.tables import elapsed_words, escape_latex, is_measured, percent
+
+DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+
+
+def macro_name(*words: str) -> str:
+    """A LaTeX macro's name, letters alone: ``("test", "bs64")`` -> ``TestBsSixFour``."""
+    text = " ".join(words)
+    spelt = "".join(f" {DIGITS[int(c)]} " if c in "0123456789" else c for c in text)
+    letters = "".join(c if c.isascii() and c.isalpha() else " " for c in spelt)
+    return "".join(word[0].upper() + word[1:] for word in letters.split())
+
+
+def write_numbers(numbers: Mapping[str, str], path: Path) -> Path:
+    r"""Write ``numbers.tex``: ``\newcommand{\name}{value}`` for each number of the text.
+
+    Raises:
+        ValueError: where two numbers would get the same macro.
+    """
+    macros: dict[str, str] = {}
+    for words, value in numbers.items():
+        name = macro_name(words)
+        if name in macros:
+            raise ValueError(f"two numbers would be \\{name}; the second is {words!r}")
+        macros[name] = value
+    lines = [f"\\newcommand{{\\{name}}}{{{escape_latex(v)}}}" for name, v in macros.items()]
+    write_text(path, "% Written by notebook 06; not to be edited.\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def chapter_numbers(runs: Sequence[RunDirectory]) -> dict[str, str]:
+    """Every number that a results chapter quotes: words that name it -> its value, as text."""
+    numbers: dict[str, Any] = {}
+    for run in runs:
+        name = run.path.name
+        if is_pretrained(run):
+            numbers[f"{name} epochs"] = str(run.config.epochs)
+        if is_pretrained(run) and is_measured(run):
+            metrics = pd.DataFrame(read_metrics(run))
+            numbers[f"{name} elapsed"] = elapsed_words(metrics["seconds"].sum())
+            numbers[f"{name} peak memory mib"] = f"{metrics['peak_memory_mib'].max():,.0f}"
+        if run.selection_file.is_file():
+            selection = read_json(run.selection_file)
+            numbers[f"{name} checkpoint"] = str(selection["checkpoint"])
+            numbers[f"{name} head epoch"] = str(selection["head_epoch"])
+            interval = selection["val_accuracy_interval"]
+            numbers[f"{name} val accuracy"] = percent(selection["val_accuracy"])
+            numbers[f"{name} val accuracy low"] = percent(interval[0])
+            numbers[f"{name} val accuracy high"] = percent(interval[1])
+        if is_tested(run):
+            test = read_json(run.test_file)
+            numbers[f"{name} test images"] = f"{test['n']:,}"
+            for metric in METRICS:
+                low, high = test[f"{metric}_interval"]
+                numbers[f"{name} test {metric}"] = percent(test[metric])
+                numbers[f"{name} test {metric} low"] = percent(low)
+                numbers[f"{name} test {metric} high"] = percent(high)
+    return numbers
