@@ -13,7 +13,7 @@ import thesis_lib
 PACKAGE = Path(thesis_lib.__file__).parent
 LAYERS = [
     {"__init__"},
-    {"config", "losses", "models", "progress"},
+    {"config", "losses", "models", "progress", "hardware"},
     {"runs", "splits", "augment"},
     {"stages", "data", "manifests"},
     {"data_statistics", "loaders", "checkpoints", "supcontrast"},

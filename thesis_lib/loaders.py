@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from thesis_lib import augment
@@ -22,15 +21,14 @@ class _Images:
     def __init__(self, split: Split) -> None:
         self.split, self.kept, self.room = split, {}, CACHE_BYTES
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> torch.Tensor:
         if index in self.kept:
             return self.kept[index]
-        image = read_image(self.split.folder / self.split.files[index])
-        size = 3 * image.width * image.height
-        if size <= self.room:
-            self.kept[index] = image
-            self.room -= size
-        return image
+        pixels = augment.pixels_of(read_image(self.split.folder / self.split.files[index]))
+        if pixels.nbytes <= self.room:
+            self.kept[index] = pixels
+            self.room -= pixels.nbytes
+        return pixels
 
 
 class RandomViews(Dataset):
@@ -47,12 +45,12 @@ class RandomViews(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int, int]:
         """The views of one image in one epoch."""
         epoch, index = key
-        image = self.images[index]
+        image = self.images[index]  # (h, w, 4)
         pixels = np.empty((self.views, self.size, self.size, 3), dtype=np.uint8)
         colours = np.empty((self.views, 10), dtype=np.float32)
         for view in range(self.views):
             random = augment.view_generator(self.seed, epoch, index, view)
-            crop = augment.draw_crop(random, *image.size)
+            crop = augment.draw_crop(random, width=image.shape[1], height=image.shape[0])
             pixels[view] = augment.cut(image, crop, self.size)
             colours[view] = augment.draw_colour(random)
         return pixels, colours, int(self.labels[index]), index
@@ -78,7 +76,8 @@ class FeatureViews(Dataset):
             return np.stack([augment.central_view(image, self.size)])
         randoms = (augment.view_generator(self.seed, 0, index, v) for v in range(self.views))
         crops = (augment.draw_crop(random, *image.size) for random in randoms)
-        return np.stack([augment.cut(image, crop, self.size) for crop in crops])
+        pixels = augment.pixels_of(image)
+        return np.stack([augment.cut(pixels, crop, self.size) for crop in crops])
 
 
 class EpochBatches:

@@ -1,13 +1,12 @@
 """Stage 1: training the backbone: supervised contrastive, SimCLR, or the baseline."""
 
 import math
-import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -17,7 +16,14 @@ from thesis_lib import augment, checkpoints
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
 from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import check_readable, data_statistics
-from thesis_lib.loaders import EpochBatches, Loader, RandomViews, worker_count
+from thesis_lib.hardware import choose_device, peak_memory_mib, total_memory_mib
+from thesis_lib.loaders import (
+    EpochBatches,
+    Loader,
+    RandomViews,
+    example_views,
+    worker_count,
+)
 from thesis_lib.losses import SupConLoss
 from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
 from thesis_lib.progress import EpochProgress
@@ -61,24 +67,6 @@ def _scheduled(config: RunConfig, epoch: int) -> float:
     floor = config.learning_rate * config.decay_rate**3
     wave = (1 + math.cos(math.pi * epoch / config.epochs)) / 2
     return floor + (config.learning_rate - floor) * wave
-
-
-def choose_device(config: RunConfig) -> torch.device:
-    """The device asked for; for ``auto`` a CUDA GPU, else Apple's, else the CPU.
-
-    Raises:
-        InputError: for a device that this machine lacks.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if config.device == "auto":
-        return torch.device(next(name for name, is_there in there.items() if is_there))
-    if not there[config.device]:
-        raise InputError(f"device is {config.device!r}, which torch does not find here; use auto")
-    return torch.device(config.device)
 
 
 def create_model(config: RunConfig, classes: int) -> nn.Module:
@@ -180,31 +168,17 @@ def pretrain(config: RunConfig) -> RunDirectory:
     progress = EpochProgress(config.epochs, done=done, images=len(train))
     writer = SummaryWriter(run.tensorboard, purge_step=done + 1)
     saved_at = time.monotonic()
+    if not rows:
+        rows_of_views = example_views(dataset, config, images=8)["views"]
+        shown = torch.from_numpy(np.concatenate(rows_of_views)).movedim(-1, 1)
+        writer.add_image("views", make_grid(shown, nrow=len(rows_of_views[0])), 1)
 
     with stage(run, "pretrain", **facts), writer, progress:
         for epoch in range(done + 1, config.epochs + 1):
             began = time.perf_counter()
             batches.epoch = epoch
             torch.manual_seed(np.random.SeedSequence((config.seed, epoch)).generate_state(1)[0])
-            model.train()
-            loss_sum = torch.zeros((), device=device)
-            for step, (pixels, colours, labels, _) in enumerate(loader):
-                rate = learning_rate(config, epoch, step, len(loader))
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                images = augment.to_float(pixels.to(device, non_blocking=True))
-                if config.method != "cross-entropy":  # the baseline's recipe leaves colours alone
-                    images = augment.change_colour(images, colours.flatten(0, 1).to(device))
-                outputs = model(augment.normalise(images, mean, std))
-                loss = method_loss(config, outputs, labels.to(device))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.detach() * len(labels)
-                progress.step(len(labels))
-                if step == 0 and not rows:
-                    writer.add_image("views", make_grid(images[:16].cpu(), nrow=4), epoch)
-
+            loss_sum = train_epoch(config, model, optimizer, loader, mean, std, progress.step)
             mean_loss = loss_sum.item() / len(train)
             if not math.isfinite(mean_loss):
                 raise InputError(
@@ -216,7 +190,7 @@ def pretrain(config: RunConfig) -> RunDirectory:
                 {
                     "epoch": epoch,
                     "loss": mean_loss,
-                    "learning_rate": rate,
+                    "learning_rate": optimizer.param_groups[0]["lr"],
                     "seconds": round(seconds, 3),
                     "images_per_second": round(len(train) / seconds, 1),
                     "peak_memory_mib": peak_memory_mib(device),
@@ -242,6 +216,49 @@ def pretrain(config: RunConfig) -> RunDirectory:
             write_csv(run.metrics_file, pd.DataFrame(rows))
             progress.epoch(epoch, mean_loss, rows[-1]["images_per_second"])
     return run
+
+
+def train_epoch(
+    config: RunConfig,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: Loader,
+    mean: Sequence[float],
+    std: Sequence[float],
+    done: Callable[[int], None] = lambda images: None,
+) -> Tensor:
+    """Train for the epoch that ``loader.batches`` is set to.
+
+    Nothing in a step waits for the device: what it computes is read after the last one.
+
+    Args:
+        config: method, colours, learning rates.
+        model, optimizer: on the device that computes.
+        loader: batches of views, as :class:`thesis_lib.loaders.RandomViews` makes them.
+        mean, std: channel statistics to normalise with.
+        done: called after each step with its number of images.
+
+    Returns:
+        The sum of the images' losses, a scalar on the device.
+    """
+    device = next(model.parameters()).device
+    model.train()
+    loss_sum = torch.zeros((), device=device)
+    for step, (pixels, colours, labels, _) in enumerate(loader):
+        rate = learning_rate(config, loader.batches.epoch, step, len(loader))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        images = augment.to_float(pixels.to(device, non_blocking=True))
+        if config.method != "cross-entropy":  # the baseline's recipe leaves colours alone
+            images = augment.change_colour(images, colours.flatten(0, 1).to(device))
+        outputs = model(augment.normalise(images, mean, std))
+        loss = method_loss(config, outputs, labels.to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach() * len(labels)
+        done(len(labels))
+    return loss_sum
 
 
 def method_loss(config: RunConfig, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -278,23 +295,3 @@ def _resume(
         )
     optimizer.load_state_dict(checkpoint["optimizer"])
     return checkpoint["metrics"]
-
-
-def peak_memory_mib(device: torch.device) -> int:
-    """Peak memory so far, MiB: reserved on the GPU, else resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device) // 2**20
-    used = psutil.Process().memory_info()
-    if hasattr(used, "peak_wset"):  # Windows
-        return used.peak_wset // 2**20
-    import resource  # Unix alone
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def total_memory_mib(device: torch.device) -> int:
-    """Memory of the GPU, else of the machine, MiB."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // 2**20
-    return psutil.virtual_memory().total // 2**20

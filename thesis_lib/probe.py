@@ -15,9 +15,10 @@ from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import open_dataset
 from thesis_lib.evaluate import wilson_interval
 from thesis_lib.features import extract_features, labels_of
+from thesis_lib.hardware import choose_device
 from thesis_lib.models import linear_head
 from thesis_lib.plateau import epochs_to_probe, run_plateau
-from thesis_lib.pretrain import check_fingerprint, choose_device
+from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.progress import track
 from thesis_lib.runs import RunDirectory, write_csv, write_json
 from thesis_lib.stages import is_probed, probe_inputs, stage

@@ -1,0 +1,56 @@
+"""The old way is an honest reference only if it does the same work."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks import __main__ as table
+from benchmarks import data_pass, old_way, timing, training
+from benchmarks.pictures import write_pictures
+from thesis_lib.data import DataSet
+from thesis_lib.data_statistics import measure
+from thesis_lib.losses import SupConLoss
+
+
+def test_old_loss_is_the_same_loss():
+    generator = torch.Generator().manual_seed(0)
+    features = normalize(torch.randn(8, 2, 5, generator=generator, dtype=torch.float64), dim=2)
+    labels = torch.tensor([0, 1, 0, 2, 1, 0, 3, 3])
+    expected = old_way.masked_loss(features, labels).item()
+    assert SupConLoss()(features, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_old_statistics_are_the_same_statistics(tmp_path):
+    split = write_pictures(tmp_path, 8, side=40)
+    dataset = DataSet(tmp_path, "x", [f"class {i}" for i in range(4)], {"train": split})
+    mean, std = data_pass.two_passes([split.folder / file for file in split.files])
+    measured = measure(dataset)
+    assert measured.mean == pytest.approx(mean.tolist(), abs=1e-5)
+    assert measured.std == pytest.approx(std.tolist(), abs=1e-5)
+
+
+def test_old_chain_makes_views_of_the_same_shape(tmp_path):
+    split = write_pictures(tmp_path, 8, side=40)
+    chain = old_way.two_views_chain(16, training.MEAN, training.STD)
+    dataset = old_way.TwoCrops([split.folder / f for f in split.files], split.labels, chain)
+    (first, second), label = dataset[3]
+    assert first.shape == second.shape == (3, 16, 16) and not torch.equal(first, second)
+    assert label == split.labels[3]
+
+
+def test_rounds_are_run_in_turns_and_the_first_is_not_counted():
+    calls = []
+    seconds = timing.in_turns(3, a=lambda: calls.append("a"), b=lambda: calls.append("b"))
+    assert "".join(calls) == "abbaabba"
+    assert [len(rounds) for rounds in seconds.values()] == [3, 3]
+    assert timing.median_ratio([1, 2, 30], [1, 1, 10]) == 2
+
+
+def test_a_goal_that_is_not_met_says_so():
+    result = timing.Result(1, "x", "s", 1.0, 2.0, "y", 0.5, ">= 1", met=False)
+    assert table.line(result).endswith("| >= 1 | NOT MET |")

@@ -1,0 +1,46 @@
+"""The device that computes, and its memory."""
+
+import sys
+
+import psutil
+import torch
+
+from thesis_lib.config import InputError, RunConfig
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """The device asked for; for ``auto`` a CUDA GPU, else Apple's, else the CPU.
+
+    Raises:
+        InputError: for a device that this machine lacks.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if config.device == "auto":
+        return torch.device(next(name for name, is_there in there.items() if is_there))
+    if not there[config.device]:
+        raise InputError(f"device is {config.device!r}, which torch does not find here; use auto")
+    return torch.device(config.device)
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """Peak memory so far, MiB: reserved on the GPU, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) // 2**20
+    used = psutil.Process().memory_info()
+    if hasattr(used, "peak_wset"):  # Windows
+        return used.peak_wset // 2**20
+    import resource  # Unix alone
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def total_memory_mib(device: torch.device) -> int:
+    """Memory of the GPU, else of the machine, MiB."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 2**20
+    return psutil.virtual_memory().total // 2**20
