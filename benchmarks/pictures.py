@@ -1,4 +1,4 @@
-"""Made-up dark-field pictures: JPEGs of the size and the file size of plankton images."""
+"""Made-up dark-field pictures as JPEGs, with the side of DYB-PlanktonNet's images."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from thesis_lib.data import Split
 
 
 def write_pictures(folder: Path, pictures: int, side: int = 450, classes: int = 4) -> Split:
-    """Write JPEGs of ``side`` px as train/<class>/<number>.jpg; some are there already."""
+    """Write JPEGs of ``side`` px as train/<class>/<number>.jpg."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side]
     files, labels = [], []
@@ -18,8 +18,6 @@ def write_pictures(folder: Path, pictures: int, side: int = 450, classes: int = 
         path = folder / "train" / f"class {label}" / f"{number:06d}.jpg"
         files.append(path.relative_to(folder).as_posix())
         labels.append(label)
-        if path.exists():
-            continue
         picture = rng.normal(8, 3, (side, side, 3))
         for _ in range(12):
             centre, radius = rng.uniform(0.2, 0.8, 2) * side, rng.uniform(0.01, 0.15) * side

@@ -5,6 +5,7 @@ import math
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
+from test_recipe import PRETRAINING
 
 from thesis_lib.config import (
     IDENTITY,
@@ -17,24 +18,11 @@ from thesis_lib.config import (
     notebook_settings,
 )
 
-RECIPE = {  # the thesis's recipe, typed here a second time on purpose
+RECIPE = {  # the thesis's recipe, typed in the tests a second time on purpose
     "backbone": "resnet50",
     "batch_size": 32,
     "seed": 42,
-    "method": "supcon",
-    "image_size": 224,
-    "projection_dim": 128,
-    "temperature": 0.07,
-    "base_temperature": 0.07,
-    "epochs": 1000,
-    "learning_rate": 0.016,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "schedule": "cosine",
-    "decay_rate": 0.1,
-    "warmup_epochs": 10,
-    "warmup_from": 0.0,
-    "save_every": 50,
+    **PRETRAINING,
     "plateau_share": 0.02,
     "head_epochs": 100,
     "head_batch_size": 256,

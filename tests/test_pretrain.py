@@ -149,15 +149,20 @@ def dying_save(after):
     return save_then_die
 
 
-def test_interrupted_run_ends_with_the_same_bits(workbook, tiny_config, monkeypatch):
-    whole = final_weights(pretrain(tiny_config))
-    interrupted = tiny_config.updated(tag="interrupted")
+def train_with_an_interruption(config, workbook, monkeypatch):
+    """The same run under another tag, which dies after epoch 2 and goes on from there."""
+    interrupted = config.updated(tag="interrupted")
     monkeypatch.setattr(checkpoints, "save", dying_save(after=4))
     with pytest.raises(KeyboardInterrupt):
         pretrain(interrupted)
     monkeypatch.undo()
     monkeypatch.chdir(workbook)
-    run = pretrain(interrupted)
+    return pretrain(interrupted)
+
+
+def test_interrupted_run_ends_with_the_same_bits(workbook, tiny_config, monkeypatch):
+    whole = final_weights(pretrain(tiny_config))
+    run = train_with_an_interruption(tiny_config, workbook, monkeypatch)
     assert len(read_metrics(run)) == 4
     assert_same_bits(whole, final_weights(run))
 
@@ -186,13 +191,8 @@ def test_each_method_trains_resumes_and_is_probed_and_tested(
     loss = [row["loss"] for row in read_metrics(whole)]
     assert np.isfinite(loss).all()
     assert method == "simclr" or min(loss[1:]) < loss[0]  # it would need more than four epochs
-    interrupted = config.updated(tag="interrupted")
-    monkeypatch.setattr(checkpoints, "save", dying_save(after=4))
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(interrupted)
-    monkeypatch.undo()
-    monkeypatch.chdir(workbook)
-    assert_same_bits(final_weights(whole), final_weights(pretrain(interrupted)))
+    again = train_with_an_interruption(config, workbook, monkeypatch)
+    assert_same_bits(final_weights(whole), final_weights(again))
     table = probe_checkpoints(whole)
     assert table["val_accuracy"].max() > 0.5
     assert final_test(whole)["n"] == 9

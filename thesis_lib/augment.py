@@ -81,7 +81,7 @@ def draw_colour(random: np.random.Generator) -> np.ndarray:
 def pixels_of(image: Image.Image) -> Tensor:
     """An RGB image as (h, w, 4) uint8: its channels and a byte of padding, as Pillow holds it.
 
-    Copied so it takes a third of the time that leaving the padding out would take.
+    Resizing four channels of bytes took less than half the time that three took.
     """
     flat = torch.frombuffer(bytearray(image.tobytes("raw", "RGBX")), dtype=torch.uint8)
     return flat.view(image.height, image.width, 4)
