@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.models import create_backbone
+from thesis_lib.models import Classifier, create_backbone, linear_head
 from thesis_lib.runs import RunDirectory, atomic_path
 
 
@@ -109,3 +109,12 @@ def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     fit_weights(backbone, weights, str(path))
     del checkpoint["optimizer"]
     return backbone.eval(), checkpoint
+
+
+def load_classifier(run: RunDirectory) -> tuple[Classifier, dict[str, Any]]:
+    """The chosen backbone with its head, in evaluation mode, and the content of ``head.pth``."""
+    head = load(run.head_file)
+    backbone, _ = load_backbone(checkpoint_path(run, head["checkpoint"]))
+    classifier = Classifier(backbone, linear_head(backbone.num_features, len(head["classes"])))
+    classifier.head.load_state_dict(head["weights"])
+    return classifier.eval(), head

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from thesis_lib import checkpoints
 from thesis_lib.augment import EVALUATION_RESIZE
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.models import Classifier, has_small_stem, linear_head, size_options
+from thesis_lib.models import Classifier, has_small_stem, size_options
 from thesis_lib.runs import RunDirectory, relative_to_root
 from thesis_lib.stages import is_probed
 
@@ -51,12 +51,7 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
     folder = destination or run.path / "export"
     if destination is not None and folder.exists():
         raise InputError(f"{folder} is there already; give another place, or delete it")
-    head = checkpoints.load(run.head_file)
-    path = checkpoints.checkpoint_path(run, head["checkpoint"])
-    backbone, facts = checkpoints.load_backbone(path)
-    classifier = linear_head(backbone.num_features, len(head["classes"]))
-    classifier.load_state_dict(head["weights"])
-    ours = Classifier(backbone, classifier).eval()
+    ours, facts = checkpoints.load_classifier(run)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -118,7 +113,7 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
     description = {
         "label_names": facts["classes"],
         "description": f"{config.run_name} on {config.data_name}, checkpoint "
-        f"{facts['metrics'][-1]['epoch']}, linear head",
+        f"{facts['checkpoint']}, linear head",
     }
     save_for_hf(
         model, folder, model_config=description, model_args=arguments, safe_serialization=True

@@ -8,12 +8,11 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from thesis_lib import checkpoints
+from thesis_lib.checkpoints import load_classifier
 from thesis_lib.data import open_dataset
 from thesis_lib.evaluate import classification_metrics
 from thesis_lib.features import extract_features
 from thesis_lib.hardware import choose_device
-from thesis_lib.models import linear_head
 from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.runs import RunDirectory, read_json, write_csv, write_json
 from thesis_lib.stages import is_tested, selection_digest, stage
@@ -43,17 +42,13 @@ def final_test(run: RunDirectory) -> dict:
     run.test_file.unlink(missing_ok=True)
 
     with stage(run, "test"):
-        head = checkpoints.load(run.head_file)
-        path = checkpoints.checkpoint_path(run, head["checkpoint"])
-        backbone, facts = checkpoints.load_backbone(path)
+        model, head = load_classifier(run)
         test = dataset.splits["test"]
         features = extract_features(
-            backbone, test, run.config, facts["mean"], facts["std"], device
+            model.backbone, test, run.config, head["mean"], head["std"], device
         )[0]
-        classifier = linear_head(features.shape[1], len(head["classes"]))
-        classifier.load_state_dict(head["weights"])
         with torch.inference_mode():
-            probabilities = classifier(features).softmax(1).numpy()  # (n, classes)
+            probabilities = model.head(features).softmax(1).numpy()  # (n, classes)
 
         classes = np.array(head["classes"])
         predictions = pd.DataFrame(
