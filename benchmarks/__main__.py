@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 from dataclasses import asdict
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data_pass, probing, start, training
+from benchmarks import cached_views, data_pass, evaluation, growth, probing, start, training
 from benchmarks.timing import Result
+from thesis_lib.runs import read_json, write_json, write_text
 from thesis_lib.stages import provenance
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,35 +20,37 @@ GOALS = {
     2: training.step_against_old,
     3: training.views_of_a_core,
     4: probing.features_once,
+    5: cached_views.cached_views,
     6: probing.many_heads,
     7: training.loss_share,
     8: data_pass.statistics_pass,
     9: start.start,
+    10: evaluation.evaluation_time,
+    11: growth.growth,
 }
 
 
 def main() -> None:
-    """Measure what is asked for; write ``results/<device>.md`` and ``.json`` when it was all."""
+    """Measure what is asked for, or all; renew its rows under ``results/``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("numbers", nargs="*", type=int, choices=[*GOALS, []], metavar="NUMBER")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results: list[Result] = []
-    for number, measure in GOALS.items():
-        if options.numbers and number not in options.numbers:
-            continue
-        with contextlib.redirect_stderr(open(os.devnull, "w")):  # progress bars
-            found = list(measure(options.rounds, device))
-        results += found
+    for number in options.numbers or GOALS:
+        with (
+            open(os.devnull, "w") as nowhere,  # progress
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
+            found = list(GOALS[number](options.rounds, device))
         print("\n".join(map(line, found)), flush=True)
-    if not options.numbers:
-        write(results, device, options.rounds)
+        write(number, found, device, options.rounds)
 
 
 def line(result: Result) -> str:
     """A row of the Markdown table."""
-    verdict = "met" if result.met else "NOT MET"
+    verdict = ("met" if result.met else "NOT MET") if result.goal else ""
     ours, other = (f"{value:,.4g} {result.unit}" for value in (result.ours, result.other))
     return (
         f"| {result.number} | {result.what} | {ours} | {other} ({result.other_name}) | "
@@ -56,27 +58,30 @@ def line(result: Result) -> str:
     )
 
 
-def write(results: list[Result], device: torch.device, rounds: int) -> None:
-    """The table and, beside it, every round's seconds as JSON."""
+def write(number: int, found: list[Result], device: torch.device, rounds: int) -> None:
+    """Put a goal's rows into the table and, with every round's seconds, into the JSON beside it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     name = gpu or f"{platform.machine()} cpu {cores} cores"
     stem = RESULTS / name.lower().replace(" ", "-")
-    stem.parent.mkdir(exist_ok=True)
+    file = stem.with_suffix(".json")
+    measured = read_json(file) if file.is_file() else {}
+    origin = {name: provenance()[name] for name in ("git_commit", "python", "versions")}
+    rows = [asdict(result) for result in found]
+    measured[str(number)] = {**origin, "rounds": rounds, "results": rows}
+    write_json(file, dict(sorted(measured.items(), key=lambda item: int(item[0]))))
     head = [
         f"# {name}",
         "",
-        f"`make bench`: torch {torch.__version__}, {torch.get_num_threads()} threads; best of "
-        f"{rounds} rounds in turns, ratios of medians for 2, 3, 4, 6 and 8.",
+        f"`make bench`: torch {torch.__version__}, {torch.get_num_threads()} threads. Best of some "
+        "rounds in turns; ratios of the best for 1, 7, 9 and 10, medians of the rounds' ratios for "
+        "2, 3, 4, 6 and 8. The JSON beside it has every round.",
         "",
         "| # | what | ours | the other | ratio | goal | |",
         "|---|---|---|---|---|---|---|",
     ]
-    stem.with_suffix(".md").write_text("\n".join([*head, *map(line, results)]) + "\n")
-    origin = {name: provenance()[name] for name in ("git_commit", "python", "versions")}
-    content = origin | {"results": [asdict(result) for result in results]}
-    stem.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
-    print(f"written: {stem}.md and .json")
+    results = [Result(**row) for goal in read_json(file).values() for row in goal["results"]]
+    write_text(stem.with_suffix(".md"), "\n".join([*head, *map(line, results)]) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,28 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import old_way
-from benchmarks.pictures import write_pictures
+from benchmarks.pictures import as_dataset, digits, write_pictures
 from benchmarks.timing import Result, best, in_turns, median_ratio
 from thesis_lib.config import RunConfig
 from thesis_lib.data import Split
-from thesis_lib.demo import write_digits
+from thesis_lib.data_statistics import measure
+from thesis_lib.images import Images, open_images
 from thesis_lib.loaders import EpochBatches, Loader, RandomViews, worker_count
 from thesis_lib.losses import SupConLoss
-from thesis_lib.pretrain import create_model, method_loss, train_epoch
-from thesis_lib.splits import class_folders, image_files
+from thesis_lib.pretrain import create_model, create_optimizer, method_loss, train_epoch
 
 MEAN, STD = (0.0418, 0.0353, 0.0409), (0.0956, 0.0911, 0.0769)
-
-
-def digits(folder: Path, images: int) -> Split:
-    """Some of scikit-learn's digits as a training split."""
-    write_digits(folder / "train")
-    files, labels = [], []
-    for label, name in enumerate(class_folders(folder / "train")):
-        found = image_files(name)[: images // 10]
-        files += [f"train/{name.name}/{file}" for file in found]
-        labels += [label] * len(found)
-    return Split(folder, files, torch.tensor(labels).numpy())
 
 
 class OurEpoch:
@@ -39,7 +28,9 @@ class OurEpoch:
         self.config, self.split = config, split
         self.model, self.optimizer = fresh_model(config, device)
         batches = EpochBatches(len(split), config.batch_size, config.seed)
-        views = RandomViews(split, config.image_size, config.seed)
+        dataset = as_dataset(train=split)
+        images, _ = open_images(dataset, "train", measure(dataset), config)
+        views = RandomViews(images, config.image_size, config.seed)
         workers = worker_count(config, device)
         self.loader = Loader(views, batches, workers, device.type == "cuda")
 
@@ -57,7 +48,9 @@ class BareEpoch:
         self.config, self.steps = config, len(split) // config.batch_size
         self.model, self.optimizer = fresh_model(config, device)
         shape = (2 * config.batch_size, 3, config.image_size, config.image_size)
-        self.images = torch.randn(shape, device=device)
+        self.images = torch.randn(shape, device=device).contiguous(
+            memory_format=torch.channels_last
+        )
         self.labels = torch.arange(config.batch_size, device=device) % 4
 
     def __call__(self) -> None:
@@ -89,27 +82,26 @@ class OldEpoch:
 
 def fresh_model(config: RunConfig, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The model of a config on a device, and its SGD."""
-    model = create_model(config, 4).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    return model, optimizer
+    model = create_model(config, 4).to(device, memory_format=torch.channels_last)
+    return model, create_optimizer(config, model)
 
 
 def step_against_bare(rounds: int, device: torch.device) -> Iterator[Result]:
     """Goal 1: loader, views, colours and logging cost little beside the network."""
     gpu = device.type == "cuda"
     settings = {"epochs": 10**6, "learning_rate": 1e-3}
-    cases = [
-        (RunConfig(image_size=224, batch_size=64 if gpu else 8, **settings), 0.95 if gpu else 0.97),
-    ]
+    large = RunConfig(image_size=224, batch_size=64 if gpu else 8, cache="none", **settings)
+    cases = [(large, 0.95 if gpu else 0.97)]
     if not gpu:
         small = {"image_size": 32, "small_images": False, "batch_size": 64}
         cases.append((RunConfig(backbone="test_resnet", **small, **settings), 0.85))
     with tempfile.TemporaryDirectory() as folder:
         for config, goal in cases:
             images = config.batch_size * (20 if gpu else 2 if config.image_size == 224 else 10)
-            large = config.image_size == 224
-            split = write_pictures(Path(folder) / "jpeg", images) if large else None
-            split = split or digits(Path(folder) / "digits", images)
+            if config is large:
+                split = write_pictures(Path(folder) / "jpeg", images)
+            else:
+                split = digits(Path(folder) / "digits", images)
             ours, bare = OurEpoch(config, split, device), BareEpoch(config, split, device)
             seconds = in_turns(rounds, ours=ours, bare=bare)
             ratio = best(seconds["bare"]) / best(seconds["ours"])
@@ -139,6 +131,7 @@ def step_against_old(rounds: int, device: torch.device) -> Iterator[Result]:
         batch_size=64,
         epochs=10**6,
         learning_rate=1e-3,
+        cache="none" if gpu else "auto",
     )
     goal = 3.0 if gpu else 1.3
     with tempfile.TemporaryDirectory() as folder:
@@ -168,11 +161,10 @@ def views_of_a_core(rounds: int, device: torch.device) -> Iterator[Result]:
         split = write_pictures(Path(folder), 64)
         chain = old_way.two_views_chain(224, MEAN, STD)
         old = old_way.TwoCrops([split.folder / f for f in split.files], split.labels, chain)
-        ours = RandomViews(split, 224, seed=1)
-        ours.images.room = 0  # every picture is decoded, as in an epoch over many
+        ours = RandomViews(Images(split), 224, seed=1)
         seconds = in_turns(
             rounds,
-            ours=lambda: [ours[(1, index)] for index in range(len(split))],
+            ours=lambda: ours[[(1, index) for index in range(len(split))]],
             old=lambda: [old[index] for index in range(len(split))],
         )
     torch.set_num_threads(threads)

@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import __main__ as table
-from benchmarks import data_pass, old_way, timing, training
-from benchmarks.pictures import write_pictures
+from benchmarks import cached_views, data_pass, evaluation, growth, old_way, timing, training
+from benchmarks.pictures import open_folder, write_organisms, write_pictures
 from thesis_lib.data import DataSet
 from thesis_lib.data_statistics import measure
 from thesis_lib.losses import SupConLoss
@@ -54,3 +54,37 @@ def test_rounds_are_run_in_turns_and_the_first_is_not_counted():
 def test_a_goal_that_is_not_met_says_so():
     result = timing.Result(1, "x", "s", 1.0, 2.0, "y", 0.5, ">= 1", met=False)
     assert table.line(result).endswith("| >= 1 | NOT MET |")
+
+
+def test_a_measured_goal_renews_its_own_rows_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    cpu = torch.device("cpu")
+    for number, ours in ((2, 1.0), (1, 2.0), (2, 3.0)):
+        found = [timing.Result(number, f"goal {number}", "s", ours, 1.0, "y", ours, "<= 9", True)]
+        table.write(number, found, cpu, rounds=1)
+    (written,) = tmp_path.glob("*.md")
+    rows = [row for row in written.read_text().splitlines() if row.startswith(("| 1", "| 2"))]
+    assert [row.split(" | ")[:3] for row in rows] == [
+        ["| 1", "goal 1", "2 s"],
+        ["| 2", "goal 2", "3 s"],
+    ]
+
+
+def test_made_up_predictions_have_the_published_sizes():
+    true, predicted, classes = evaluation.made_up_test()
+    assert len(true) == 7147 and len(classes) == 87
+    assert 0.94 < (true == predicted).mean() < 0.96
+
+
+def test_growth_writes_as_many_images_as_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "SIDE", 16)
+    growth.write_many(tmp_path, 1000)
+    files = list((tmp_path / "classes").glob("*/*.jpg"))
+    assert len(files) == 1000 and len({file.parent for file in files}) == growth.CLASSES
+
+
+def test_halves_share_no_image_and_all_classes(tmp_path):
+    write_organisms(tmp_path / "train", classes=3, images=6, side=16)
+    train, val = cached_views.halves(open_folder(tmp_path / "train"))
+    assert not set(train.files) & set(val.files) and len(train) == len(val) == 9
+    assert set(train.labels) == set(val.labels) == {0, 1, 2}

@@ -107,6 +107,9 @@ BAD = [
     ("workers", -1),
     ("workers", 1.5),
     ("device", "gpu"),
+    ("precision", "float16"),
+    ("compile", 1),
+    ("cache", "ram"),
     ("text_width", 0),
 ]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from thesis_lib.config import InputError
-from thesis_lib.data import open_dataset, read_image, sample_images
+from thesis_lib.data import open_dataset, read_pixels, sample_images
 
 GREY = np.arange(16 * 20, dtype=np.uint8).reshape(16, 20) % 251
 
@@ -170,9 +170,9 @@ def test_fingerprint_is_the_same_wherever_the_data_set_lies(dataset_folder, tmp_
 
 def pixels_of(image: Image.Image, path: Path, **options) -> np.ndarray:
     image.save(path, **options)
-    read = read_image(path)
-    assert read.mode == "RGB"
-    return np.asarray(read)
+    read = read_pixels(path)
+    assert read.dtype == np.uint8 and read.shape[2] == 3
+    return read
 
 
 def test_grey_is_repeated_and_colour_kept(tmp_path):
@@ -215,10 +215,29 @@ def test_16_bits_are_scaled_not_clipped(tmp_path, suffix):
     assert read[0, 0, 0] == 0 and read[1, 3, 0] == 255
 
 
-def test_jpeg_is_what_pillow_decodes(tmp_path):
-    image = Image.fromarray(GREY).convert("RGB")
-    read = pixels_of(image, tmp_path / "j.jpg", quality=90)
-    assert np.array_equal(read, np.asarray(Image.open(tmp_path / "j.jpg")))
+JPEGS = {
+    "4:2:0": {"subsampling": 2},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0, "quality": 98},
+    "progressive": {"progressive": True},
+    "restart": {"restart_marker_blocks": 2},
+}
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_is_what_pillow_decodes(tmp_path, mode, options):
+    pixels = np.random.default_rng(0).integers(0, 256, (43, 61, 3), dtype=np.uint8)
+    read = pixels_of(Image.fromarray(pixels).convert(mode), tmp_path / "j.jpg", **options)
+    assert np.array_equal(read, np.asarray(Image.open(tmp_path / "j.jpg").convert("RGB")))
+
+
+def test_jpeg_is_refused_wherever_it_is_cut(tmp_path):
+    whole = jpeg()
+    for length in range(1, len(whole), 37):
+        (tmp_path / "cut.jpg").write_bytes(whole[:length])
+        with pytest.raises(InputError, match="cannot read the image"):
+            read_pixels(tmp_path / "cut.jpg")
 
 
 def jpeg() -> bytes:
@@ -243,7 +262,7 @@ def jpeg() -> bytes:
 def test_file_that_cannot_be_read_is_named_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as caught:
-        read_image(tmp_path / name)
+        read_pixels(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.__suppress_context__
@@ -257,12 +276,12 @@ def test_half_a_file_of_any_kind_is_refused(tmp_path, suffix):
     half = tmp_path / f"half.{suffix}"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(InputError, match="cannot read the image"):
-        read_image(half)
+        read_pixels(half)
 
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.png"):
-        read_image(tmp_path / "gone.png")
+        read_pixels(tmp_path / "gone.png")
 
 
 def test_samples_are_training_images_of_their_class(dataset_folder):

@@ -93,7 +93,7 @@ def test_second_call_reads_no_image_and_gives_the_same(dataset_folder, tmp_path,
     stored = json.loads((tmp_path / "runs" / "mixed" / "data_statistics.json").read_text())
     assert stored["fingerprint"] == open_dataset("data/mixed").fingerprint
     assert tuple(stored["mean"]) == first.mean and tuple(stored["std"]) == first.std
-    monkeypatch.setattr(module, "read_image", refuse_to_read)
+    monkeypatch.setattr(module, "read_pixels", refuse_to_read)
     second = data_statistics(open_dataset("data/mixed"))
     assert (second.mean, second.std, second.pixels) == (first.mean, first.std, first.pixels)
     pd.testing.assert_frame_equal(second.images, first.images)

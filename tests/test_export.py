@@ -8,11 +8,11 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from PIL import Image
 
 from thesis_lib import augment, checkpoints, export
 from thesis_lib.cli import main
 from thesis_lib.config import InputError
+from thesis_lib.data import read_pixels
 from thesis_lib.export import export_run
 from thesis_lib.final_test import final_test, read_predictions
 from thesis_lib.pretrain import pretrain
@@ -35,7 +35,7 @@ def images_of(run):
     predictions = read_predictions(run)
     root = run.path.parent.parent.parent / "data" / "tiny"
     views = [
-        augment.central_view(Image.open(root / file).convert("RGB"), run.config.image_size)
+        augment.central_view(read_pixels(root / file), run.config.image_size)
         for file in predictions["path"]
     ]
     images = augment.to_float(torch.from_numpy(np.stack(views)))

@@ -13,10 +13,10 @@ import thesis_lib
 PACKAGE = Path(thesis_lib.__file__).parent
 LAYERS = [
     {"__init__"},
-    {"config", "losses", "models", "progress", "hardware"},
+    {"coercion", "config", "losses", "models", "progress", "hardware", "schedule"},
     {"runs", "splits", "augment"},
     {"stages", "data", "manifests"},
-    {"data_statistics", "loaders", "checkpoints", "supcontrast"},
+    {"data_statistics", "images", "loaders", "checkpoints", "supcontrast"},
     {"plateau"},
     {"pretrain", "features"},
     {"probe", "evaluate", "final_test", "import_run", "export"},

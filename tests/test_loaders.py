@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from thesis_lib import augment
+from thesis_lib.augment import draw_colours
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.data import open_dataset, read_image
+from thesis_lib.data import open_dataset, read_pixels
+from thesis_lib.images import Images
 from thesis_lib.loaders import (
     EpochBatches,
     FeatureViews,
@@ -66,34 +68,26 @@ def test_order_of_an_epoch_does_not_depend_on_those_before():
     assert list(batches) == epochs_of(EpochBatches(50, 8, seed=1), 3)[2]
 
 
-def test_views_are_the_crops_and_colours_that_their_generator_draws(dataset):
-    views = RandomViews(dataset.splits["train"], 16, seed=5, views=3)
-    pixels, colours, label, index = views[(7, 6)]
-    assert pixels.shape == (3, 16, 16, 3) and pixels.dtype == np.uint8
-    assert (label, index) == (1, 6)
-    image = read_image(dataset.root / dataset.splits["train"].files[6])
-    for view in range(3):
-        random = augment.view_generator(5, 7, 6, view)
-        crop = augment.draw_crop(random, *image.size)
-        assert np.array_equal(pixels[view], augment.cut(augment.pixels_of(image), crop, 16))
-        assert np.array_equal(colours[view], augment.draw_colour(random))
-    again = views[(7, 6)]  # from the cache now
-    assert np.array_equal(again[0], pixels) and np.array_equal(again[1], colours)
+def colours_of(drawn: np.ndarray) -> list:
+    return [field.tolist() if torch.is_tensor(field) else field for field in draw_colours(drawn)]
 
 
-def test_small_cache_changes_nothing(dataset, monkeypatch):
-    roomy = RandomViews(dataset.splits["train"], 16, seed=5)
-    monkeypatch.setattr("thesis_lib.loaders.CACHE_BYTES", 4000)  # two images' worth
-    tight = RandomViews(dataset.splits["train"], 16, seed=5)
-    for epoch in (1, 2):
-        for index in range(12):
-            for ours, theirs in zip(roomy[(epoch, index)], tight[(epoch, index)], strict=True):
-                assert np.array_equal(ours, theirs)
-    assert 0 < sum(pixels.nbytes for pixels in tight.images.kept.values()) <= 4000
+def test_views_are_the_crops_and_colours_that_their_numbers_stand_for(dataset):
+    train = dataset.splits["train"]
+    views = RandomViews(Images(train), 16, seed=5, views=3)
+    pixels, colours, labels, numbers = views[[(7, 6), (7, 2)]]
+    assert pixels.shape == (6, 16, 16, 3) and pixels.dtype == torch.uint8
+    assert labels.tolist() == [1, 0] and numbers.tolist() == [6, 2]
+    drawn = augment.draw(5, 7, [6, 2], 3)
+    images = [read_pixels(dataset.root / train.files[number]) for number in (6, 6, 6, 2, 2, 2)]
+    crops = augment.draw_crops(drawn, [(image.shape[1], image.shape[0]) for image in images])
+    assert torch.equal(pixels, augment.cut(images, crops, 16))
+    found = [field.tolist() if torch.is_tensor(field) else field for field in colours]
+    assert found == colours_of(drawn)
 
 
 def batches_with(dataset, workers: int, epochs: int = 2) -> list[list[torch.Tensor]]:
-    views = RandomViews(dataset.splits["train"], 16, seed=3)
+    views = RandomViews(Images(dataset.splits["train"]), 16, seed=3)
     batches = EpochBatches(12, 5, seed=3)
     loader = Loader(views, batches, workers, pin_memory=False)
     assert len(loader) == 3
@@ -107,11 +101,15 @@ def batches_with(dataset, workers: int, epochs: int = 2) -> list[list[torch.Tens
 def test_batches_are_the_same_for_any_number_of_workers(dataset):
     alone, helped = batches_with(dataset, 0), batches_with(dataset, 2)
     assert len(alone) == len(helped) == 6
-    for one, other in zip(alone, helped, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for (pixels, colours, *rest), (others, other_colours, *others_rest) in zip(
+        alone, helped, strict=True
+    ):
+        pairs = zip((pixels, *rest), (others, *others_rest), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        assert str(colours) == str(other_colours)
     pixels, colours, labels, index = alone[0]
-    assert pixels.shape == (5, 2, 16, 16, 3) and pixels.dtype == torch.uint8
-    assert colours.shape == (5, 2, 10) and colours.dtype == torch.float32
+    assert pixels.shape == (10, 16, 16, 3) and pixels.dtype == torch.uint8
+    assert colours.share.shape == (4, 10) and colours.share.dtype == torch.float32
     assert labels.dtype == torch.int64
     assert torch.equal(labels, torch.from_numpy(dataset.splits["train"].labels)[index])
     # the second epoch brings other views of the same images
@@ -140,14 +138,15 @@ def test_a_mistake_in_the_program_is_not_hidden():
 
 def test_feature_views_are_the_central_view_or_random_crops(dataset):
     train = dataset.splits["train"]
-    central, random = FeatureViews(train, 16, seed=3), FeatureViews(train, 16, seed=3, views=4)
-    assert len(central) == len(random) == 12
-    image = read_image(dataset.root / train.files[5])
-    assert np.array_equal(central[5], augment.central_view(image, 16)[None])
-    assert random[5].shape == (4, 16, 16, 3)
-    for view in range(4):
-        crop = augment.draw_crop(augment.view_generator(3, 0, 5, view), *image.size)
-        assert np.array_equal(random[5][view], augment.cut(augment.pixels_of(image), crop, 16))
+    images = Images(train)
+    central, random = FeatureViews(images, 16, seed=3), FeatureViews(images, 16, seed=3, views=4)
+    pictures = [read_pixels(dataset.root / train.files[number]) for number in (5, 1)]
+    expected = np.stack([augment.central_view(picture, 16) for picture in pictures])
+    assert np.array_equal(central[[5, 1]], expected)
+    sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures for _ in range(4)]
+    crops = augment.draw_crops(augment.draw(3, 0, [5, 1], 4), sizes)
+    cut = augment.cut([picture for picture in pictures for _ in range(4)], crops, 16)
+    assert torch.equal(random[[5, 1]], cut)
 
 
 def test_worker_count_is_as_configured_else_from_the_cores(monkeypatch):
@@ -168,16 +167,16 @@ def test_example_views_are_those_of_the_first_epoch(dataset, method):
     shown = example_views(dataset, config, 5)
     assert len(shown["views"]) == config.views == (1 if method == "cross-entropy" else 2)
     train = dataset.splits["train"]
-    originals = [np.asarray(read_image(dataset.root / file)) for file in train.files]
+    originals = [read_pixels(dataset.root / file) for file in train.files]
     for original, name, *views in zip(
         shown["originals"], shown["names"], *shown["views"], strict=True
     ):
         index = next(i for i, o in enumerate(originals) if np.array_equal(o, original))
         assert dataset.classes[train.labels[index]] == name
-        pixels, colours, *_ = RandomViews(train, 16, 9, config.views)[(1, index)]
-        expected = augment.to_float(torch.from_numpy(pixels[None]))
+        pixels, colours, *_ = RandomViews(Images(train), 16, 9, config.views)[[(1, index)]]
+        expected = augment.to_float(pixels)
         if method != "cross-entropy":  # SupContrast's baseline crops and mirrors alone
-            expected = augment.change_colour(expected, torch.from_numpy(colours))
+            expected = augment.change_colour(expected, colours)
         for view, wanted in zip(views, expected * 255, strict=True):
             assert view.dtype == np.uint8
             assert np.abs(view - wanted.movedim(0, -1).numpy()).max() <= 0.5

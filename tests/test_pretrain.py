@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from thesis_lib.config import InputError, RunConfig
 from thesis_lib.final_test import final_test
 from thesis_lib.losses import SupConLoss
 from thesis_lib.plateau import epochs_to_probe, find_plateau, smooth
-from thesis_lib.pretrain import check, learning_rate, method_loss, pretrain
+from thesis_lib.pretrain import check, method_loss, pretrain
 from thesis_lib.probe import probe_checkpoints
+from thesis_lib.runs import read_json
+from thesis_lib.schedule import learning_rate
 from thesis_lib.stages import is_pretrained, read_metrics, stage_states
 
 
@@ -186,7 +189,7 @@ METHODS = ("supcon", "simclr", "cross-entropy")
 def test_each_method_trains_resumes_and_is_probed_and_tested(
     workbook, tiny_config, monkeypatch, method
 ):
-    config = tiny_config.updated(method=method)
+    config = tiny_config.updated(method=method, seed=1)
     whole = pretrain(config)
     loss = [row["loss"] for row in read_metrics(whole)]
     assert np.isfinite(loss).all()
@@ -357,3 +360,38 @@ def test_run_is_pretrained_only_after_its_last_epoch(trained):
     lines = trained.metrics_file.read_text().splitlines(keepends=True)
     trained.metrics_file.write_text("".join(lines[:-1]))
     assert not is_pretrained(trained)
+
+
+# --- precision, compile, cache
+
+
+def test_provenance_records_precision_compile_and_cache(trained):
+    entry = next(e for e in read_json(trained.provenance_file) if e["stage"] == "pretrain")
+    assert (entry["precision"], entry["compile"], entry["cache"]) == ("float32", False, "memory")
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_run_has_the_same_bits_whatever_the_cache(trained, tiny_config, cache):
+    other = pretrain(tiny_config.updated(tag=cache, cache=cache))
+    assert_same_bits(final_weights(trained), final_weights(other))
+
+
+def test_bfloat16_trains_weights_of_float32_to_nearly_the_same_losses(trained, tiny_config):
+    low = pretrain(tiny_config.updated(tag="low", precision="bfloat16"))
+    weights = checkpoints.load(low.last_checkpoint)["model"]
+    assert all(w.dtype == torch.float32 for w in weights.values() if w.is_floating_point())
+    losses = [[row["loss"] for row in read_metrics(run)] for run in (trained, low)]
+    assert losses[0] != losses[1]  # it was really used
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_run_trains_and_resumes_under_the_same_names(
+    trained, workbook, tiny_config, monkeypatch
+):
+    config = tiny_config.updated(tag="compiled", compile=True)
+    again = train_with_an_interruption(config, workbook, monkeypatch)
+    mine, theirs = (final_weights(run)["model"] for run in (again, trained))
+    assert mine.keys() == theirs.keys()
+    losses = [[row["loss"] for row in read_metrics(run)] for run in (trained, again)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)

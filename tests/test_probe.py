@@ -6,11 +6,15 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torchvision.transforms.functional import normalize, to_tensor
 
 from thesis_lib import checkpoints, probe
+from thesis_lib.augment import central_view, cut, draw, draw_crops
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.data import open_dataset
+from thesis_lib.data import open_dataset, read_pixels
 from thesis_lib.features import extract_features, labels_of
+from thesis_lib.images import Images
+from thesis_lib.models import create_backbone
 from thesis_lib.probe import (
     best_curves,
     best_row,
@@ -148,7 +152,9 @@ def test_validation_accuracy_is_that_of_the_stored_head(trained):
     backbone, facts = checkpoints.load_backbone(path)
     val = open_dataset("data/tiny").splits["val"]
     cpu = torch.device("cpu")
-    features = extract_features(backbone, val, trained.config, facts["mean"], facts["std"], cpu)[0]
+    features = extract_features(
+        backbone, Images(val), trained.config, facts["mean"], facts["std"], cpu
+    )[0]
     weights = checkpoints.load(trained.head_file)["weights"]
     predicted = (features @ weights["weight"].T + weights["bias"]).argmax(1)
     accuracy = (predicted == labels_of(val)).float().mean().item()
@@ -234,6 +240,27 @@ def test_evaluation_mode_leaves_batch_statistics_alone(workbook, tiny_config):
     before = model[0].running_mean.clone()
     val = open_dataset("data/tiny").splits["val"]
     cpu = torch.device("cpu")
-    features = extract_features(model.train(), val, tiny_config, (0, 0, 0), (1, 1, 1), cpu, views=2)
+    features = extract_features(
+        model.train(), Images(val), tiny_config, (0, 0, 0), (1, 1, 1), cpu, views=2
+    )
     assert torch.equal(model[0].running_mean, before)
     assert features.shape == (2, len(val), 3 * 32 * 32)
+
+
+@pytest.mark.parametrize("views", [0, 3])
+def test_features_are_those_of_a_plain_loop(workbook, tiny_config, views):
+    val, mean, std = open_dataset("data/tiny").splits["val"], (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    backbone = create_backbone("lenet5").eval()
+    common = (tiny_config, mean, std, torch.device("cpu"))
+    features = extract_features(backbone, Images(val), *common, views=views)
+    assert features.shape[:2] == (max(views, 1), len(val))
+    for number, file in enumerate(val.files):
+        pixels = read_pixels(val.folder / file)
+        taken = [central_view(pixels, 32)]
+        if views:
+            crops = draw_crops(draw(42, 0, [number], views), [pixels.shape[1::-1]] * views)
+            taken = [cut([pixels], [crop], 32)[0].numpy() for crop in crops]
+        for view, image in enumerate(taken):
+            with torch.inference_mode():
+                expected = backbone(normalize(to_tensor(image), mean, std)[None])[0]
+            assert torch.allclose(features[view, number], expected, atol=1e-5)

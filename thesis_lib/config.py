@@ -9,11 +9,21 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from thesis_lib.coercion import REFUSED, coerce, describe
+
 # A field's stage says what follows when it changes: another backbone (pretrain), another
 # head for the same backbone (probe), or nothing but where and how fast it runs (machine).
 IDENTITY, PRETRAIN, PROBE, MACHINE = "identity", "pretrain", "probe", "machine"
 # method -> the name of its loss
 METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
+# what a field of few values can be
+CHOICES = {
+    "method": tuple(METHODS),
+    "schedule": ("cosine", "step"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "cache": ("auto", "none", "memory", "disk"),
+}
 
 
 class InputError(ValueError):
@@ -120,14 +130,25 @@ class RunConfig:
         None, MACHINE, "processes that load images; by default from the number of cores"
     )
     device: str = _setting("auto", MACHINE, "auto, cpu, cuda or mps")
+    precision: str = _setting(
+        "auto",
+        MACHINE,
+        "of pretraining: float32, bfloat16 (autocast), or auto: bfloat16 on a GPU that has it",
+    )
+    compile: bool = _setting(False, MACHINE, "pretrain through torch.compile")
+    cache: str = _setting(
+        "auto",
+        MACHINE,
+        "decoded images: none, memory, disk, or auto: memory where they take up to 256 MiB",
+    )
     text_width: float = _setting(160.0, MACHINE, "width of the thesis's text block, mm")
 
     def __post_init__(self) -> None:
         for name, annotation in typing.get_type_hints(type(self)).items():
-            value = _coerce(getattr(self, name), annotation)
-            if value is _REFUSED:
+            value = coerce(getattr(self, name), annotation)
+            if value is REFUSED:
                 raise InputError(
-                    f"{name} must be {_describe(annotation)}, not {getattr(self, name)!r}"
+                    f"{name} must be {describe(annotation)}, not {getattr(self, name)!r}"
                 )
             object.__setattr__(self, name, value)
         for name, holds, needs in self._ranges():
@@ -148,9 +169,9 @@ class RunConfig:
             yield name, value is None or len(value) == 3, "three numbers, one a channel"
         yield "mean", self.mean is None or all(0 <= m <= 1 for m in self.mean), "on [0, 1]"
         yield "std", self.std is None or all(0 < s < math.inf for s in self.std), "above 0"
-        yield "method", self.method in METHODS, "supcon, simclr or cross-entropy"
-        yield "schedule", self.schedule in ("cosine", "step"), "cosine or step"
-        yield "device", self.device in ("auto", "cpu", "cuda", "mps"), "auto, cpu, cuda or mps"
+        for name, allowed in CHOICES.items():
+            listed = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+            yield name, getattr(self, name) in allowed, listed
         for name in (
             *("image_size", "projection_dim", "epochs", "save_every"),
             *("head_epochs", "head_batch_size"),
@@ -268,39 +289,3 @@ def notebook_settings(namespace: MutableMapping[str, Any]) -> dict[str, Any]:
     settings = {name: value for name, value in settings.items() if name in known}
     config = RunConfig.from_dict(settings)
     return {name: getattr(config, name) for name in settings}
-
-
-_REFUSED = object()
-
-
-def _coerce(value: Any, annotation: Any) -> Any:
-    """``value`` as the annotated type (whole floats as ints, lists as tuples), or _REFUSED."""
-    if isinstance(annotation, types.UnionType):
-        options = [_coerce(value, option) for option in typing.get_args(annotation)]
-        return next((option for option in options if option is not _REFUSED), _REFUSED)
-    if typing.get_origin(annotation) is tuple:
-        if not isinstance(value, list | tuple):
-            return _REFUSED
-        items = tuple(_coerce(item, typing.get_args(annotation)[0]) for item in value)
-        return _REFUSED if _REFUSED in items else items
-    if annotation is types.NoneType:
-        return None if value is None else _REFUSED
-    if annotation is str:
-        return value if isinstance(value, str) else _REFUSED
-    if annotation is bool or isinstance(value, bool):
-        return value if annotation is bool and isinstance(value, bool) else _REFUSED
-    try:
-        number = annotation(value)
-    except (TypeError, ValueError, OverflowError):
-        return _REFUSED
-    # A string is no number here: the command line has parsed its own already.
-    return _REFUSED if isinstance(value, str) or number != value else number
-
-
-def _describe(annotation: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    if isinstance(annotation, types.UnionType):
-        return " or ".join(_describe(option) for option in typing.get_args(annotation))
-    if typing.get_origin(annotation) is tuple:
-        return f"a list of {'numbers' if float in typing.get_args(annotation) else 'whole numbers'}"
-    return names.get(annotation, "null")

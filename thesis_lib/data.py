@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from thesis_lib.config import InputError, data_set_name
 from thesis_lib.runs import find_data
@@ -107,18 +109,25 @@ def _open_split(root: Path, name: str, classes: list[str]) -> Split:
     return Split(root, files, np.array(labels, dtype=np.int64))
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read an image as 8-bit RGB; grey is repeated, 16 bits are scaled to 8, alpha is dropped.
+def read_pixels(path: Path) -> np.ndarray:
+    """Read an image as (h, w, 3) uint8; grey is repeated, 16 bits are scaled, alpha is dropped.
+
+    Pillow tells what the file is. A JPEG is decoded by torchvision, to the same bits in little
+    over half the time; anything else, and a JPEG that torchvision refuses, by Pillow.
 
     Raises:
         InputError: for a file that cannot be read or is cut short.
     """
     try:
         with Image.open(path) as image:
+            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                with contextlib.suppress(RuntimeError):
+                    file = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+                    return decode_jpeg(file, ImageReadMode.RGB).permute(1, 2, 0).numpy()
             image.load()
             if image.mode.startswith("I"):  # convert() would clip 16 bits at 255
                 image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-            return image.convert("RGB")
+            return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = str(error).split("\n")[0] or type(error).__name__
         raise InputError(f"cannot read the image {path}: {reason}; replace or remove it") from None
@@ -136,5 +145,5 @@ def sample_images(dataset: DataSet, images: int, seed: int = 42) -> dict[str, li
         samples[name] = []
         for path in paths:
             with contextlib.suppress(InputError):  # the statistics list what cannot be read
-                samples[name].append(np.asarray(read_image(path)))
+                samples[name].append(read_pixels(path))
     return samples

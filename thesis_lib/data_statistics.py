@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from thesis_lib.config import InputError
-from thesis_lib.data import DataSet, read_image
+from thesis_lib.data import DataSet, read_pixels
 from thesis_lib.progress import track
 from thesis_lib.runs import data_runs_folder, read_json, write_csv, write_json
 
@@ -76,7 +77,7 @@ def measure(dataset: DataSet) -> DataStatistics:
         split, file = item
         name = file.split("/")[1]
         try:
-            image = read_image(dataset.root / file)
+            image = Image.fromarray(read_pixels(dataset.root / file))
         except InputError as error:
             return (split, name, file, 0, 0, str(error)), None
         found = np.array(image.histogram()).reshape(3, 256) if split == "train" else None

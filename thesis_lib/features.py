@@ -8,6 +8,7 @@ from torch.utils.data import BatchSampler
 from thesis_lib import augment
 from thesis_lib.config import RunConfig
 from thesis_lib.data import Split
+from thesis_lib.images import Images
 from thesis_lib.loaders import FeatureViews, Loader, worker_count
 
 VIEWS_PER_BATCH = 128
@@ -16,7 +17,7 @@ VIEWS_PER_BATCH = 128
 @torch.inference_mode()
 def extract_features(
     backbone: nn.Module,
-    split: Split,
+    images: Images,
     config: RunConfig,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -27,7 +28,7 @@ def extract_features(
 
     Args:
         backbone: (n, 3, h, w) -> (n, d); put into evaluation mode.
-        split: its images.
+        images: of the split.
         config: image size, seed and workers.
         mean, std: channel statistics to normalise with.
         device: where to compute.
@@ -37,16 +38,16 @@ def extract_features(
     Returns:
         (max(views, 1), n, d) float32 on the CPU.
     """
-    dataset = FeatureViews(split, config.image_size, config.seed, views)
+    dataset = FeatureViews(images, config.image_size, config.seed, views)
     images_per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
-    batches = BatchSampler(range(len(split)), images_per_batch, drop_last=False)
+    batches = BatchSampler(range(len(images)), images_per_batch, drop_last=False)
     loader = Loader(dataset, batches, worker_count(config, device), device.type == "cuda")
-    backbone.to(device).eval()
+    backbone.to(device, memory_format=torch.channels_last).eval()
     extracted = []
-    for pixels in loader:  # (images, views, size, size, 3) uint8
-        images = augment.normalise(augment.to_float(pixels.to(device)), mean, std)
-        features = backbone(images).float().cpu()
-        extracted.append(features.unflatten(0, pixels.shape[:2]))  # (images, views, d)
+    for pixels in loader:  # (n * views, size, size, 3) uint8
+        batch = augment.to_float(pixels.to(device, non_blocking=True))
+        features = backbone(augment.normalise(batch, mean, std)).float().cpu()
+        extracted.append(features.unflatten(0, (-1, max(views, 1))))  # (n, views, d)
     return torch.cat(extracted).transpose(0, 1).contiguous()
 
 

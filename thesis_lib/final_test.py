@@ -13,6 +13,7 @@ from thesis_lib.data import open_dataset
 from thesis_lib.evaluate import classification_metrics
 from thesis_lib.features import extract_features
 from thesis_lib.hardware import choose_device
+from thesis_lib.images import Images
 from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.runs import RunDirectory, read_json, write_csv, write_json
 from thesis_lib.stages import is_tested, selection_digest, stage
@@ -45,7 +46,7 @@ def final_test(run: RunDirectory) -> dict:
         model, head = load_classifier(run)
         test = dataset.splits["test"]
         features = extract_features(
-            model.backbone, test, run.config, head["mean"], head["std"], device
+            model.backbone, Images(test), run.config, head["mean"], head["std"], device
         )[0]
         with torch.inference_mode():
             probabilities = model.head(features).softmax(1).numpy()  # (n, classes)

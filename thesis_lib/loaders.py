@@ -6,78 +6,61 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from thesis_lib import augment
+from thesis_lib.augment import Colours
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.data import DataSet, Split, read_image
-
-CACHE_BYTES = 256 * 2**20  # of decoded images, for each loading process
-
-
-class _Images:
-    """Decoded images of a split; a small data set is decoded once, not once an epoch."""
-
-    def __init__(self, split: Split) -> None:
-        self.split, self.kept, self.room = split, {}, CACHE_BYTES
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        if index in self.kept:
-            return self.kept[index]
-        pixels = augment.pixels_of(read_image(self.split.folder / self.split.files[index]))
-        if pixels.nbytes <= self.room:
-            self.kept[index] = pixels
-            self.room -= pixels.nbytes
-        return pixels
+from thesis_lib.data import DataSet
+from thesis_lib.images import Images
 
 
 class RandomViews(Dataset):
-    """The images of a split as random views, addressed by (epoch, image).
+    """Images as random views, a batch at a time, addressed by (epoch, image) each.
 
-    An item is the views (views, size, size, 3) uint8, their colour changes (views, 10) float32,
-    the label and the image's number.
+    A batch is the views (n * views, size, size, 3) uint8, an image's views neighbours; their
+    :class:`thesis_lib.augment.Colours`; the labels (n,); the images' numbers (n,).
     """
 
-    def __init__(self, split: Split, size: int, seed: int, views: int = 2) -> None:
-        self.images, self.labels = _Images(split), split.labels
+    def __init__(self, images: Images, size: int, seed: int, views: int = 2) -> None:
+        self.images, self.labels = images, torch.from_numpy(images.split.labels)
         self.size, self.seed, self.views = size, seed, views
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int, int]:
-        """The views of one image in one epoch."""
-        epoch, index = key
-        image = self.images[index]  # (h, w, 4)
-        pixels = np.empty((self.views, self.size, self.size, 3), dtype=np.uint8)
-        colours = np.empty((self.views, 10), dtype=np.float32)
-        for view in range(self.views):
-            random = augment.view_generator(self.seed, epoch, index, view)
-            crop = augment.draw_crop(random, width=image.shape[1], height=image.shape[0])
-            pixels[view] = augment.cut(image, crop, self.size)
-            colours[view] = augment.draw_colour(random)
-        return pixels, colours, int(self.labels[index]), index
+    def __getitem__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Colours, Tensor, Tensor]:
+        """The views of a batch of images of one epoch."""
+        (epoch, _), numbers = keys[0], [index for _, index in keys]
+        drawn = augment.draw(self.seed, epoch, numbers, self.views)
+        pixels = _random_crops([self.images[i] for i in numbers], drawn, self.size)
+        numbers = torch.tensor(numbers)
+        return pixels, augment.draw_colours(drawn), self.labels[numbers], numbers
 
 
 class FeatureViews(Dataset):
-    """The images of a split as the views that features are extracted from.
+    """Images as the views that features are extracted from, a batch of numbers at a time.
 
-    An item is (views, size, size, 3) uint8: ``views`` random crops, or the central view alone
-    where ``views`` is 0.
+    A batch is (n * max(views, 1), size, size, 3) uint8: ``views`` random crops of each image,
+    or the central view alone where ``views`` is 0.
     """
 
-    def __init__(self, split: Split, size: int, seed: int, views: int = 0) -> None:
-        self.split, self.size, self.seed, self.views = split, size, seed, views
+    def __init__(self, images: Images, size: int, seed: int, views: int = 0) -> None:
+        self.images, self.size, self.seed, self.views = images, size, seed, views
 
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """The views of one image."""
-        image = read_image(self.split.folder / self.split.files[index])
+    def __getitem__(self, numbers: list[int]) -> Tensor:
+        """The views of a batch of images."""
+        images = [self.images[i] for i in numbers]
         if not self.views:
-            return np.stack([augment.central_view(image, self.size)])
-        randoms = (augment.view_generator(self.seed, 0, index, v) for v in range(self.views))
-        crops = (augment.draw_crop(random, *image.size) for random in randoms)
-        pixels = augment.pixels_of(image)
-        return np.stack([augment.cut(pixels, crop, self.size) for crop in crops])
+            views = [augment.central_view(image, self.size) for image in images]
+            return torch.from_numpy(np.stack(views))
+        drawn = augment.draw(self.seed, 0, numbers, self.views)
+        return _random_crops(images, drawn, self.size)
+
+
+def _random_crops(images: list[np.ndarray], drawn: np.ndarray, size: int) -> Tensor:
+    """The crops that the rows of ``drawn`` stand for, as many in turn of each image."""
+    images = [image for image in images for _ in range(len(drawn) // len(images))]
+    crops = augment.draw_crops(drawn, [(image.shape[1], image.shape[0]) for image in images])
+    return augment.cut(images, crops, size)
 
 
 class EpochBatches:
@@ -105,45 +88,55 @@ class EpochBatches:
 
 
 class _Guarded(Dataset):
-    """Passes an InputError on as an item, for torch would wrap it in a worker's traceback."""
+    """Passes an InputError on as a batch, for torch would wrap it in a worker's traceback."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, keys: list[Any]) -> Any:
         try:
-            return self.dataset[key]
+            return self.dataset[keys]
         except InputError as error:
             return error
 
 
-def _collate(items: list[Any]) -> Any:
-    failed = next((item for item in items if isinstance(item, InputError)), None)
-    return failed or torch.utils.data.default_collate(items)
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class Loader:
-    """A DataLoader over batches of keys whose workers live on from epoch to epoch.
+    """Batches for lists of keys, by workers that live on from epoch to epoch, or by this process.
+
+    Args:
+        dataset: what it gives for a list of keys is a batch.
+        batches: gives the lists of keys of an epoch.
+        workers: loading processes; 0: none but this one.
+        pin_memory: whether batches of workers go to a GPU.
 
     Raises:
         InputError: while iterating, for an image that cannot be read.
     """
 
     def __init__(self, dataset: Dataset, batches: Any, workers: int, pin_memory: bool) -> None:
-        self.batches = batches
-        self._loader = DataLoader(
-            _Guarded(dataset),
-            batch_sampler=batches,
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=pin_memory,
-            persistent_workers=workers > 0,
-        )
+        self.dataset, self.batches, self._loader = dataset, batches, None
+        if workers:
+            self._loader = DataLoader(
+                _Guarded(dataset),
+                sampler=batches,
+                batch_size=None,
+                collate_fn=_as_it_is,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                persistent_workers=True,
+            )
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._loader is None:  # torch's own way of doing so costs a twentieth of small images
+            yield from map(self.dataset.__getitem__, self.batches)
+            return
         for batch in self._loader:
             if isinstance(batch, InputError):
                 raise batch
@@ -171,16 +164,17 @@ def example_views(dataset: DataSet, config: RunConfig, images: int) -> dict[str,
         arrays; names: the images' classes.
     """
     train = dataset.splits["train"]
-    taken = RandomViews(train, config.image_size, config.seed, config.views)
+    decoded = Images(train)
+    taken = RandomViews(decoded, config.image_size, config.seed, config.views)
     random = np.random.default_rng(config.seed)
     chosen = sorted(random.choice(len(train), min(images, len(train)), replace=False).tolist())
-    shown: dict[str, list] = {"originals": [], "views": [[] for _ in range(config.views)]}
-    for index in chosen:
-        pixels, colours, _, _ = taken[(1, index)]
-        views = augment.to_float(torch.from_numpy(pixels)[None])
-        if config.method != "cross-entropy":
-            views = augment.change_colour(views, torch.from_numpy(colours))
-        for row, view in zip(shown["views"], views, strict=True):
-            row.append((view * 255).round().byte().movedim(0, -1).numpy())
-        shown["originals"].append(np.asarray(read_image(train.folder / train.files[index])))
-    return shown | {"names": [dataset.classes[train.labels[index]] for index in chosen]}
+    pixels, colours, labels, _ = taken[[(1, index) for index in chosen]]
+    views = augment.to_float(pixels)
+    if config.method != "cross-entropy":
+        views = augment.change_colour(views, colours)
+    views = (views * 255).round().byte().movedim(1, -1).numpy()
+    return {
+        "originals": [decoded[index] for index in chosen],
+        "views": [list(views[view :: config.views]) for view in range(config.views)],
+        "names": [dataset.classes[label] for label in labels],
+    }

@@ -67,8 +67,11 @@ class ProjectionHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(n, in_features) -> (n, out_features) of unit length."""
-        return nn.functional.normalize(self.layers(features), dim=1)
+        """(n, in_features) -> (n, out_features) of unit length, float32 or finer."""
+        projected = self.layers(features)
+        # Autocast's bfloat16 has three digits: too few for a length.
+        finer = torch.promote_types(projected.dtype, torch.float32)
+        return nn.functional.normalize(projected.to(finer), dim=1)
 
 
 class ContrastiveModel(nn.Module):

@@ -16,7 +16,13 @@ from thesis_lib import augment, checkpoints
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
 from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import check_readable, data_statistics
-from thesis_lib.hardware import choose_device, peak_memory_mib, total_memory_mib
+from thesis_lib.hardware import (
+    choose_device,
+    choose_precision,
+    peak_memory_mib,
+    total_memory_mib,
+)
+from thesis_lib.images import open_images
 from thesis_lib.loaders import (
     EpochBatches,
     Loader,
@@ -28,6 +34,7 @@ from thesis_lib.losses import SupConLoss
 from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
 from thesis_lib.progress import EpochProgress
 from thesis_lib.runs import RunDirectory, relative_to_root, write_csv
+from thesis_lib.schedule import learning_rate
 from thesis_lib.stages import (
     is_pretrained,
     stage,
@@ -36,37 +43,6 @@ from thesis_lib.stages import (
 )
 
 ROLLING_SECONDS = 60  # last.pth is renewed at the first epoch's end after so long
-
-
-def learning_rate(config: RunConfig, epoch: int, step: int, steps: int) -> float:
-    """The learning rate of one step, by the formulas of SupContrast.
-
-    Cosine over E epochs: floor + (peak - floor)(1 + cos(pi e / E)) / 2 with floor = peak x
-    decay_rate^3, set once an epoch. Step: peak x decay_rate for each decay epoch passed.
-    Warm-up, set every step: linearly from ``warmup_from`` to the schedule's value at the end
-    of the warm-up, which takes at most half of all epochs.
-
-    Args:
-        config: peak, schedule and warm-up.
-        epoch: 1 to ``config.epochs``.
-        step: 0 to ``steps - 1`` within the epoch.
-        steps: steps in an epoch.
-    """
-    warmup = min(config.warmup_epochs, config.epochs // 2)
-    if epoch > warmup:
-        return _scheduled(config, epoch)
-    peak = _scheduled(config, warmup) if config.schedule == "cosine" else config.learning_rate
-    passed = ((epoch - 1) * steps + step) / (warmup * steps)
-    return config.warmup_from + passed * (peak - config.warmup_from)
-
-
-def _scheduled(config: RunConfig, epoch: int) -> float:
-    if config.schedule == "step":
-        passed = sum(epoch > decay for decay in config.decay_epochs)
-        return config.learning_rate * config.decay_rate**passed
-    floor = config.learning_rate * config.decay_rate**3
-    wave = (1 + math.cos(math.pi * epoch / config.epochs)) / 2
-    return floor + (config.learning_rate - floor) * wave
 
 
 def create_model(config: RunConfig, classes: int) -> nn.Module:
@@ -86,6 +62,12 @@ def create_model(config: RunConfig, classes: int) -> nn.Module:
         if config.method == "cross-entropy":
             return Classifier(backbone, linear_head(backbone.num_features, classes))
         return ContrastiveModel(backbone, config.projection_dim)
+
+
+def create_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.SGD:
+    """SGD with the run's momentum and weight decay, over all weights."""
+    settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
+    return torch.optim.SGD(model.parameters(), lr=config.learning_rate, fused=True, **settings)
 
 
 def check(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
@@ -142,27 +124,28 @@ def pretrain(config: RunConfig) -> RunDirectory:
     mean, std = config.mean or statistics.mean, config.std or statistics.std
 
     device = choose_device(config)
-    model.to(device)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = create_optimizer(config, model)
     train = dataset.splits["train"]
     batches = EpochBatches(len(train), config.batch_size, config.seed, alone=config.views > 1)
-    views = RandomViews(train, config.image_size, config.seed, config.views)
+    images, cache = open_images(dataset, "train", statistics, config)
+    views = RandomViews(images, config.image_size, config.seed, config.views)
     loader = Loader(views, batches, worker_count(config, device), device.type == "cuda")
 
     run.write_config()
     rows: list[dict[str, Any]] = []
     if run.last_checkpoint.is_file():
         rows = _resume(run, model, optimizer, dataset)
+    if config.compile:
+        model.compile()  # in place: the names of its weights stay
     kept = set(checkpoints.scheduled_epochs(config))
     facts = {
         "data_fingerprint": dataset.fingerprint,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "memory_mib": total_memory_mib(device),
+        "precision": str(choose_precision(config, device)).removeprefix("torch."),
+        "compile": config.compile,
+        "cache": cache,
     }
     done = trained_epochs(rows)
     progress = EpochProgress(config.epochs, done=done, images=len(train))
@@ -242,6 +225,8 @@ def train_epoch(
         The sum of the images' losses, a scalar on the device.
     """
     device = next(model.parameters()).device
+    precision = choose_precision(config, device)
+    autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
     model.train()
     loss_sum = torch.zeros((), device=device)
     for step, (pixels, colours, labels, _) in enumerate(loader):
@@ -250,9 +235,10 @@ def train_epoch(
             group["lr"] = rate
         images = augment.to_float(pixels.to(device, non_blocking=True))
         if config.method != "cross-entropy":  # the baseline's recipe leaves colours alone
-            images = augment.change_colour(images, colours.flatten(0, 1).to(device))
-        outputs = model(augment.normalise(images, mean, std))
-        loss = method_loss(config, outputs, labels.to(device))
+            images = augment.change_colour(images, colours.to(device))
+        with autocast:
+            outputs = model(augment.normalise(images, mean, std))
+            loss = method_loss(config, outputs, labels.to(device, non_blocking=True))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -1,0 +1,133 @@
+"""The decoded images of a split: each time anew, or once, in memory or in a file on disk."""
+
+import collections
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.data import DataSet, Split, read_pixels
+from thesis_lib.data_statistics import DataStatistics
+from thesis_lib.progress import track
+from thesis_lib.runs import atomic_path, data_runs_folder, relative_to_root
+
+AUTO_CACHE_BYTES = 256 * 2**20  # what `cache = auto` keeps in memory
+
+
+class Images:
+    """The images of a split as (h, w, 3) uint8 arrays, by their number.
+
+    Args:
+        split: its files.
+        sizes: (n, 2) width and height, px; with a cache alone.
+        cache: every image's bytes, one image after the other; None to decode at each call.
+    """
+
+    def __init__(
+        self, split: Split, sizes: np.ndarray | None = None, cache: Tensor | None = None
+    ) -> None:
+        self.split, self.decoded = split, None
+        if cache is not None:
+            parts = np.split(cache.numpy(), np.cumsum(sizes.prod(1) * 3)[:-1])
+            shapes = sizes[:, ::-1].tolist()
+            self.decoded = [part.reshape(*hw, 3) for part, hw in zip(parts, shapes, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if self.decoded is not None:
+            return self.decoded[index]
+        return read_pixels(self.split.folder / self.split.files[index])
+
+    def fill(self) -> None:
+        """Decode every image into the cache, in threads."""
+
+        def copy(index: int) -> None:
+            self.decoded[index][:] = read_pixels(self.split.folder / self.split.files[index])
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            copied = pool.map(copy, range(len(self)))
+            if sum(image.nbytes for image in self.decoded) > AUTO_CACHE_BYTES:
+                copied = track(copied, len(self), "decoding", "image")
+            collections.deque(copied, maxlen=0)  # a thread's error is raised here
+
+
+def chosen_cache(config: RunConfig, size: int) -> str:
+    """Which cache to use for decoded images of ``size`` bytes: none, memory or disk."""
+    if config.cache == "auto":
+        return "memory" if size <= AUTO_CACHE_BYTES else "none"
+    return config.cache
+
+
+def open_images(
+    dataset: DataSet, name: str, statistics: DataStatistics, config: RunConfig
+) -> tuple[Images, str]:
+    """The images of a split as ``config.cache`` asks, filled where it is a cache.
+
+    The file of a cache on disk is ``runs/<data>/decoded/<split>-<fingerprint>.bytes``, and
+    serves every run on the data set.
+
+    Args:
+        dataset: its files.
+        name: of the split.
+        statistics: the sizes of its images.
+        config: cache.
+
+    Returns:
+        The images, and the cache in use: none, memory or disk.
+
+    Raises:
+        InputError: where memory or disk has not the space, saying how much it takes.
+    """
+    split = dataset.splits[name]
+    rows = statistics.images[statistics.images["split"] == name]
+    sizes = rows[["width", "height"]].to_numpy()
+    size = int(sizes.prod(1).sum() * 3)
+    cache = chosen_cache(config, size)
+    if cache == "none":
+        return Images(split), cache
+    file = data_runs_folder(dataset.name) / "decoded" / f"{name}-{dataset.fingerprint}.bytes"
+    there = cache == "disk" and file.is_file() and file.stat().st_size == size
+    if not there:
+        _check_space(cache, size, name, file)
+    if cache == "memory":
+        images = Images(split, sizes, torch.empty(size, dtype=torch.uint8))
+        images.fill()
+        return images, cache
+    if not there:
+        with atomic_path(file) as partial:
+            _create(partial, size)
+            Images(split, sizes, _mapped(partial, size, writable=True)).fill()
+    return Images(split, sizes, _mapped(file, size)), cache
+
+
+def _check_space(cache: str, size: int, name: str, file: Path) -> None:
+    if cache == "memory":
+        free, where = psutil.virtual_memory().available, "memory"
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        free, where = shutil.disk_usage(file.parent).free, relative_to_root(file.parent)
+    if size > AUTO_CACHE_BYTES:
+        print(f"the decoded images of {name}/ take {size / 2**30:.1f} GiB in {where}", flush=True)
+    if size > 0.9 * free:
+        raise InputError(
+            f"cache = {cache!r} takes {size / 2**30:.1f} GiB for {name}/, and {where} has "
+            f"{free / 2**30:.1f} GiB free; use cache none"
+            + (" or disk" if cache == "memory" else "")
+        )
+
+
+def _create(file: Path, size: int) -> None:
+    with open(file, "wb") as empty:
+        empty.truncate(size)
+
+
+def _mapped(file: Path, size: int, writable: bool = False) -> Tensor:
+    return torch.from_file(str(file), shared=writable, size=size, dtype=torch.uint8)
