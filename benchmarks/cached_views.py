@@ -89,7 +89,7 @@ def cached_views(rounds: int, device: torch.device) -> Iterator[Result]:
     for name, epochs in SETS.items():
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             images = Path(folder) / "train"
-            write_digits(images) if name == "digits" else write_organisms(images, 20, 400)
+            write_digits(images) if name == "digits" else write_organisms(images, 20, 200)
             count = len(open_folder(images))
             found = [
                 row for seed in range(SEEDS) for row in accuracies(images, epochs, seed, device)

@@ -21,6 +21,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data import open_dataset
 from thesis_lib.data_statistics import measure
 from thesis_lib.features import extract_features, labels_of
+from thesis_lib.figures.axes import plain_log_ticks
 from thesis_lib.hardware import peak_memory_mib
 from thesis_lib.images import Images
 from thesis_lib.models import create_backbone
@@ -90,7 +91,7 @@ def growth(rounds: int, device: torch.device) -> Iterator[Result]:
     table = pd.DataFrame(rows)
     figures.save(_plot(table), PLOT)
     for stage, of_stage in table.groupby("stage", sort=False):
-        per_image = 1e6 * of_stage["seconds"].to_numpy() / of_stage["images"].to_numpy()
+        per_image = (1e6 * of_stage["seconds"] / of_stage["images"]).tolist()
         peaks = " / ".join(f"{peak:,.0f}" for peak in of_stage["peak_mib"])
         ratio = per_image[2] / per_image[1]
         yield Result(
@@ -119,6 +120,10 @@ def _plot(table: pd.DataFrame) -> plt.Figure:
     time_axes.plot(SIZES, linear, color="0.6", linestyle="--", label="linear")
     time_axes.set(xscale="log", yscale="log", xlabel="images", ylabel="seconds")
     memory_axes.set(xscale="log", xlabel="images", ylabel="peak memory so far (MiB)")
+    for axes in (time_axes, memory_axes):
+        axes.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
+        axes.minorticks_off()
+    plain_log_ticks(time_axes.yaxis)
     memory_axes.set_ylim(0)
     time_axes.legend()
     return figure
