@@ -23,8 +23,7 @@ from thesis_lib.probe import train_heads
 
 SEEDS, HEAD_EPOCHS = 5, 100
 CACHED = (1, 2, 4, 8, 16, 32)
-SETS = {"digits": 24, "organisms": 12}  # epochs of pretraining
-CHECKPOINTS = 3  # probed of each: at a third, two thirds and the end of the training
+SETS = {"digits": (32, 36, 40), "organisms": (4, 8, 12)}  # the checkpoints (epochs) probed
 
 
 def halves(split: Split) -> tuple[Split, Split]:
@@ -37,7 +36,7 @@ def halves(split: Split) -> tuple[Split, Split]:
 
 
 def accuracies(
-    folder: Path, epochs: int, seed: int, device: torch.device
+    folder: Path, checkpoints: tuple[int, ...], seed: int, device: torch.device
 ) -> list[dict[int, float]]:
     """Best validation accuracy of a head by the number of cached crops, of each checkpoint.
 
@@ -52,7 +51,7 @@ def accuracies(
         small_images=False,
         batch_size=64,
         seed=seed,
-        epochs=epochs,
+        epochs=max(checkpoints),
         learning_rate=0.1,
         head_epochs=HEAD_EPOCHS,
     )
@@ -66,10 +65,10 @@ def accuracies(
     loader = Loader(RandomViews(images, 32, seed), batches, 0, False)
     mean, std = statistics_.mean, statistics_.std
     found = []
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, max(checkpoints) + 1):
         batches.epoch = epoch
         train_epoch(config, model, optimizer, loader, mean, std)
-        if epoch % (epochs // CHECKPOINTS):
+        if epoch not in checkpoints:
             continue
         common = (config, mean, std, device)
         features = extract_features(model.backbone, images, *common, views=HEAD_EPOCHS)
@@ -86,13 +85,15 @@ def accuracies(
 def cached_views(rounds: int, device: torch.device) -> Iterator[Result]:
     """Goal 5: mean difference over seeds and checkpoints, in points, with its standard error."""
     default = RunConfig().head_views
-    for name, epochs in SETS.items():
+    for name, checkpoints in SETS.items():
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             images = Path(folder) / "train"
             write_digits(images) if name == "digits" else write_organisms(images, 20, 200)
             count = len(open_folder(images))
             found = [
-                row for seed in range(SEEDS) for row in accuracies(images, epochs, seed, device)
+                row
+                for seed in range(SEEDS)
+                for row in accuracies(images, checkpoints, seed, device)
             ]
         fresh = 100 * statistics.mean(row[HEAD_EPOCHS] for row in found)
         for views in CACHED:
@@ -102,7 +103,7 @@ def cached_views(rounds: int, device: torch.device) -> Iterator[Result]:
             chosen = " (the default)" if views == default else ""
             yield Result(
                 5,
-                f"{name}, {count:,} images, {SEEDS} seeds x {CHECKPOINTS} checkpoints: "
+                f"{name}, {count:,} images, {SEEDS} seeds, checkpoints {checkpoints}: "
                 f"{views} cached crops{chosen}, difference {mean:+.2f} +- {error:.2f} points",
                 "%",
                 fresh + mean,

@@ -43,12 +43,15 @@ def extract_features(
     batches = BatchSampler(range(len(images)), images_per_batch, drop_last=False)
     loader = Loader(dataset, batches, worker_count(config, device), device.type == "cuda")
     backbone.to(device, memory_format=torch.channels_last).eval()
-    extracted = []
-    for pixels in loader:  # (n * views, size, size, 3) uint8
+    extracted, done = torch.empty(0), 0  # made once the first batch tells d, and filled in place
+    for pixels in loader:  # (k * views, size, size, 3) uint8
         batch = augment.to_float(pixels.to(device, non_blocking=True))
-        features = backbone(augment.normalise(batch, mean, std)).float().cpu()
-        extracted.append(features.unflatten(0, (-1, max(views, 1))))  # (n, views, d)
-    return torch.cat(extracted).transpose(0, 1).contiguous()
+        features = backbone(augment.normalise(batch, mean, std)).unflatten(0, (-1, max(views, 1)))
+        if not done:
+            extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
+        extracted[:, done : done + len(features)] = features.transpose(0, 1)
+        done += len(features)
+    return extracted
 
 
 def labels_of(split: Split) -> Tensor:

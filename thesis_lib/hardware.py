@@ -29,7 +29,7 @@ def choose_device(config: RunConfig) -> torch.device:
 def choose_precision(config: RunConfig, device: torch.device) -> torch.dtype:
     """What pretraining computes in: float32, or bfloat16 under autocast.
 
-    For ``auto`` bfloat16 on a GPU that computes in it. On CPUs it was not found to pay.
+    For ``auto`` bfloat16 on a GPU that computes in it, else float32.
     """
     if config.precision == "auto":
         has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -225,8 +225,8 @@ def train_epoch(
         The sum of the images' losses, a scalar on the device.
     """
     device = next(model.parameters()).device
-    precision = choose_precision(config, device)
-    autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
+    low = choose_precision(config, device) == torch.bfloat16
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
     model.train()
     loss_sum = torch.zeros((), device=device)
     for step, (pixels, colours, labels, _) in enumerate(loader):
