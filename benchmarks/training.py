@@ -68,7 +68,9 @@ class OldEpoch:
     """An epoch of the old way over the same images."""
 
     def __init__(self, config: RunConfig, split: Split, device: torch.device) -> None:
-        self.model, self.optimizer = fresh_model(config, device)
+        self.model = create_model(config, 4).to(device)
+        settings = {"lr": config.learning_rate, "momentum": 0.9, "weight_decay": 1e-4}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **settings)
         chain = old_way.two_views_chain(config.image_size, MEAN, STD)
         files = [split.folder / file for file in split.files]
         dataset = old_way.TwoCrops(files, split.labels.tolist(), chain)

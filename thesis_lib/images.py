@@ -104,7 +104,7 @@ def open_images(
     if not there:
         with atomic_path(file) as partial:
             _create(partial, size)
-            Images(split, sizes, _mapped(partial, size, writable=True)).fill()
+            Images(split, sizes, _mapped(partial, size)).fill()
     return Images(split, sizes, _mapped(file, size)), cache
 
 
@@ -129,5 +129,6 @@ def _create(file: Path, size: int) -> None:
         empty.truncate(size)
 
 
-def _mapped(file: Path, size: int, writable: bool = False) -> Tensor:
-    return torch.from_file(str(file), shared=writable, size=size, dtype=torch.uint8)
+def _mapped(file: Path, size: int) -> Tensor:
+    # A private mapping larger than memory would be refused.
+    return torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8)

@@ -128,6 +128,9 @@ class Loader:
                 num_workers=workers,
                 pin_memory=pin_memory,
                 persistent_workers=True,
+                # Otherwise it draws from torch's own generator, and dropout would come out
+                # otherwise than without workers.
+                generator=torch.Generator(),
             )
 
     def __len__(self) -> int:
