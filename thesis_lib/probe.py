@@ -145,9 +145,9 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
     dataset = open_dataset(run.config.data, needs=("train", "val"))
     check_fingerprint(run, dataset)
     device = choose_device(run.config)
+    statistics = data_statistics(dataset)
     train, val = (
-        open_images(dataset, name, data_statistics(dataset), run.config)[0]
-        for name in ("train", "val")
+        open_images(dataset, name, statistics, run.config)[0] for name in ("train", "val")
     )
     train_labels, val_labels = (labels_of(images.split).to(device) for images in (train, val))
     epochs = epochs_to_probe(run)
