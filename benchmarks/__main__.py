@@ -70,12 +70,13 @@ def write(number: int, found: list[Result], device: torch.device, rounds: int) -
     rows = [asdict(result) for result in found]
     measured[str(number)] = {**origin, "rounds": rounds, "results": rows}
     write_json(file, dict(sorted(measured.items(), key=lambda item: int(item[0]))))
+    versions = sorted({goal["versions"]["torch"] for goal in measured.values()})
     head = [
         f"# {name}",
         "",
-        f"`make bench`: torch {torch.__version__}, {torch.get_num_threads()} threads. Best of some "
-        "rounds in turns; ratios of the best for 1, 7, 9 and 10, medians of the rounds' ratios for "
-        "2, 3, 4, 6 and 8. The JSON beside it has every round.",
+        f"`make bench`: torch {', '.join(versions)}, {torch.get_num_threads()} threads. Best of "
+        "some rounds in turns; ratios of the best for 1, 7, 9 and 10, medians of the rounds' "
+        "ratios for 2, 3, 4, 6 and 8. The JSON beside it has every round.",
         "",
         "| # | what | ours | the other | ratio | goal | |",
         "|---|---|---|---|---|---|---|",

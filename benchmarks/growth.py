@@ -71,7 +71,7 @@ def stages(images: int) -> None:
     train_heads(features, labels[0], val_features, labels[1], CLASSES, config)
     note("probing", began)
     began = time.perf_counter()
-    evaluate(*made_up_test(len(dataset.splits["test"])), Path("figures"))
+    evaluate(*made_up_test(images), Path("figures"))
     note("evaluation", began)
     print(json.dumps(found))
 

@@ -60,8 +60,11 @@ def masked_loss(features: Tensor, labels: Tensor, temperature: float = 0.07) -> 
 
 
 def loader(dataset: TwoCrops, batch_size: int, workers: int) -> DataLoader:
-    """Shuffled batches."""
-    return DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, drop_last=True)
+    """Shuffled batches; those of workers, which live on from epoch to epoch, go to a GPU."""
+    options = {"pin_memory": True, "persistent_workers": True} if workers else {}
+    return DataLoader(
+        dataset, batch_size, shuffle=True, num_workers=workers, drop_last=True, **options
+    )
 
 
 def train_epoch(
@@ -74,7 +77,7 @@ def train_epoch(
     for step, (views, labels) in enumerate(batches):
         if step == steps:
             break
-        images = torch.cat(views).to(device)
+        images = torch.cat(views).to(device, non_blocking=True)
         features = model(images)
         first, second = features.split(len(labels))
         loss = masked_loss(torch.stack((first, second), 1), labels.to(device))

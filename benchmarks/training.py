@@ -16,7 +16,13 @@ from thesis_lib.data_statistics import measure
 from thesis_lib.images import Images, open_images
 from thesis_lib.loaders import EpochBatches, Loader, RandomViews, worker_count
 from thesis_lib.losses import SupConLoss
-from thesis_lib.pretrain import create_model, create_optimizer, method_loss, train_epoch
+from thesis_lib.pretrain import (
+    autocast,
+    create_model,
+    create_optimizer,
+    method_loss,
+    train_epoch,
+)
 
 MEAN, STD = (0.0418, 0.0353, 0.0409), (0.0956, 0.0911, 0.0769)
 
@@ -57,7 +63,8 @@ class BareEpoch:
         """Take the steps, and wait for the device."""
         self.model.train()
         for _ in range(self.steps):
-            loss = method_loss(self.config, self.model(self.images), self.labels)
+            with autocast(self.config, self.images.device):
+                loss = method_loss(self.config, self.model(self.images), self.labels)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -204,7 +211,8 @@ def loss_share(rounds: int, device: torch.device) -> Iterator[Result]:
         loss.item()
 
     def network() -> None:
-        loss = model.train()(images).square().sum()
+        with autocast(config, device):
+            loss = model.train()(images).square().sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

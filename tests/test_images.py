@@ -1,5 +1,7 @@
 """Decoded images: the same bits from files, memory and disk; too large a cache is refused."""
 
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import psutil
 import pytest
@@ -92,6 +94,25 @@ def test_cache_that_does_not_fit_is_refused_with_its_size(dataset, cache, monkey
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Little)
     with pytest.raises(InputError, match=rf"cache = '{cache}' takes 0\.0 GiB for train/"):
         opened(dataset, cache)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_spawned_workers_get_the_cache_without_its_bytes(dataset, cache):
+    """macOS and Python 3.14 start workers that way."""
+    images, _ = opened(dataset, cache)
+    pickled = bytes(ForkingPickler.dumps(images))
+    bytes_of_pixels = images.cache.numpy().tobytes()
+    assert bytes_of_pixels[:200] not in pickled
+    loaded = ForkingPickler.loads(pickled)
+    assert all(np.array_equal(loaded[i], images[i]) for i in range(len(images)))
+
+
+def test_auto_decodes_anew_where_memory_is_short(monkeypatch):
+    class Little:
+        available = 1000
+
+    monkeypatch.setattr(psutil, "virtual_memory", Little)
+    assert chosen_cache(RunConfig(), 2**20) == "none"
 
 
 def test_auto_keeps_small_data_sets_in_memory_and_decodes_large_ones():

@@ -10,6 +10,7 @@ from thesis_lib import augment, checkpoints
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.final_test import final_test
 from thesis_lib.losses import SupConLoss
+from thesis_lib.models import create_backbone
 from thesis_lib.plateau import epochs_to_probe, find_plateau, smooth
 from thesis_lib.pretrain import check, method_loss, pretrain
 from thesis_lib.probe import probe_checkpoints
@@ -152,20 +153,18 @@ def dying_save(after):
     return save_then_die
 
 
-def train_with_an_interruption(config, workbook, monkeypatch):
+def train_with_an_interruption(config, monkeypatch):
     """The same run under another tag, which dies after epoch 2 and goes on from there."""
     interrupted = config.updated(tag="interrupted")
-    monkeypatch.setattr(checkpoints, "save", dying_save(after=4))
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoints, "save", dying_save(after=4))
         pretrain(interrupted)
-    monkeypatch.undo()
-    monkeypatch.chdir(workbook)
     return pretrain(interrupted)
 
 
 def test_interrupted_run_ends_with_the_same_bits(workbook, tiny_config, monkeypatch):
     whole = final_weights(pretrain(tiny_config))
-    run = train_with_an_interruption(tiny_config, workbook, monkeypatch)
+    run = train_with_an_interruption(tiny_config, monkeypatch)
     assert len(read_metrics(run)) == 4
     assert_same_bits(whole, final_weights(run))
 
@@ -174,6 +173,25 @@ def test_number_of_workers_does_not_change_a_bit(workbook, tiny_config):
     without = final_weights(pretrain(tiny_config.updated(workers=0, tag="w0")))
     beside = final_weights(pretrain(tiny_config.updated(workers=2, tag="w2")))
     assert_same_bits(without, beside)
+
+
+def test_dropout_is_the_same_for_any_number_of_workers_and_after_an_interruption(
+    workbook, tiny_config, monkeypatch
+):
+    """Its random numbers are torch's own, which workers and resuming must leave alone."""
+
+    def with_dropout(*arguments):
+        backbone = create_backbone(*arguments)
+        backbone.dropout = torch.nn.Dropout(0.5)
+        backbone.register_forward_hook(lambda module, _, features: module.dropout(features))
+        return backbone
+
+    monkeypatch.setattr("thesis_lib.pretrain.create_backbone", with_dropout)
+    whole = final_weights(pretrain(tiny_config.updated(tag="whole")))
+    beside = final_weights(pretrain(tiny_config.updated(tag="two", workers=2)))
+    cut = train_with_an_interruption(tiny_config.updated(workers=2), monkeypatch)
+    assert_same_bits(whole, beside)
+    assert_same_bits(whole, final_weights(cut))
 
 
 def test_another_seed_gives_another_model(workbook, tiny_config):
@@ -194,7 +212,7 @@ def test_each_method_trains_resumes_and_is_probed_and_tested(
     loss = [row["loss"] for row in read_metrics(whole)]
     assert np.isfinite(loss).all()
     assert method == "simclr" or min(loss[1:]) < loss[0]  # it would need more than four epochs
-    again = train_with_an_interruption(config, workbook, monkeypatch)
+    again = train_with_an_interruption(config, monkeypatch)
     assert_same_bits(final_weights(whole), final_weights(again))
     table = probe_checkpoints(whole)
     assert table["val_accuracy"].max() > 0.5
@@ -390,7 +408,7 @@ def test_compiled_run_trains_and_resumes_under_the_same_names(
     trained, workbook, tiny_config, monkeypatch
 ):
     config = tiny_config.updated(tag="compiled", compile=True)
-    again = train_with_an_interruption(config, workbook, monkeypatch)
+    again = train_with_an_interruption(config, monkeypatch)
     mine, theirs = (final_weights(run)["model"] for run in (again, trained))
     assert mine.keys() == theirs.keys()
     losses = [[row["loss"] for row in read_metrics(run)] for run in (trained, again)]

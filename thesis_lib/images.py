@@ -5,6 +5,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,6 +19,7 @@ from thesis_lib.progress import track
 from thesis_lib.runs import atomic_path, data_runs_folder, relative_to_root
 
 AUTO_CACHE_BYTES = 256 * 2**20  # what `cache = auto` keeps in memory
+FREE_SHARE = 0.9  # of the memory or disk that is free: what a cache may take
 
 
 class Images:
@@ -27,34 +29,48 @@ class Images:
         split: its files.
         sizes: (n, 2) width and height, px; with a cache alone.
         cache: every image's bytes, one image after the other; None to decode at each call.
+        file: what ``cache`` is mapped from, where it is.
     """
 
     def __init__(
-        self, split: Split, sizes: np.ndarray | None = None, cache: Tensor | None = None
+        self,
+        split: Split,
+        sizes: np.ndarray | None = None,
+        cache: Tensor | None = None,
+        file: Path | None = None,
     ) -> None:
-        self.split, self.decoded = split, None
-        if cache is not None:
-            parts = np.split(cache.numpy(), np.cumsum(sizes.prod(1) * 3)[:-1])
-            shapes = sizes[:, ::-1].tolist()
-            self.decoded = [part.reshape(*hw, 3) for part, hw in zip(parts, shapes, strict=True)]
+        self.split, self.sizes, self.cache, self.file = split, sizes, cache, file
+        self.starts = None if sizes is None else np.cumsum([0, *sizes.prod(1) * 3])
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        if self.decoded is not None:
-            return self.decoded[index]
-        return read_pixels(self.split.folder / self.split.files[index])
+        if self.cache is None:
+            return read_pixels(self.split.folder / self.split.files[index])
+        width, height = self.sizes[index]
+        start, end = self.starts[index : index + 2]
+        return self.cache.numpy()[start:end].reshape(height, width, 3)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Loading processes that are not forked (macOS, Python 3.14) get the file's name, not
+        # its bytes; a cache in memory goes to them through torch's shared memory.
+        return self.__dict__ | {"cache": None if self.file else self.cache}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.file is not None:
+            self.cache = _mapped(self.file, int(self.starts[-1]))
 
     def fill(self) -> None:
         """Decode every image into the cache, in threads."""
 
         def copy(index: int) -> None:
-            self.decoded[index][:] = read_pixels(self.split.folder / self.split.files[index])
+            self[index][:] = read_pixels(self.split.folder / self.split.files[index])
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             copied = pool.map(copy, range(len(self)))
-            if sum(image.nbytes for image in self.decoded) > AUTO_CACHE_BYTES:
+            if len(self.cache) > AUTO_CACHE_BYTES:
                 copied = track(copied, len(self), "decoding", "image")
             collections.deque(copied, maxlen=0)  # a thread's error is raised here
 
@@ -62,7 +78,8 @@ class Images:
 def chosen_cache(config: RunConfig, size: int) -> str:
     """Which cache to use for decoded images of ``size`` bytes: none, memory or disk."""
     if config.cache == "auto":
-        return "memory" if size <= AUTO_CACHE_BYTES else "none"
+        fits = size <= min(AUTO_CACHE_BYTES, FREE_SHARE * psutil.virtual_memory().available)
+        return "memory" if fits else "none"
     return config.cache
 
 
@@ -105,7 +122,7 @@ def open_images(
         with atomic_path(file) as partial:
             _create(partial, size)
             Images(split, sizes, _mapped(partial, size)).fill()
-    return Images(split, sizes, _mapped(file, size)), cache
+    return Images(split, sizes, _mapped(file, size), file), cache
 
 
 def _check_space(cache: str, size: int, name: str, file: Path) -> None:
@@ -116,7 +133,7 @@ def _check_space(cache: str, size: int, name: str, file: Path) -> None:
         free, where = shutil.disk_usage(file.parent).free, relative_to_root(file.parent)
     if size > AUTO_CACHE_BYTES:
         print(f"the decoded images of {name}/ take {size / 2**30:.1f} GiB in {where}", flush=True)
-    if size > 0.9 * free:
+    if size > FREE_SHARE * free:
         raise InputError(
             f"cache = {cache!r} takes {size / 2**30:.1f} GiB for {name}/, and {where} has "
             f"{free / 2**30:.1f} GiB free; use cache none"
@@ -126,6 +143,9 @@ def _check_space(cache: str, size: int, name: str, file: Path) -> None:
 
 def _create(file: Path, size: int) -> None:
     with open(file, "wb") as empty:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            # A file with holes would kill the process that writes to it once the disk is full.
+            os.posix_fallocate(empty.fileno(), 0, size)
         empty.truncate(size)
 
 

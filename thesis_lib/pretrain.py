@@ -225,8 +225,6 @@ def train_epoch(
         The sum of the images' losses, a scalar on the device.
     """
     device = next(model.parameters()).device
-    low = choose_precision(config, device) == torch.bfloat16
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=low)
     model.train()
     loss_sum = torch.zeros((), device=device)
     for step, (pixels, colours, labels, _) in enumerate(loader):
@@ -236,7 +234,7 @@ def train_epoch(
         images = augment.to_float(pixels.to(device, non_blocking=True))
         if config.method != "cross-entropy":  # the baseline's recipe leaves colours alone
             images = augment.change_colour(images, colours.to(device))
-        with autocast:
+        with autocast(config, device):
             outputs = model(augment.normalise(images, mean, std))
             loss = method_loss(config, outputs, labels.to(device, non_blocking=True))
         optimizer.zero_grad(set_to_none=True)
@@ -245,6 +243,12 @@ def train_epoch(
         loss_sum += loss.detach() * len(labels)
         done(len(labels))
     return loss_sum
+
+
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    """The context of a forward pass: bfloat16 where ``config.precision`` says so."""
+    low = choose_precision(config, device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
 def method_loss(config: RunConfig, outputs: Tensor, labels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from thesis_lib import checkpoints
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.data import open_dataset
+from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import data_statistics
 from thesis_lib.evaluate import wilson_interval
 from thesis_lib.features import extract_features, labels_of
 from thesis_lib.hardware import choose_device
-from thesis_lib.images import open_images
+from thesis_lib.images import Images, open_images
 from thesis_lib.models import linear_head
 from thesis_lib.plateau import epochs_to_probe, run_plateau
 from thesis_lib.pretrain import check_fingerprint
@@ -42,7 +43,8 @@ def train_heads(
     that a step would take.
 
     Args:
-        train: (views, n, d) features; epoch e learns from view e modulo views.
+        train: (views, n, d) features; epoch e learns from view e modulo views. Moved to the
+            device of the others a view at a time: all together may be more than it holds.
         train_labels: (n,) whole numbers.
         val: (m, d) features of the central views.
         val_labels: (m,).
@@ -62,11 +64,11 @@ def train_heads(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         first = linear_head(width, classes)
-    weight = first.weight.detach().repeat(heads, 1).to(train)  # (heads * classes, d)
-    bias = first.bias.detach().repeat(heads)[:, None].to(train)  # (heads * classes, 1)
+    weight = first.weight.detach().repeat(heads, 1).to(val)  # (heads * classes, d)
+    bias = first.bias.detach().repeat(heads)[:, None].to(val)  # (heads * classes, 1)
     weight_momentum, bias_momentum = torch.zeros_like(weight), torch.zeros_like(bias)
-    peaks = torch.tensor(config.head_learning_rates).repeat_interleave(classes)[:, None].to(train)
-    minus_one = -torch.ones((), device=train.device)
+    peaks = torch.tensor(config.head_learning_rates).repeat_interleave(classes)[:, None].to(val)
+    minus_one = -torch.ones((), device=val.device)
     rows: list[dict[str, float]] = []
     best: dict[str, float] | None = None
     best_weights: dict[str, Tensor] = {}
@@ -74,10 +76,11 @@ def train_heads(
         passed = sum(epoch > decay for decay in config.head_decay_epochs)
         rates = peaks * config.head_decay_rate**passed
         order = np.random.default_rng((config.seed, epoch)).permutation(n)
-        order = torch.from_numpy(order).to(train.device)
-        loss_sums = torch.zeros(heads, device=train.device)
+        order = torch.from_numpy(order).to(val.device)
+        view = train[(epoch - 1) % views].to(val.device)
+        loss_sums = torch.zeros(heads, device=val.device)
         for batch in order.split(config.head_batch_size):
-            features = train[(epoch - 1) % views].index_select(0, batch)
+            features = view.index_select(0, batch)
             labels = train_labels.index_select(0, batch).expand(heads, 1, -1)
             log_p = _logits(features, weight, bias, heads).log_softmax(1)
             loss_sums -= log_p.gather(1, labels).sum((1, 2))
@@ -144,12 +147,10 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
         return pd.read_csv(run.probe_file)
     dataset = open_dataset(run.config.data, needs=("train", "val"))
     check_fingerprint(run, dataset)
-    device = choose_device(run.config)
     statistics = data_statistics(dataset)
     train, val = (
         open_images(dataset, name, statistics, run.config)[0] for name in ("train", "val")
     )
-    train_labels, val_labels = (labels_of(images.split).to(device) for images in (train, val))
     epochs = epochs_to_probe(run)
     for file in (run.selection_file, run.test_file):
         file.unlink(missing_ok=True)  # what follows from another choice is no result of this one
@@ -161,29 +162,7 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
             head_file = run.heads / f"head_{epoch:04d}.pth"
             head = checkpoints.load(head_file) if head_file.is_file() else {}
             if head.get("inputs") != inputs:
-                path = checkpoints.checkpoint_path(run, epoch)
-                backbone, facts = checkpoints.load_backbone(path)
-                common = (run.config, facts["mean"], facts["std"], device)
-                views = run.config.head_views
-                train_features = extract_features(backbone, train, *common, views=views)
-                val_features = extract_features(backbone, val, *common)[0]
-                weights, curve = train_heads(
-                    train_features.to(device),
-                    train_labels,
-                    val_features.to(device),
-                    val_labels,
-                    len(dataset.classes),
-                    run.config,
-                )
-                head = {
-                    "inputs": inputs,
-                    "checkpoint": epoch,
-                    "classes": dataset.classes,
-                    "mean": facts["mean"],
-                    "std": facts["std"],
-                    "weights": weights,
-                    "curve": curve,
-                }
+                head = {"inputs": inputs, **_probe_checkpoint(run, epoch, dataset, train, val)}
                 checkpoints.save(head_file, head)
             heads[epoch] = head
             curves += [{"checkpoint": epoch, **row} for row in head["curve"]]
@@ -211,6 +190,33 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
         }
         write_json(run.selection_file, selection)
     return probe
+
+
+def _probe_checkpoint(
+    run: RunDirectory, epoch: int, dataset: DataSet, train: Images, val: Images
+) -> dict[str, Any]:
+    """What ``heads/head_<epoch>.pth`` holds: the best head of a checkpoint, and all curves."""
+    device = choose_device(run.config)
+    backbone, facts = checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
+    common = (run.config, facts["mean"], facts["std"], device)
+    train_features = extract_features(backbone, train, *common, views=run.config.head_views)
+    val_features = extract_features(backbone, val, *common)[0]
+    weights, curve = train_heads(
+        train_features,
+        labels_of(train.split).to(device),
+        val_features.to(device),
+        labels_of(val.split).to(device),
+        len(dataset.classes),
+        run.config,
+    )
+    return {
+        "checkpoint": epoch,
+        "classes": dataset.classes,
+        "mean": facts["mean"],
+        "std": facts["std"],
+        "weights": weights,
+        "curve": curve,
+    }
 
 
 def read_curves(run: RunDirectory) -> pd.DataFrame:
