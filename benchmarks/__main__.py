@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import cached_views, data_pass, evaluation, growth, probing, start, training
 from benchmarks.timing import Result
-from thesis_lib.runs import read_json, write_json, write_text
+from thesis_lib.files import read_json, write_json, write_text
 from thesis_lib.stages import provenance
 
 RESULTS = Path(__file__).parent / "results"

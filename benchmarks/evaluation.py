@@ -18,8 +18,8 @@ from thesis_lib.evaluate import (
     most_confused,
     per_class_table,
 )
+from thesis_lib.files import write_csv, write_json
 from thesis_lib.final_test import embed
-from thesis_lib.runs import write_csv, write_json
 
 WIDTH = 2048  # of the features
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.timing import Result, best, in_turns
 from thesis_lib.config import RunConfig
-from thesis_lib.runs import write_json, write_text
+from thesis_lib.files import write_json, write_text
 from thesis_lib.stages import METRICS_COLUMNS
 
 RUNS, EPOCHS = 50, 1000

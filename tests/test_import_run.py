@@ -19,11 +19,12 @@ from torch.utils.tensorboard import SummaryWriter
 from thesis_lib import checkpoints
 from thesis_lib.cli import main
 from thesis_lib.config import InputError
+from thesis_lib.files import read_json
 from thesis_lib.import_run import import_checkpoints
 from thesis_lib.plateau import epochs_to_probe, run_plateau
 from thesis_lib.pretrain import create_model, pretrain
 from thesis_lib.probe import probe_checkpoints
-from thesis_lib.runs import RunDirectory, read_json
+from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_pretrained, read_metrics
 from thesis_lib.supcontrast import read_checkpoint
 

@@ -8,13 +8,13 @@ import torch
 
 from thesis_lib import augment, checkpoints
 from thesis_lib.config import InputError, RunConfig
+from thesis_lib.files import read_json
 from thesis_lib.final_test import final_test
 from thesis_lib.losses import SupConLoss
 from thesis_lib.models import create_backbone
 from thesis_lib.plateau import epochs_to_probe, find_plateau, smooth
 from thesis_lib.pretrain import check, method_loss, pretrain
 from thesis_lib.probe import probe_checkpoints
-from thesis_lib.runs import read_json
 from thesis_lib.schedule import learning_rate
 from thesis_lib.stages import is_pretrained, read_metrics, stage_states
 

@@ -8,19 +8,15 @@ import pandas as pd
 import pytest
 
 from thesis_lib.config import InputError, RunConfig
+from thesis_lib.files import atomic_path, read_json, write_csv, write_json, write_text
 from thesis_lib.runs import (
     RunDirectory,
-    atomic_path,
     data_runs_folder,
     figures_folder,
     find_data,
     find_runs,
-    read_json,
     relative_to_root,
     workbook_root,
-    write_csv,
-    write_json,
-    write_text,
 )
 
 
@@ -102,7 +98,10 @@ def test_failure_leaves_the_old_file_whole_and_no_stray(tmp_path, error):
 def test_failure_of_the_first_write_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"x": object()})
-    with pytest.raises(OSError), atomic_path(tmp_path / "b.txt"):
+    with (
+        pytest.raises(InputError, match=r"b\.txt needs 7 bytes, [\d,]+ bytes are free"),
+        atomic_path(tmp_path / "b.txt", 7),
+    ):
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from thesis_lib.config import InputError, RunConfig
+from thesis_lib.files import atomic_path
 from thesis_lib.models import Classifier, create_backbone, linear_head
-from thesis_lib.runs import RunDirectory, atomic_path
+from thesis_lib.runs import RunDirectory
 
 
 def checkpoint_path(run: RunDirectory, epoch: int) -> Path:

@@ -10,8 +10,9 @@ from PIL import Image
 
 from thesis_lib.config import InputError
 from thesis_lib.data import DataSet, read_pixels
+from thesis_lib.files import read_json, write_csv, write_json
 from thesis_lib.progress import track
-from thesis_lib.runs import data_runs_folder, read_json, write_csv, write_json
+from thesis_lib.runs import data_runs_folder
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from thesis_lib.checkpoints import load_classifier
 from thesis_lib.data import open_dataset
 from thesis_lib.evaluate import classification_metrics
 from thesis_lib.features import extract_features
+from thesis_lib.files import read_json, write_csv, write_json
 from thesis_lib.hardware import choose_device
 from thesis_lib.images import Images
 from thesis_lib.pretrain import check_fingerprint
-from thesis_lib.runs import RunDirectory, read_json, write_csv, write_json
+from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_tested, selection_digest, stage
 
 

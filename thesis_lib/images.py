@@ -15,8 +15,9 @@ from torch import Tensor
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet, Split, read_pixels
 from thesis_lib.data_statistics import DataStatistics
+from thesis_lib.files import atomic_path
 from thesis_lib.progress import track
-from thesis_lib.runs import atomic_path, data_runs_folder, relative_to_root
+from thesis_lib.runs import data_runs_folder, relative_to_root
 
 AUTO_CACHE_BYTES = 256 * 2**20  # what `cache = auto` keeps in memory
 FREE_SHARE = 0.9  # of the memory or disk that is free: what a cache may take

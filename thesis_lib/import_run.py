@@ -14,10 +14,11 @@ from torch import nn
 from thesis_lib import checkpoints
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
 from thesis_lib.data_statistics import check_readable, data_statistics
+from thesis_lib.files import write_csv
 from thesis_lib.models import create_backbone, has_resnet_stem
 from thesis_lib.pretrain import check
 from thesis_lib.progress import track
-from thesis_lib.runs import RunDirectory, relative_to_root, write_csv
+from thesis_lib.runs import RunDirectory, relative_to_root
 from thesis_lib.stages import METRICS_COLUMNS, stage, trained_epochs
 from thesis_lib.supcontrast import SupContrastCheckpoint, read_checkpoint, read_losses
 

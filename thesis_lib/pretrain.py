@@ -16,6 +16,7 @@ from thesis_lib import augment, checkpoints
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
 from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import check_readable, data_statistics
+from thesis_lib.files import write_csv
 from thesis_lib.hardware import (
     choose_device,
     choose_precision,
@@ -33,7 +34,7 @@ from thesis_lib.loaders import (
 from thesis_lib.losses import SupConLoss
 from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
 from thesis_lib.progress import EpochProgress
-from thesis_lib.runs import RunDirectory, relative_to_root, write_csv
+from thesis_lib.runs import RunDirectory, relative_to_root
 from thesis_lib.schedule import learning_rate
 from thesis_lib.stages import (
     is_pretrained,

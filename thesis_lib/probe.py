@@ -15,13 +15,14 @@ from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import data_statistics
 from thesis_lib.evaluate import wilson_interval
 from thesis_lib.features import extract_features, labels_of
+from thesis_lib.files import write_csv, write_json
 from thesis_lib.hardware import choose_device
 from thesis_lib.images import Images, open_images
 from thesis_lib.models import linear_head
 from thesis_lib.plateau import epochs_to_probe, run_plateau
 from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.progress import track
-from thesis_lib.runs import RunDirectory, write_csv, write_json
+from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_probed, probe_inputs, stage
 
 MOMENTUM = 0.9

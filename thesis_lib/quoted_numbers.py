@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from thesis_lib.evaluate import METRICS
-from thesis_lib.runs import RunDirectory, read_json, write_text
+from thesis_lib.files import read_json, write_text
+from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_pretrained, is_tested, read_metrics
 from thesis_lib.tables import elapsed_words, escape_latex, is_measured, percent
 

@@ -1,16 +1,12 @@
-"""RunDirectory: where each artefact of a run lies; files written whole or not at all."""
+"""RunDirectory: where each artefact of a run lies."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thesis_lib.config import IDENTITY, PRETRAIN, PROBE, InputError, RunConfig, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd  # `thesis status` is to answer at once
+from thesis_lib.files import read_json, write_json
 
 
 def workbook_root() -> Path:
@@ -48,48 +44,6 @@ def data_runs_folder(data_name: str) -> Path:
 def figures_folder(data_name: str) -> Path:
     """The folder of the plots and tables of a data set and of all its runs."""
     return workbook_root() / "figures" / data_name
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it is synced and renamed when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_csv(path: Path, table: "pd.DataFrame") -> None:
-    """Write a CSV file (without the index) whole or not at all."""
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: where it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON file ({error}); delete it and run again") from None
 
 
 class RunDirectory:

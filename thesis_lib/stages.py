@@ -23,7 +23,8 @@ from typing import Any
 import psutil
 
 from thesis_lib.config import MACHINE, InputError, RunConfig
-from thesis_lib.runs import RunDirectory, read_json, write_json
+from thesis_lib.files import read_json, write_json
+from thesis_lib.runs import RunDirectory
 
 METRICS_COLUMNS = (
     *("epoch", "loss", "learning_rate", "seconds", "images_per_second", "peak_memory_mib"),

@@ -3,13 +3,8 @@
 from datetime import timedelta
 
 from thesis_lib.config import InputError, nearest
-from thesis_lib.runs import (
-    RunDirectory,
-    data_runs_folder,
-    read_json,
-    run_folders,
-    workbook_root,
-)
+from thesis_lib.files import read_json
+from thesis_lib.runs import RunDirectory, data_runs_folder, run_folders, workbook_root
 from thesis_lib.stages import STAGES, read_metrics, stage_states, trained_epochs
 from thesis_lib.workbook import DATA_STATS, THESIS_TABLES
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from thesis_lib.evaluate import METRICS
+from thesis_lib.files import read_json, write_csv, write_text
 from thesis_lib.plateau import smooth
-from thesis_lib.runs import RunDirectory, read_json, write_csv, write_text
+from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_pretrained, is_tested, read_metrics
 
 

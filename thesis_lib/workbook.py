@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib.config import IDENTITY, MACHINE, PROBE, InputError, RunConfig
+from thesis_lib.files import read_json
 from thesis_lib.runs import (
     RunDirectory,
     data_runs_folder,
     find_data,
-    read_json,
     relative_to_root,
     workbook_root,
 )

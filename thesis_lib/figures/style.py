@@ -3,9 +3,7 @@
 Importing this module sets the style.
 """
 
-import os
 import re
-import tempfile
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -15,6 +13,8 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+
+from thesis_lib.files import atomic_path
 
 TEXT_WIDTH_MM = 160.0
 PAGE_HEIGHT_MM = 230.0  # of A4, with room left for a caption
@@ -101,19 +101,15 @@ def figure_size(fraction: float, aspect: float) -> tuple[float, float]:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.pdf and `stem`.png and return their paths.
 
-    Folders are made as needed. Both files are finished beside their place and then renamed, so a
-    crash leaves the old ones whole; the same data gives the same bytes.
+    Both are finished beside their place and then renamed, so a crash leaves the old ones whole;
+    the same data gives the same bytes.
     """
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    targets = [stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png")]
-    with tempfile.TemporaryDirectory(dir=stem.parent, prefix=f".{stem.name}-") as beside:
-        finished = [Path(beside, target.name) for target in targets]
-        figure.savefig(finished[0], metadata={"CreationDate": None})
-        figure.savefig(finished[1])
-        for path, target in zip(finished, targets, strict=True):
-            os.replace(path, target)
-    return targets
+    pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
+    with atomic_path(pdf) as partial_pdf, atomic_path(png) as partial_png:
+        figure.savefig(partial_pdf, format="pdf", metadata={"CreationDate": None})
+        figure.savefig(partial_png, format="png")
+    return [pdf, png]
 
 
 def run_color(backbone: str) -> str:
