@@ -121,7 +121,7 @@ class RunConfig:
     )
     head_decay_rate: float = _setting(0.2, PROBE, "factor at each head decay epoch")
     head_views: int = _setting(
-        8,
+        16,
         PROBE,
         "random crops of each training image that the head learns from in turn; 0: the whole image",
     )
