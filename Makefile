@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench clean-venv
+.PHONY: install demo test lint faults bench clean-venv
 
 install: .venv/installed
 
@@ -21,6 +21,9 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+faults: install
+	$(BIN)/python -m pytest tests/faults -m "slow or not slow"
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -16,13 +16,8 @@ from thesis_lib.data_statistics import measure
 from thesis_lib.images import Images, open_images
 from thesis_lib.loaders import EpochBatches, Loader, RandomViews, worker_count
 from thesis_lib.losses import SupConLoss
-from thesis_lib.pretrain import (
-    autocast,
-    create_model,
-    create_optimizer,
-    method_loss,
-    train_epoch,
-)
+from thesis_lib.pretrain import create_model
+from thesis_lib.training import autocast, create_optimizer, method_loss, train_epoch
 
 MEAN, STD = (0.0418, 0.0353, 0.0409), (0.0956, 0.0911, 0.0769)
 
@@ -43,7 +38,7 @@ class OurEpoch:
     def __call__(self) -> None:
         """Train for the next epoch, and wait for the device."""
         self.loader.batches.epoch += 1
-        loss = train_epoch(self.config, self.model, self.optimizer, self.loader, MEAN, STD)
+        _, loss = train_epoch(self.config, self.model, self.optimizer, self.loader, MEAN, STD)
         loss.item()
 
 

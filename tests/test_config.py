@@ -15,8 +15,8 @@ from thesis_lib.config import (
     InputError,
     RunConfig,
     nearest,
-    notebook_settings,
 )
+from thesis_lib.parameters import notebook_settings
 
 RECIPE = {  # the thesis's recipe, typed in the tests a second time on purpose
     "backbone": "resnet50",
@@ -106,6 +106,10 @@ BAD = [
     ("head_views", -1),
     ("workers", -1),
     ("workers", 1.5),
+    ("worker_timeout", 0),
+    ("rolling_minutes", -1),
+    ("force", 1),
+    ("on_bad_image", "ignore"),
     ("device", "gpu"),
     ("precision", "float16"),
     ("compile", 1),

@@ -168,6 +168,21 @@ def test_fingerprint_is_the_same_wherever_the_data_set_lies(dataset_folder, tmp_
     assert open_dataset(str(tmp_path / "elsewhere")).fingerprint == first
 
 
+def test_data_set_without_some_files_is_known_as_the_same(dataset_folder):
+    whole = open_dataset("data/tiny")
+    gone = ["train/Z/01.png", "train/Ω/00.png", "val/a.1/00.png"]
+    kept = whole.without(gone[:1]).without(gone[1:])
+    assert kept.fingerprint == whole.fingerprint
+    assert (kept.root, kept.name, kept.classes) == (whole.root, whole.name, whole.classes)
+    assert [kept.left_out(name) for name in ("train", "val", "test")] == [gone[:2], gone[2:], []]
+    assert whole.left_out("train") == []
+    for name, split in kept.splits.items():
+        before = zip(whole.splits[name].files, whole.splits[name].labels, strict=True)
+        expected = [(file, label) for file, label in before if file not in gone]
+        assert list(zip(split.files, split.labels, strict=True)) == expected
+    assert kept.counts().loc["Ω", "train"] == 0
+
+
 def pixels_of(image: Image.Image, path: Path, **options) -> np.ndarray:
     image.save(path, **options)
     read = read_pixels(path)

@@ -10,14 +10,14 @@ from PIL import Image
 from scipy import stats
 
 from thesis_lib import data_statistics as module
-from thesis_lib.config import InputError
+from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import open_dataset
 from thesis_lib.data_statistics import (
-    check_readable,
     class_imbalance,
     data_statistics,
     imbalance,
     measure,
+    readable,
 )
 
 
@@ -131,16 +131,66 @@ def test_unreadable_files_are_listed_and_left_out_of_the_sums(dataset_folder):
     assert np.allclose(statistics.mean, mean, atol=1e-6)
     assert np.allclose(statistics.std, std, atol=1e-6)
     with pytest.raises(InputError, match=r"text\.png.*and 1 more") as caught:
-        check_readable(statistics)
+        readable(open_dataset("data/mixed"), statistics, RunConfig())
     assert "\n" not in str(caught.value)
 
 
-def test_check_readable_names_the_only_bad_file_and_passes_a_sound_data_set(dataset_folder):
-    check_readable(measure(open_dataset("data/mixed")))
+def test_readable_names_the_only_bad_file_and_passes_a_sound_data_set(dataset_folder):
+    readable(open_dataset("data/mixed"), measure(open_dataset("data/mixed")), RunConfig())
     (dataset_folder / "test" / "NA" / "text.png").write_text("no image")
     with pytest.raises(InputError, match=r"NA.text\.png") as caught:
-        check_readable(measure(open_dataset("data/mixed")))
+        readable(open_dataset("data/mixed"), measure(open_dataset("data/mixed")), RunConfig())
     assert "more" not in str(caught.value)
+
+
+SKIP = RunConfig(on_bad_image="skip")
+
+
+def test_sound_data_set_is_passed_on_without_a_word(dataset_folder, capsys):
+    dataset = open_dataset("data/mixed")
+    statistics = measure(dataset)
+    capsys.readouterr()
+    for config in (SKIP, RunConfig()):
+        assert readable(dataset, statistics, config) is dataset
+    assert capsys.readouterr().out == ""
+
+
+def test_skipping_names_the_splits_that_lack_images(dataset_folder, capsys):
+    for place in ("train/001", "train/NA", "test/001"):
+        (dataset_folder / place / "text.png").write_text("no image")
+    dataset = open_dataset("data/mixed")
+    kept = readable(dataset, measure(dataset), SKIP)
+    assert "skipped 3 of 30 images" in (out := capsys.readouterr().out)
+    assert "(2 in train/, 1 in test/)" in out and "runs/mixed/images.csv" in out
+    assert kept.left_out("train") == ["train/001/text.png", "train/NA/text.png"]
+    assert kept.left_out("val") == [] and kept.left_out("test") == ["test/001/text.png"]
+    assert kept.counts().to_numpy().sum() == 27
+
+
+def damage(folder: Path) -> None:
+    for file in folder.rglob("*.*"):
+        file.write_text("no image")
+
+
+def test_class_that_loses_all_its_training_images_is_named(dataset_folder):
+    damage(dataset_folder / "train" / "NA")
+    dataset = open_dataset("data/mixed")
+    with pytest.raises(InputError, match=r"train has classes .* can be read: 'NA'$"):
+        readable(dataset, measure(dataset), SKIP)
+
+
+def test_split_that_loses_all_its_images_is_named(dataset_folder):
+    damage(dataset_folder / "val")
+    dataset = open_dataset("data/mixed")
+    with pytest.raises(InputError, match="mixed/val has no image that can be read"):
+        readable(dataset, measure(dataset), SKIP)
+
+
+def test_class_may_lose_its_test_images(dataset_folder):
+    damage(dataset_folder / "test" / "NA")
+    dataset = open_dataset("data/mixed")
+    kept = readable(dataset, measure(dataset), SKIP)
+    assert kept.counts().loc["NA", "test"] == 0 and len(kept.left_out("test")) == 2
 
 
 def test_data_set_without_a_readable_image_is_refused(tmp_path):

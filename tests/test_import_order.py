@@ -13,18 +13,20 @@ import thesis_lib
 PACKAGE = Path(thesis_lib.__file__).parent
 LAYERS = [
     {"__init__"},
-    {"coercion", "config", "losses", "models", "progress", "hardware", "schedule", "files"},
-    {"runs", "splits", "augment"},
+    {"coercion", "config", "losses", "models", "progress", "hardware", "schedule"},
+    {"files", "locks", "interruption", "failures", "parameters"},
+    {"runs", "splits", "archive_members", "archives", "augment"},
     {"stages", "data", "manifests"},
     {"data_statistics", "images", "loaders", "checkpoints", "supcontrast"},
-    {"plateau"},
+    {"plateau", "resume", "training"},
     {"pretrain", "features"},
     {"probe", "evaluate", "final_test", "import_run", "export"},
     {"figures", "tables", "quoted_numbers"},
-    {"workbook", "status", "demo", "options", "cli", "__main__"},
+    {"receipts"},
+    {"execution", "workbook", "status", "demo", "options", "cli", "__main__"},
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-TRAINING = {room for number, rooms in enumerate(LAYERS) for room in rooms if number < 8}
+TRAINING = {room for number, rooms in enumerate(LAYERS) for room in rooms if number < 9}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -8,6 +8,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from thesis_lib.config import RunConfig
 from thesis_lib.demo import demo_configs
+from thesis_lib.receipts import receipt_holds
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -60,6 +61,9 @@ class TestEachNotebook:
             elif "figures.save" in source:
                 assert "." in text, source
 
+    def test_last_cell_confirms_that_it_was_reached(self, path):
+        assert "".join(cells(path)[-1]["source"]).startswith(f'write_receipt("{path.stem}", ')
+
     def test_parameters_are_literals_that_run_config_knows(self, path):
         RunConfig.from_dict(parameters(path))
 
@@ -93,3 +97,4 @@ def test_data_set_is_found_from_the_notebooks_folder(workbook):
     )
     assert (workbook / "runs" / "tiny" / "data_statistics.json").is_file()
     assert (workbook / "figures" / "tiny" / "class_counts.pdf").is_file()
+    assert receipt_holds("01_data_stats", RunConfig(data="data/tiny"))

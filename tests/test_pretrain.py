@@ -13,10 +13,11 @@ from thesis_lib.final_test import final_test
 from thesis_lib.losses import SupConLoss
 from thesis_lib.models import create_backbone
 from thesis_lib.plateau import epochs_to_probe, find_plateau, smooth
-from thesis_lib.pretrain import check, method_loss, pretrain
+from thesis_lib.pretrain import check, pretrain
 from thesis_lib.probe import probe_checkpoints
 from thesis_lib.schedule import learning_rate
 from thesis_lib.stages import is_pretrained, read_metrics, stage_states
+from thesis_lib.training import method_loss
 
 
 def recipe_rate(config, epoch, step, steps, warm_epochs):
@@ -247,7 +248,7 @@ def test_baseline_trains_backbone_and_classifier_together_on_one_view(
 ):
     shapes, coloured = [], []
     monkeypatch.setattr(
-        "thesis_lib.pretrain.method_loss",
+        "thesis_lib.training.method_loss",
         lambda config, outputs, labels: (
             shapes.append((*outputs.shape, *labels.shape)) or method_loss(config, outputs, labels)
         ),
@@ -363,7 +364,7 @@ def test_at_least_three_checkpoints_are_probed(trained):
 def test_damaged_checkpoint_is_named(trained):
     path = checkpoints.checkpoint_path(trained, 4)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"epoch_0004\.pth cannot be read"):
+    with pytest.raises(InputError, match=r"epoch_0004\.pth is damaged or cut short"):
         checkpoints.load_backbone(path)
 
 

@@ -3,9 +3,12 @@ import os
 
 import pytest
 
+from thesis_lib import receipts
 from thesis_lib import workbook as module
 from thesis_lib.config import InputError
-from thesis_lib.runs import RunDirectory
+from thesis_lib.locks import locked
+from thesis_lib.receipts import write_receipt
+from thesis_lib.runs import RunDirectory, find_data
 from thesis_lib.status import status_lines
 from thesis_lib.workbook import execute, grid, run_grid, tasks_of
 
@@ -21,7 +24,7 @@ SETTINGS = {
 
 @pytest.fixture
 def executed(monkeypatch):
-    """Stands for the notebooks: notes each task and leaves an executed copy behind."""
+    """Stands for the notebooks: notes each task, leaves an executed copy and a receipt behind."""
     tasks = []
 
     def note(task):
@@ -35,11 +38,13 @@ def executed(monkeypatch):
         task.executed.parent.mkdir(parents=True, exist_ok=True)
         copy = {"metadata": {"papermill": {"parameters": task.parameters}}}
         task.executed.write_text(json.dumps(copy))
+        write_receipt(task.notebook.name, task.config)
         return None
 
     monkeypatch.setattr(module, "execute", note)
-    monkeypatch.setattr(module, "_statistics_are_current", lambda config: True)
-    monkeypatch.setattr(module, "IS_DONE", dict.fromkeys(module.IS_DONE, lambda run: True))
+    monkeypatch.setattr(receipts, "IS_DONE", dict.fromkeys(receipts.IS_DONE, lambda run: True))
+    monkeypatch.setattr(receipts, "probe_inputs", lambda run: run.config.to_dict())
+    monkeypatch.setattr(receipts, "selection_digest", lambda run: "chosen")
     return tasks
 
 
@@ -65,24 +70,57 @@ def test_failure_ends_its_run_but_not_the_grid(workbook, executed, capsys):
 def test_what_is_done_is_skipped(workbook, executed, capsys):
     configs = grid(SETTINGS, ["lenet5"], [8])
     run_grid(configs)
-    run = RunDirectory(configs[0])
-    run.test_file.write_text("{}")
-    os.utime(run.test_file, (1, 1))
+    for file in workbook.rglob("runs/**/*.*"):
+        os.utime(file, (1, 1))  # a copied or unpacked workbook
     executed.clear()
     assert run_grid(configs) == [] and executed == []
     assert capsys.readouterr().out.count("done already") == 5
 
 
-def test_new_results_make_the_tables_anew(workbook, executed):
+def new_result(run):
+    run.write_config()
+    run.test_file.write_text("{}")
+
+
+def new_image(run):
+    folder = next((find_data(run.config.data) / "train").iterdir())
+    (folder / "new.png").write_bytes(next(folder.iterdir()).read_bytes())
+
+
+def other_head(run):
+    return {"head_epochs": 6}
+
+
+def wider_text(run):
+    return {"text_width": 120.0}
+
+
+def no_receipt(run):
+    (run.notebooks / "04_final_test.receipt.json").unlink()
+
+
+def torn_receipt(run):
+    (run.notebooks / "04_final_test.receipt.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (new_result, ["06"]),
+        (new_image, ["01"]),
+        (other_head, ["02", "03", "04"]),
+        (wider_text, ["01", "02", "03", "04", "06"]),
+        (no_receipt, ["04"]),
+        (torn_receipt, ["04"]),
+    ],
+)
+def test_what_has_changed_makes_anew_what_shows_it(workbook, executed, change, again):
     configs = grid(SETTINGS, ["lenet5"], [8])
     run_grid(configs)
     executed.clear()
-    run = RunDirectory(configs[0])
-    run.test_file.write_text("{}")
-    later = run.test_file.stat().st_mtime + 10
-    os.utime(run.test_file, (later, later))
-    run_grid(configs)
-    assert executed == ["tiny: 06_thesis_tables"]
+    changed = change(RunDirectory(configs[0])) or {}
+    run_grid([config.updated(**changed) for config in configs])
+    assert [label.split(": ")[1][:2] for label in executed] == again
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(workbook, capsys):
@@ -160,3 +198,10 @@ def test_failing_notebook_says_why_in_one_line(workbook):
     outputs = [o for c in json.loads(failed.read_text())["cells"] for o in c.get("outputs", [])]
     shown = next(o for o in outputs if o["output_type"] == "error")
     assert len(shown["traceback"]) == 1  # one line in the notebook, too
+
+
+def test_notebook_that_somebody_else_is_at_fails_alone(workbook):
+    task = tasks_of(grid(SETTINGS, ["lenet5"], [8]))[0]
+    with locked(task.executed.parent):
+        error = execute(task)
+    assert error.startswith(f"{task.executed.parent} is in use by process {os.getpid()} on ")

@@ -1,7 +1,9 @@
 """Checkpoints of pretraining: each can rebuild its own model and go on from where it was."""
 
-import pickle
+import hashlib
+import io
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,14 @@ from thesis_lib.config import InputError, RunConfig
 from thesis_lib.files import atomic_path
 from thesis_lib.models import Classifier, create_backbone, linear_head
 from thesis_lib.runs import RunDirectory
+
+MARK = b"\nsha256:"
+TRAILER_BYTES = len(MARK) + 64
+END_MARK, END_BYTES = b"PK\x05\x06", 22  # a zip archive's last record, without a comment
+
+
+class DamagedError(InputError):
+    """A checkpoint whose bytes are not those that were written."""
 
 
 def checkpoint_path(run: RunDirectory, epoch: int) -> Path:
@@ -33,24 +43,69 @@ def scheduled_epochs(config: RunConfig) -> list[int]:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values whole or not at all."""
-    with atomic_path(path) as partial:
-        torch.save(content, partial)
+    """Write tensors and plain values whole or not at all, with a checksum behind them.
+
+    ``torch.load`` reads such a file too: it does not mind what stands behind the zip archive.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    body = buffer.getbuffer()
+    trailer = _trailer(body)
+    with atomic_path(path, len(body) + len(trailer)) as partial, open(partial, "wb") as file:
+        file.write(body)
+        file.write(trailer)
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read what :func:`save` wrote, onto the CPU, without running pickled code.
 
     Raises:
-        InputError: for a file that is missing or damaged.
+        InputError: for a file that is missing, and :class:`DamagedError` where its checksum is
+            wrong: torch itself loads flipped bits without a word.
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
+    content = memoryview(path.read_bytes())
+    body, trailer = content[:-TRAILER_BYTES], content[-TRAILER_BYTES:]
+    if trailer[: len(MARK)] != MARK:
+        body = content
+    sound = trailer == _trailer(body) if body is not content else _is_whole_zip(content)
+    if not sound:
+        raise DamagedError(f"the checkpoint {path} is damaged or cut short")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"the checkpoint {path} cannot be read: {reason}") from None
+        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on what is no checkpoint
+        reason = f"{type(error).__name__} {error}".split("\n")[0]
+        raise DamagedError(f"the checkpoint {path} cannot be read: {reason}") from None
+
+
+def _is_whole_zip(content: memoryview) -> bool:
+    """Whether a file that ``torch.save`` alone has written is as it was: by zip's checksums."""
+    if content[-END_BYTES:][: len(END_MARK)] != END_MARK:
+        return False
+    try:
+        return zipfile.ZipFile(io.BytesIO(content)).testzip() is None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+        return False
+
+
+def _trailer(body: memoryview) -> bytes:
+    return MARK + hashlib.sha256(body).hexdigest().encode()
+
+
+def unwrapped(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Weights without what DataParallel and torch.compile put before their names.
+
+    Raises:
+        InputError: where two of them come to the same name.
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        own = re.sub(r"^((module|_orig_mod)\.)+", "", name)
+        if own in found:
+            raise InputError(f"{where} holds the same weight twice: {own} and {name}")
+        found[own] = value
+    return found
 
 
 def fit_weights(
@@ -104,7 +159,7 @@ def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     prefix = "backbone."
     weights = {
         key.removeprefix(prefix): value
-        for key, value in checkpoint.pop("model").items()
+        for key, value in unwrapped(checkpoint.pop("model"), str(path)).items()
         if key.startswith(prefix)
     }
     fit_weights(backbone, weights, str(path))

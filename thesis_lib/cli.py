@@ -16,21 +16,31 @@ from thesis_lib.config import (
     RunConfig,
     data_set_name,
 )
+from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
 from thesis_lib.options import Parser, add_settings, as_options, given_settings
+
+RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; errors of the user end in one line and exit status 2, others in 1."""
+    """Run one command; errors of the user end in one line and exit status 2, others in 1.
+
+    SIGTERM ends it with status 75 (try again later), Ctrl-C with 130; what was done is saved.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        return options.action(options)
+        with sigterm_raises():
+            return options.action(options)
     except InputError as error:
         print(f"thesis: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("thesis: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except Terminated:
+        print("thesis: stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
+        return EXIT_RESUMABLE
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         print(f"thesis: error: {error.strerror or error}{where}", file=sys.stderr)
@@ -42,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="thesis",
         description="Plankton image classification by supervised contrastive learning: "
         "from a folder of class folders to the figures and tables of a thesis.",
+        epilog="Exit status: 0 done; 2 something to put right; 1 a notebook failed, or another "
+        "error; 75 stopped by SIGTERM and 130 by Ctrl-C, where the same command goes on.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -51,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
     split = _command(commands, "split", _split, "split class folders into train, val and test")
-    split.add_argument("source", type=Path, help="folder that holds the class folders")
+    split.add_argument("source", type=Path, help="folder of class folders, or a zip or tar of it")
     split.add_argument("destination", type=Path, help="new folder, such as data/NAME")
     split.add_argument(
         "--recipe",
@@ -129,10 +141,19 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _split(options: argparse.Namespace) -> int:
-    if options.manifest is None:
-        _split_by_recipe(options)
-    else:
-        _split_by_manifest(options)
+    from thesis_lib.archives import unpacked
+
+    given = {n: v for n in RECIPE_OPTIONS if (v := getattr(options, n)) is not None}
+    if options.manifest is None and options.allow_missing:
+        raise InputError("--allow-missing goes with --manifest")
+    if options.manifest is not None and given:
+        option = next(iter(given)).replace("_", "-")
+        raise InputError(f"--{option} does not go with --manifest, which tells the split")
+    with unpacked(options.source, options.destination) as source:
+        if options.manifest is None:
+            _split_by_recipe(options, source, given)
+        else:
+            _split_by_manifest(options, source)
     for part in sorted(p for p in options.destination.iterdir() if p.is_dir()):
         classes = [p for p in part.iterdir() if p.is_dir()]
         images = sum(len(files) for _, _, files in os.walk(part))
@@ -140,33 +161,19 @@ def _split(options: argparse.Namespace) -> int:
     return 0
 
 
-def _split_by_recipe(options: argparse.Namespace) -> None:
+def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str, Any]) -> None:
     from thesis_lib.splits import split_dataset
 
-    if options.allow_missing:
-        raise InputError("--allow-missing goes with --manifest")
-    left_out = split_dataset(
-        options.source,
-        options.destination,
-        options.recipe or "linear-head",
-        42 if options.seed is None else options.seed,
-        options.min_images,
-        options.exclude or (),
-        options.copy,
-    )
+    left_out = split_dataset(source, options.destination, copy=options.copy, **given)
     for name, images in left_out.items():
         print(f"left out: {name!r} ({images} images, fewer than {options.min_images})")
 
 
-def _split_by_manifest(options: argparse.Namespace) -> None:
+def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
     from thesis_lib.manifests import split_by_manifest
 
-    for name in ("recipe", "seed", "min_images", "exclude"):
-        if getattr(options, name) is not None:
-            option = name.replace("_", "-")
-            raise InputError(f"--{option} does not go with --manifest, which tells the split")
     report = split_by_manifest(
-        options.source, options.destination, options.manifest, options.copy, options.allow_missing
+        source, options.destination, options.manifest, options.copy, options.allow_missing
     )
     for label, found in (
         ("missing, left out", report.missing),
@@ -183,8 +190,12 @@ def _run(options: argparse.Namespace) -> int:
     from thesis_lib.workbook import grid, run_grid
 
     settings = given_settings(options)
-    backbones = settings.pop("backbone", [RunConfig.backbone])
-    batch_sizes = settings.pop("batch_size", [RunConfig.batch_size])
+    backbones, batch_sizes = (
+        value
+        if isinstance(value := settings.pop(name, getattr(RunConfig, name)), list)
+        else [value]
+        for name in ("backbone", "batch_size")
+    )
     configs = grid(settings, backbones, batch_sizes)
     return _report(run_grid(configs, options.dry_run), configs[0].data_name, options.dry_run)
 
@@ -215,7 +226,8 @@ def _pretrain(options: argparse.Namespace) -> int:
     from thesis_lib.tables import run_cost
 
     config = RunConfig.from_dict(given_settings(options))
-    RunDirectory(config).check_config()
+    if not config.force:
+        RunDirectory(config).check_config()
     run = pretrain(config)
     print(f"{run.path.name}: trained for {config.epochs} epochs; {run_cost(run)}")
     return 0
@@ -264,30 +276,12 @@ def _test(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from thesis_lib.checkpoints import kept_epochs, load
-    from thesis_lib.import_run import import_checkpoints, unknown_settings
-    from thesis_lib.stages import is_pretrained
-    from thesis_lib.supcontrast import read_checkpoint
+    from thesis_lib.import_run import describe_import, import_checkpoints
 
     settings = given_settings(options)
     run = import_checkpoints(options.files, settings, options.tensorboard)
-    epochs, config = kept_epochs(run), run.config
-    print(
-        f"{run.path.name}: imported {len(epochs)} checkpoints, epochs {epochs[0]} to {epochs[-1]} "
-        f"of {config.epochs}"
-    )
-    unknown = unknown_settings(read_checkpoint(options.files[0]), settings)
-    if unknown:
-        listed = ", ".join(f"{name} = {value}" for name, value in unknown.items())
-        print(f"neither the files nor the options tell, so by default: {listed}")
-    if not is_pretrained(run):
-        can = load(run.last_checkpoint)["optimizer"] is not None
-        print(
-            f"its training {'goes on' if can else 'cannot go on (no state of SGD in the file)'} "
-            f"from epoch {epochs[-1]}; to probe what is there, import it with --epochs "
-            f"{epochs[-1]} and another --tag"
-        )
-    print(f"go on with: thesis run {' '.join(as_options(config))}")
+    print(describe_import(run, options.files, settings))
+    print(f"go on with: thesis run {' '.join(as_options(run.config))}")
     return 0
 
 

@@ -1,10 +1,14 @@
 """Values held against the type that a setting is annotated with."""
 
+import re
 import types
 import typing
 from typing import Any
 
 REFUSED = object()
+TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+INTEGER = re.compile(r"[+-]?[0-9]+")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 def coerce(value: Any, annotation: Any) -> Any:
@@ -27,8 +31,32 @@ def coerce(value: Any, annotation: Any) -> Any:
         number = annotation(value)
     except (TypeError, ValueError, OverflowError):
         return REFUSED
-    # A string is no number here: the command line has parsed its own already.
+    # A string is no number here: see from_text.
     return REFUSED if isinstance(value, str) or number != value else number
+
+
+def from_text(value: Any, annotation: Any) -> Any:
+    """Texts read as what the annotated type takes: ``1e-3``, ``0064`` and ``yes`` as meant.
+
+    Shells, papermill and YAML hand such things on as texts when in doubt. What cannot be read
+    stays a text, for :func:`coerce` to refuse.
+    """
+    if isinstance(annotation, types.UnionType):
+        if value in ("null", "~", "None"):
+            return None
+        return from_text(value, typing.get_args(annotation)[0])
+    if isinstance(value, list | tuple):
+        of_item = next(iter(typing.get_args(annotation)), annotation)
+        return [from_text(item, of_item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if annotation is bool:
+        return TRUTHS.get(value.lower(), value)
+    if annotation is int and INTEGER.fullmatch(value):
+        return int(value)
+    if annotation is float and NUMBER.fullmatch(value):
+        return float(value)
+    return value
 
 
 def describe(annotation: Any) -> str:

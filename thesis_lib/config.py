@@ -2,9 +2,8 @@
 
 import difflib
 import math
-import types
 import typing
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "float32", "bfloat16"),
     "cache": ("auto", "none", "memory", "disk"),
+    "on_bad_image": ("error", "skip"),
 }
 
 
@@ -85,6 +85,9 @@ class RunConfig:
     std: tuple[float, ...] | None = _setting(
         None, PRETRAIN, "channel standard deviations; by default measured on train/"
     )
+    on_bad_image: str = _setting(
+        "error", PRETRAIN, "an image that cannot be read: error, or skip: leave it out and say so"
+    )
     projection_dim: int = _setting(128, PRETRAIN, "width of the projection head's output")
     temperature: float = _setting(0.07, PRETRAIN, "temperature of the contrastive loss")
     base_temperature: float = _setting(0.07, PRETRAIN, "the loss is scaled by temperature / this")
@@ -128,6 +131,15 @@ class RunConfig:
 
     workers: int | None = _setting(
         None, MACHINE, "processes that load images; by default from the number of cores"
+    )
+    worker_timeout: float = _setting(
+        300.0, MACHINE, "seconds without a batch after which a loading process counts as hung"
+    )
+    rolling_minutes: float = _setting(
+        1.0, MACHINE, "minutes between two saves of last.pth, but at an epoch's end alone"
+    )
+    force: bool = _setting(
+        False, MACHINE, "go on although checkpoint and settings, data or code differ"
     )
     device: str = _setting("auto", MACHINE, "auto, cpu, cuda or mps")
     precision: str = _setting(
@@ -184,7 +196,7 @@ class RunConfig:
             yield name, value is None or value >= 0, "0 or more"
         for name in (
             *("temperature", "base_temperature", "learning_rate", "decay_rate"),
-            *("head_decay_rate", "text_width"),
+            *("head_decay_rate", "worker_timeout", "text_width"),
         ):
             value = getattr(self, name)
             yield name, value > 0 and math.isfinite(value), "a number above 0"
@@ -192,7 +204,7 @@ class RunConfig:
         positive = all(rate > 0 and math.isfinite(rate) for rate in rates)
         unequal = 0 < len(rates) == len(set(rates))
         yield "head_learning_rates", positive and unequal, "one or more different numbers above 0"
-        for name in ("weight_decay", "warmup_from"):
+        for name in ("weight_decay", "warmup_from", "rolling_minutes"):
             value = getattr(self, name)
             yield name, value >= 0 and math.isfinite(value), "0 or more"
         last = self.probe_from is None or self.probe_from <= self.epochs
@@ -258,34 +270,3 @@ class RunConfig:
     def updated(self, **settings: Any) -> "RunConfig":
         """A copy with some fields changed, checked like a new one."""
         return replace(self, **settings)
-
-
-def notebook_settings(namespace: MutableMapping[str, Any]) -> dict[str, Any]:
-    """The settings that a notebook's parameters cell, and papermill after it, have set.
-
-    Args:
-        namespace: the notebook's ``globals()``. Every variable in it that holds a literal is
-            taken for a setting, so that any field of :class:`RunConfig` can be passed by
-            papermill, also one that the parameters cell does not show.
-
-    Returns:
-        Field names of :class:`RunConfig` and their checked values.
-
-    Raises:
-        InputError: for a variable that is no field (papermill itself only warns of a
-            misspelt parameter and runs on without it).
-    """
-    literals = (bool, int, float, str, list, tuple, dict, types.NoneType)
-    settings = {
-        name: value
-        for name, value in namespace.items()
-        if type(value) in literals and name not in ("In", "Out")
-        if not name.startswith("_") and not name.isupper()  # nor a constant that was imported
-    }
-    # Where the notebook is run again in the same kernel, its results are there as well: what was
-    # there the first time, and every known name, is a setting.
-    first = namespace.setdefault("_first_settings", frozenset(settings))
-    known = first.union(RunConfig.field_names())
-    settings = {name: value for name, value in settings.items() if name in known}
-    config = RunConfig.from_dict(settings)
-    return {name: getattr(config, name) for name in settings}

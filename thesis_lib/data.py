@@ -2,14 +2,18 @@
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+import os
+import struct
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from thesis_lib.config import InputError, data_set_name
@@ -17,6 +21,15 @@ from thesis_lib.runs import find_data
 from thesis_lib.splits import class_folders, image_files
 
 SPLITS = ("train", "val", "test")
+MAX_PIXELS = 100_000_000  # of one image; a file of a few kB can claim to have any number
+# Pillow warns above its limit and refuses above twice that, before it decodes.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What Pillow raises on bytes that are not what they seem.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
 
 @dataclass(frozen=True)
@@ -36,21 +49,46 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A folder ``<root>/{train,val,test}/<class>/<image>``, as torchvision's ImageFolder."""
+    """A folder ``<root>/{train,val,test}/<class>/<image>``, as torchvision's ImageFolder.
+
+    ``whole`` is the data set that this one lacks some files of, None where it lacks none.
+    """
 
     root: Path
     name: str
     classes: list[str]
     splits: dict[str, Split]
+    whole: "DataSet | None" = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every file's path and size: another split or another size changes it."""
+        """Hash of every file's path and size, also of those left out.
+
+        Another split or another size changes it; a link to nothing has size -1.
+        """
+        if self.whole is not None:
+            return self.whole.fingerprint
         digest = hashlib.sha256()
         for split in self.splits.values():
             for file in split.files:
-                digest.update(f"{file}\0{(self.root / file).stat().st_size}\0".encode())
+                digest.update(f"{file}\0{_size(self.root / file)}\0".encode())
         return digest.hexdigest()[:16]
+
+    def without(self, files: Iterable[str]) -> "DataSet":
+        """The same data set, also by its fingerprint, but for some of its files."""
+        left_out, splits = set(files), {}
+        for name, split in self.splits.items():
+            kept = [i for i, file in enumerate(split.files) if file not in left_out]
+            files_kept = [split.files[i] for i in kept]
+            splits[name] = replace(split, files=files_kept, labels=split.labels[kept])
+        return replace(self, splits=splits, whole=self.whole or self)
+
+    def left_out(self, split: str) -> list[str]:
+        """The files of a split that :meth:`without` has taken out."""
+        if self.whole is None:
+            return []
+        kept = set(self.splits[split].files)
+        return [file for file in self.whole.splits[split].files if file not in kept]
 
     def counts(self) -> pd.DataFrame:
         """Images per class (index) and split (columns)."""
@@ -70,7 +108,8 @@ def open_dataset(data: str, needs: tuple[str, ...] = ("train",)) -> DataSet:
 
     Raises:
         InputError: for a missing folder or split, a class without images, a class that
-            train/ lacks, or a single class.
+            train/ lacks, a single class, or a name with control characters or bytes that are
+            not UTF-8.
     """
     root = find_data(data)
     if not root.is_dir():
@@ -109,28 +148,97 @@ def _open_split(root: Path, name: str, classes: list[str]) -> Split:
     return Split(root, files, np.array(labels, dtype=np.int64))
 
 
-def read_pixels(path: Path) -> np.ndarray:
-    """Read an image as (h, w, 3) uint8; grey is repeated, 16 bits are scaled, alpha is dropped.
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        if file.is_symlink():
+            return -1
+        raise
 
-    Pillow tells what the file is. A JPEG is decoded by torchvision, to the same bits in little
-    over half the time; anything else, and a JPEG that torchvision refuses, by Pillow.
+
+def read_pixels(path: Path) -> np.ndarray:
+    """Read an image as (h, w, 3) uint8, turned upright as its EXIF says.
+
+    Grey is repeated, 16 bits are scaled, CMYK and palettes become RGB, alpha is dropped. Pillow
+    tells what the file is. A JPEG is decoded by torchvision, to the same bits in little over half
+    the time; anything else, and a JPEG that torchvision refuses, by Pillow. A file is refused
+    rather than read wrongly; but bytes that were changed in place show in a PNG alone, since the
+    other kinds have no checksums.
 
     Raises:
-        InputError: for a file that cannot be read or is cut short.
+        InputError: for a file that cannot be read, is cut short, has more than one frame or more
+            than ``MAX_PIXELS``, or values that 16 bits do not hold.
     """
     try:
         with Image.open(path) as image:
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                with contextlib.suppress(RuntimeError):
-                    file = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
-                    return decode_jpeg(file, ImageReadMode.RGB).permute(1, 2, 0).numpy()
-            image.load()
-            if image.mode.startswith("I"):  # convert() would clip 16 bits at 255
-                image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise InputError(f"cannot read the image {path}: {reason}; replace or remove it") from None
+            _check_frames(image)
+            if image.format == "PNG":
+                _check_png(path)
+            if image.format == "JPEG":
+                content = path.read_bytes()
+                _check_jpeg(image, content)
+                upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+                if upright and image.mode in ("RGB", "L"):
+                    with contextlib.suppress(RuntimeError):
+                        file = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                        return decode_jpeg(file, ImageReadMode.RGB).permute(1, 2, 0).numpy()
+            ImageOps.exif_transpose(image, in_place=True)
+            image.info.pop("transparency", None)  # convert() drops it as well, but warns
+            return np.asarray(_to_8_bits(image).convert("RGB"))
+    except UNREADABLE as error:
+        raise InputError(
+            f"cannot read the image {str(path)!r}: {_reason(path, error)}; replace or remove it"
+        ) from None
+
+
+def _check_frames(image: Image.Image) -> None:
+    # The further pictures of a camera's MPO are smaller or other views of its first.
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"it has {frames} frames, a picture has one")
+
+
+def _check_png(path: Path) -> None:
+    with Image.open(path) as image:  # of its own, since none can be decoded after verify()
+        image.verify()  # the checksums, which decoding passes over
+
+
+def _check_jpeg(image: Image.Image, content: bytes) -> None:
+    """Refuse what decoders would pass over: missing data, and CMYK of unknown sense."""
+    # A copy that was broken off can end in zeros, which decode to grey. Pillow has read up to
+    # the data; before them the end of a thumbnail would be found.
+    if content.rfind(b"\xff\xd9", image.fp.tell()) < 0:
+        raise ValueError("its data have no end, it is cut short")
+    if image.mode == "CMYK" and "adobe" not in image.info:
+        raise ValueError("its CMYK may be ink or light, it does not say which")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey, which ``convert`` would clip at 255; refuse what has no known range."""
+    if image.mode == "F":
+        raise ValueError("its values are no whole numbers and have no known range")
+    if not image.mode.startswith("I"):
+        return image
+    tiff = getattr(image, "tag_v2", {})
+    if tiff.get(ExifTags.Base.BitsPerSample) == (12,):
+        raise ValueError("it has 12 bits a pixel; 8 and 16 can be read")
+    if tiff.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        raise ValueError("its 0 is white, which can be read with 8 bits a pixel alone")
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+        raise ValueError(f"its values run from {low} to {high}, which 16 bits do not hold")
+    return Image.fromarray((values / 257).round().astype(np.uint8))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if path.is_symlink() and not path.exists():
+        return f"it is a link to {os.readlink(path)!r}, which is not there"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known kind" if path.stat().st_size else "it is empty"
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or str(error).split("\n")[0] or type(error).__name__
 
 
 def sample_images(dataset: DataSet, images: int, seed: int = 42) -> dict[str, list[np.ndarray]]:

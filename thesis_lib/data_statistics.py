@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from thesis_lib.config import InputError
+from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet, read_pixels
 from thesis_lib.files import read_json, write_csv, write_json
 from thesis_lib.progress import track
-from thesis_lib.runs import data_runs_folder
+from thesis_lib.runs import data_runs_folder, relative_to_root
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,45 @@ def measure(dataset: DataSet) -> DataStatistics:
     )
 
 
-def check_readable(statistics: DataStatistics) -> None:
-    """Raise InputError where an image cannot be read, naming the first."""
+def readable(dataset: DataSet, statistics: DataStatistics, config: RunConfig) -> DataSet:
+    """The data set, without the images that cannot be read where ``config.on_bad_image`` is skip.
+
+    Prints how many are skipped. The data set that lacks them keeps its fingerprint, and its
+    ``left_out(split)`` lists them.
+
+    Raises:
+        InputError: for an unreadable image where ``on_bad_image`` is error; for a split or a
+            class of train/ without any image left where it is skip.
+    """
     unreadable = statistics.unreadable
-    if len(unreadable):
+    if unreadable.empty:
+        return dataset
+    if config.on_bad_image == "error":
         more = f" (and {len(unreadable) - 1} more: notebook 01 lists them)"
-        first = unreadable["error"].iloc[0]
-        raise InputError(first + (more if len(unreadable) > 1 else ""))
+        raise InputError(
+            unreadable["error"].iloc[0]
+            + (more if len(unreadable) > 1 else "")
+            + ", or leave out what cannot be read with --on-bad-image skip"
+        )
+    kept = dataset.without(unreadable["file"])
+    counts = kept.counts()
+    for name, split in dataset.splits.items():
+        if len(split) and not counts[name].any():
+            raise InputError(f"{dataset.root / name} has no image that can be read")
+    empty = counts.index[counts["train"] == 0]
+    if len(empty):
+        listed = ", ".join(map(repr, empty))
+        raise InputError(
+            f"{dataset.root / 'train'} has classes with no image that can be read: {listed}"
+        )
+    lost = {name: len(kept.left_out(name)) for name in kept.splits}
+    images = relative_to_root(data_runs_folder(dataset.name) / "images.csv")
+    print(
+        f"skipped {len(unreadable)} of {len(statistics.images)} images that cannot be read "
+        f"({', '.join(f'{n} in {name}/' for name, n in lost.items() if n)}): listed in {images}",
+        flush=True,
+    )
+    return kept
 
 
 def imbalance(counts: np.ndarray) -> dict[str, float]:

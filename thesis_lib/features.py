@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler
 
 from thesis_lib import augment
-from thesis_lib.config import RunConfig
+from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import Split
 from thesis_lib.images import Images
 from thesis_lib.loaders import FeatureViews, Loader, worker_count
@@ -37,20 +37,34 @@ def extract_features(
 
     Returns:
         (max(views, 1), n, d) float32 on the CPU.
+
+    Raises:
+        InputError: for features that are not finite, naming the images.
     """
     dataset = FeatureViews(images, config.image_size, config.seed, views)
     images_per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
     batches = BatchSampler(range(len(images)), images_per_batch, drop_last=False)
-    loader = Loader(dataset, batches, worker_count(config, device), device.type == "cuda")
+    workers = worker_count(config, device)
+    loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
     backbone.to(device, memory_format=torch.channels_last).eval()
     extracted, done = torch.empty(0), 0  # made once the first batch tells d, and filled in place
-    for pixels in loader:  # (k * views, size, size, 3) uint8
-        batch = augment.to_float(pixels.to(device, non_blocking=True))
-        features = backbone(augment.normalise(batch, mean, std)).unflatten(0, (-1, max(views, 1)))
-        if not done:
-            extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
-        extracted[:, done : done + len(features)] = features.transpose(0, 1)
-        done += len(features)
+    with loader:
+        for pixels in loader:  # (k * views, size, size, 3) uint8
+            batch = augment.to_float(pixels.to(device, non_blocking=True))
+            features = backbone(augment.normalise(batch, mean, std))
+            features = features.unflatten(0, (-1, max(views, 1)))
+            if not done:
+                extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
+            extracted[:, done : done + len(features)] = features.transpose(0, 1)
+            done += len(features)
+    finite = extracted.sum((0, 2)).isfinite()
+    if not finite.all():
+        files = [images.split.files[i] for i in (~finite).nonzero().flatten().tolist()]
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        raise InputError(
+            f"the backbone's features are not finite for {', '.join(map(repr, files[:3]))}{more}; "
+            "look at these images, or choose another checkpoint with --probe-from"
+        )
     return extracted
 
 

@@ -1,5 +1,6 @@
 """Stage 3: the chosen backbone and head on the test set, once the choice is on disk."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,15 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from thesis_lib.checkpoints import load_classifier
-from thesis_lib.data import open_dataset
+from thesis_lib.data import DataSet, open_dataset
+from thesis_lib.data_statistics import data_statistics, readable
 from thesis_lib.evaluate import classification_metrics
+from thesis_lib.failures import plain_words
 from thesis_lib.features import extract_features
-from thesis_lib.files import read_json, write_csv, write_json
+from thesis_lib.files import read_json, sweep_partial, write_csv, write_json
 from thesis_lib.hardware import choose_device
 from thesis_lib.images import Images
+from thesis_lib.locks import locked
 from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_tested, selection_digest, stage
@@ -26,7 +30,8 @@ def final_test(run: RunDirectory) -> dict:
     Reads ``selection.json``, ``head.pth``, the chosen checkpoint and the test images. Writes
     ``predictions.csv`` (path, true, predicted, confidence, then each class's probability),
     ``embedding.csv`` (x, y, true, predicted) and, last, ``test.json``. Returns at once where
-    they were made from the same selection.
+    they were made from the same selection. A test of another choice before is kept in the
+    ``history`` of ``test.json``.
 
     Returns:
         The content of ``test.json``: see
@@ -40,8 +45,17 @@ def final_test(run: RunDirectory) -> dict:
         return read_json(run.test_file)
     dataset = open_dataset(run.config.data, needs=("train", "test"))
     check_fingerprint(run, dataset)
+    dataset = readable(dataset, data_statistics(dataset), run.config)
+    batch = "the features of all images"
+    with locked(run.path), plain_words(batch, run.config.worker_timeout):
+        sweep_partial(run.path, older_than=0)
+        return _test(run, dataset, digest)
+
+
+def _test(run: RunDirectory, dataset: DataSet, digest: str) -> dict:
     device = choose_device(run.config)
-    run.test_file.unlink(missing_ok=True)
+    if run.test_file.is_file():
+        os.replace(run.test_file, run.superseded_test_file)
 
     with stage(run, "test"):
         model, head = load_classifier(run)
@@ -72,12 +86,25 @@ def final_test(run: RunDirectory) -> dict:
         result |= {
             "classes": head["classes"],
             "classes_without_test_image": classes[absent].tolist(),
+            "skipped_images": dataset.left_out("test"),
             "checkpoint": head["checkpoint"],
             "head_epoch": head["head_epoch"],
             "selection": digest,
+            "history": _history(run, digest),
         }
         write_json(run.test_file, result)
+        run.superseded_test_file.unlink(missing_ok=True)
     return result
+
+
+def _history(run: RunDirectory, digest: str) -> list[dict]:
+    """What other choices were tested before, oldest first: the test set has been seen then."""
+    if not run.superseded_test_file.is_file():
+        return []
+    before = read_json(run.superseded_test_file)
+    names = ("selection", "checkpoint", "head_epoch", "accuracy", "n")
+    entries = [*before.get("history", []), {name: before.get(name) for name in names}]
+    return [entry for entry in entries if entry["selection"] != digest]
 
 
 def read_predictions(run: RunDirectory) -> pd.DataFrame:

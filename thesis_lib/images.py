@@ -105,7 +105,7 @@ def open_images(
         InputError: where memory or disk has not the space, saying how much it takes.
     """
     split = dataset.splits[name]
-    rows = statistics.images[statistics.images["split"] == name]
+    rows = statistics.images.set_index("file").loc[split.files]  # without skipped images
     sizes = rows[["width", "height"]].to_numpy()
     size = int(sizes.prod(1).sum() * 3)
     cache = chosen_cache(config, size)

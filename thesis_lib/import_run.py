@@ -13,13 +13,15 @@ from torch import nn
 
 from thesis_lib import checkpoints
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
-from thesis_lib.data_statistics import check_readable, data_statistics
+from thesis_lib.data_statistics import data_statistics, readable
 from thesis_lib.files import write_csv
+from thesis_lib.locks import locked
 from thesis_lib.models import create_backbone, has_resnet_stem
 from thesis_lib.pretrain import check
 from thesis_lib.progress import track
+from thesis_lib.resume import Position
 from thesis_lib.runs import RunDirectory, relative_to_root
-from thesis_lib.stages import METRICS_COLUMNS, stage, trained_epochs
+from thesis_lib.stages import METRICS_COLUMNS, is_pretrained, stage, trained_epochs
 from thesis_lib.supcontrast import SupContrastCheckpoint, read_checkpoint, read_losses
 
 
@@ -52,7 +54,7 @@ def import_checkpoints(
         )
     files = _check_files(paths, first, config, model)
     statistics = data_statistics(dataset)
-    check_readable(statistics)
+    readable(dataset, statistics, config)
     losses = {} if tensorboard is None else read_losses(tensorboard)
 
     # Built beside its place: an import that is cut short leaves no checkpoint to be found.
@@ -70,7 +72,10 @@ def import_checkpoints(
             "classes": dataset.classes,
             "mean": list(config.mean or statistics.mean),
             "std": list(config.std or statistics.std),
+            "code": None,  # nobody knows which
+            "precision": None,
             "metrics": _table(rows).to_dict("records"),
+            "position": vars(Position(epoch + 1)),
             "model": read.weights,
             "optimizer": _optimizer_state(read, model, config),
         }
@@ -84,7 +89,7 @@ def import_checkpoints(
         ],
         "supcontrast_options": json.loads(json.dumps(first.options, default=str)),
     }
-    with stage(run, "pretrain", **facts):
+    with locked(run.path), stage(run, "pretrain", **facts):
         partial.rename(run.checkpoints)
         write_csv(run.metrics_file, _table(rows))
         run.write_config()
@@ -93,9 +98,31 @@ def import_checkpoints(
 
 def unknown_settings(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of pretraining that neither the files nor the user told: name -> default."""
-    told = {*first.settings, *settings, "tag", "seed", "data", "backbone", "small_images"}
+    ours = ("tag", "seed", "data", "backbone", "small_images", "on_bad_image")
+    told = {*first.settings, *settings, *ours}
     names = RunConfig.field_names(IDENTITY, PRETRAIN)
     return {name: getattr(RunConfig, name) for name in names if name not in told}
+
+
+def describe_import(run: RunDirectory, files: Sequence[Path], settings: Mapping[str, Any]) -> str:
+    """What was imported, which settings nobody told, and whether its training can go on."""
+    epochs, config = checkpoints.kept_epochs(run), run.config
+    lines = [
+        f"{run.path.name}: imported {len(epochs)} checkpoints, epochs {epochs[0]} to "
+        f"{epochs[-1]} of {config.epochs}"
+    ]
+    unknown = unknown_settings(read_checkpoint(files[0]), settings)
+    if unknown:
+        listed = ", ".join(f"{name} = {value}" for name, value in unknown.items())
+        lines.append(f"neither the files nor the options tell, so by default: {listed}")
+    if not is_pretrained(run):
+        can = checkpoints.load(run.last_checkpoint)["optimizer"] is not None
+        lines.append(
+            f"its training {'goes on' if can else 'cannot go on (no state of SGD in the file)'} "
+            f"from epoch {epochs[-1]}; to probe what is there, import it with --epochs "
+            f"{epochs[-1]} and another --tag"
+        )
+    return "\n".join(lines)
 
 
 def _config(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> RunConfig:

@@ -1,7 +1,12 @@
 """What the models are fed with: views of images, in batches whose order is reproducible."""
 
+import contextlib
 import os
+import signal
+import threading
+import weakref
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -66,6 +71,8 @@ def _random_crops(images: list[np.ndarray], drawn: np.ndarray, size: int) -> Ten
 class EpochBatches:
     """Batches of (epoch, image) in an order that depends on (seed, epoch) alone.
 
+    ``epoch`` and ``start``, the first step to give, can be set before each pass.
+
     Every image comes once an epoch; the last batch is smaller where the batch size does not
     divide the number of images. A last image left alone is a batch of its own, or joins the
     batch before it where ``alone`` is False: batch normalisation cannot take a single view.
@@ -74,7 +81,7 @@ class EpochBatches:
     def __init__(self, images: int, batch_size: int, seed: int, alone: bool = True) -> None:
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.joined = not alone and images > 1 and images % batch_size == 1
-        self.epoch = 1
+        self.epoch, self.start = 1, 0
 
     def __len__(self) -> int:
         return -(-self.images // self.batch_size) - self.joined
@@ -83,7 +90,8 @@ class EpochBatches:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
         keys = [(self.epoch, int(image)) for image in order]
         starts = range(0, len(self) * self.batch_size, self.batch_size)
-        for start, end in zip(starts, [*starts[1:], self.images], strict=True):
+        ends = [*starts[1:], self.images]
+        for start, end in list(zip(starts, ends, strict=True))[self.start :]:
             yield keys[start:end]
 
 
@@ -107,17 +115,28 @@ def _as_it_is(batch: Any) -> Any:
 class Loader:
     """Batches for lists of keys, by workers that live on from epoch to epoch, or by this process.
 
+    A context manager: its workers end with the block.
+
     Args:
         dataset: what it gives for a list of keys is a batch.
         batches: gives the lists of keys of an epoch.
         workers: loading processes; 0: none but this one.
         pin_memory: whether batches of workers go to a GPU.
+        timeout: seconds without a batch after which workers count as hung.
 
     Raises:
         InputError: while iterating, for an image that cannot be read.
+        RuntimeError: torch's, for a worker that was killed, has ended or hangs.
     """
 
-    def __init__(self, dataset: Dataset, batches: Any, workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        batches: Any,
+        workers: int,
+        pin_memory: bool,
+        timeout: float = RunConfig.worker_timeout,
+    ) -> None:
         self.dataset, self.batches, self._loader = dataset, batches, None
         if workers:
             self._loader = DataLoader(
@@ -127,11 +146,14 @@ class Loader:
                 collate_fn=_as_it_is,
                 num_workers=workers,
                 pin_memory=pin_memory,
+                timeout=timeout,
                 persistent_workers=True,
+                worker_init_fn=_leave_signals_to_the_parent,
                 # Otherwise it draws from torch's own generator, and dropout would come out
                 # otherwise than without workers.
                 generator=torch.Generator(),
             )
+            _with_workers.add(self)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -144,6 +166,58 @@ class Loader:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the workers, hung ones too: they hold nothing, and torch would wait for them."""
+        iterator = getattr(self._loader, "_iterator", None)
+        self._loader = None
+        if iterator is None:
+            return
+        with _deaths_of_children_unheeded():
+            for worker in iterator._workers:
+                worker.kill()
+            iterator._shutdown_workers()
+
+
+_with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for loader in list(_with_workers):
+        loader.close()
+
+
+# At the end multiprocessing would wait for ever for workers that leave SIGTERM to their parent.
+Finalize(None, _close_all, exitpriority=10)
+
+
+@contextlib.contextmanager
+def _deaths_of_children_unheeded() -> Iterator[None]:
+    """Keep torch's handler, which raises for a killed worker, out of the way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # A cluster's SIGTERM and a terminal's Ctrl-C reach every process; the parent finishes its
+    # step with these, and then ends them.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def worker_count(config: RunConfig, device: torch.device) -> int:

@@ -5,9 +5,11 @@ import shlex
 import sys
 import typing
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from thesis_lib.config import RunConfig, nearest
+from thesis_lib.parameters import read_settings
 
 GRID_FIELDS = ("backbone", "batch_size")
 
@@ -43,11 +45,18 @@ def add_settings(
     Args:
         parser: of the command.
         stages: of the fields.
-        grid: backbone and batch size take several values.
+        grid: backbone and batch size take several values, and a file can hold the settings.
         defaults: the help tells RunConfig's.
     """
     types = typing.get_type_hints(RunConfig)
     config = RunConfig()
+    if grid:
+        parser.add_argument(
+            "--settings",
+            type=Path,
+            metavar="YAML",
+            help="file of these settings, such as 'batch_size: [32, 64]'; options go before it",
+        )
     for setting in fields(RunConfig):
         if setting.metadata["stage"] not in stages:
             continue
@@ -76,8 +85,11 @@ def add_settings(
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given on the command line."""
-    return {n: getattr(options, n) for n in RunConfig.field_names() if hasattr(options, n)}
+    """The settings that were given on the command line, and in the file that it names."""
+    file = getattr(options, "settings", None)
+    of_file = {} if file is None else read_settings(file)
+    given = {n: getattr(options, n) for n in RunConfig.field_names() if hasattr(options, n)}
+    return of_file | given
 
 
 def as_options(config: RunConfig) -> list[str]:

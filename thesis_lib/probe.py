@@ -1,7 +1,10 @@
 """Stage 2: a linear head on the frozen backbone of each checkpoint; selection on validation."""
 
+import contextlib
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +15,14 @@ from torch import Tensor
 from thesis_lib import checkpoints
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet, open_dataset
-from thesis_lib.data_statistics import data_statistics
+from thesis_lib.data_statistics import DataStatistics, data_statistics, readable
 from thesis_lib.evaluate import wilson_interval
+from thesis_lib.failures import plain_words
 from thesis_lib.features import extract_features, labels_of
-from thesis_lib.files import write_csv, write_json
+from thesis_lib.files import sweep_partial, write_csv, write_json
 from thesis_lib.hardware import choose_device
 from thesis_lib.images import Images, open_images
+from thesis_lib.locks import locked
 from thesis_lib.models import linear_head
 from thesis_lib.plateau import epochs_to_probe, run_plateau
 from thesis_lib.pretrain import check_fingerprint
@@ -149,22 +154,32 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
     dataset = open_dataset(run.config.data, needs=("train", "val"))
     check_fingerprint(run, dataset)
     statistics = data_statistics(dataset)
+    dataset = readable(dataset, statistics, run.config)
+    batch = "the features of all images"
+    with locked(run.path), plain_words(batch, run.config.worker_timeout):
+        sweep_partial(run.path, older_than=0)
+        return _probe(run, dataset, statistics, inputs)
+
+
+def _probe(
+    run: RunDirectory, dataset: DataSet, statistics: DataStatistics, inputs: dict[str, Any]
+) -> pd.DataFrame:
     train, val = (
         open_images(dataset, name, statistics, run.config)[0] for name in ("train", "val")
     )
     epochs = epochs_to_probe(run)
-    for file in (run.selection_file, run.test_file):
-        file.unlink(missing_ok=True)  # what follows from another choice is no result of this one
+    run.selection_file.unlink(missing_ok=True)
+    if run.test_file.is_file():  # it is no result of this choice, but the next test tells of it
+        os.replace(run.test_file, run.superseded_test_file)
     run.write_config()
 
     rows, curves, heads = [], [], {}
     with stage(run, "probe"):
         for epoch in track(epochs, len(epochs), "probing", "checkpoint"):
-            head_file = run.heads / f"head_{epoch:04d}.pth"
-            head = checkpoints.load(head_file) if head_file.is_file() else {}
+            head = _read_head(run.heads / f"head_{epoch:04d}.pth")
             if head.get("inputs") != inputs:
                 head = {"inputs": inputs, **_probe_checkpoint(run, epoch, dataset, train, val)}
-                checkpoints.save(head_file, head)
+                checkpoints.save(run.heads / f"head_{epoch:04d}.pth", head)
             heads[epoch] = head
             curves += [{"checkpoint": epoch, **row} for row in head["curve"]]
             rows.append(_probe_row(epoch, head["curve"], len(val)))
@@ -191,6 +206,13 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
         }
         write_json(run.selection_file, selection)
     return probe
+
+
+def _read_head(file: Path) -> dict[str, Any]:
+    """A head that was trained before; empty where there is none, or it is damaged."""
+    with contextlib.suppress(checkpoints.DamagedError):
+        return checkpoints.load(file) if file.is_file() else {}
+    return {}
 
 
 def _probe_checkpoint(

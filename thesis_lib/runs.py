@@ -63,12 +63,16 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.pth"
+        self.previous_checkpoint = self.checkpoints / "previous.pth"
+        self.lives_file = self.path / "lives.json"
+        self.bad_batch_file = self.path / "bad_batch.json"
         self.heads = self.path / "heads"
         self.probe_file = self.path / "probe.csv"
         self.probe_curves_file = self.path / "probe_curves.csv"
         self.selection_file = self.path / "selection.json"
         self.head_file = self.path / "head.pth"
         self.test_file = self.path / "test.json"
+        self.superseded_test_file = self.path / "test.superseded.json"
         self.predictions_file = self.path / "predictions.csv"
         self.embedding_file = self.path / "embedding.csv"
         self.notebooks = self.path / "notebooks"
@@ -147,7 +151,7 @@ class RunDirectory:
     def write_config(self) -> None:
         """Write ``config.json``, with the data's path as seen from the workbook's root."""
         data = relative_to_root(find_data(self.config.data))
-        write_json(self.config_file, self.config.updated(data=data).to_dict())
+        write_json(self.config_file, self.config.updated(data=data, force=False).to_dict())
 
 
 def _difference_message(run: RunDirectory, differing: dict[str, tuple]) -> str:

@@ -3,9 +3,12 @@
 import csv
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import psutil
 
 from thesis_lib.config import InputError, nearest
 from thesis_lib.progress import bar
@@ -13,20 +16,32 @@ from thesis_lib.progress import bar
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
+# Control characters, line ends, and what Python makes of bytes that are not UTF-8.
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # recipe -> the fewest images of a class that leave one in every part
 RECIPES = {"linear-head": 4, "cosine": 2}
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """The class folders in ``folder``, sorted by name; hidden ones are no classes."""
-    return sorted(
+    """The class folders in ``folder``, sorted by name; hidden ones are no classes.
+
+    Raises:
+        InputError: for a name that tables cannot hold, see :func:`check_names`.
+    """
+    folders = sorted(
         (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")),
         key=lambda p: p.name,
     )
+    check_names(folder, (p.name for p in folders))
+    return folders
 
 
 def image_files(folder: Path) -> list[str]:
-    """Paths below ``folder`` of its images, at any depth, sorted; hidden files are no images."""
+    """Paths below ``folder`` of its images, at any depth, sorted; hidden files are no images.
+
+    Raises:
+        InputError: for a name that tables cannot hold, see :func:`check_names`.
+    """
     files = []
     for parent, subfolders, names in os.walk(folder, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -36,7 +51,22 @@ def image_files(folder: Path) -> list[str]:
             for name in names
             if is_image(name) and not name.startswith(".")
         ]
+    check_names(folder, files)
     return sorted(files)
+
+
+def check_names(folder: Path, names: Iterable[str]) -> None:
+    """Refuse names that no table can hold, since they are no UTF-8 or no single line.
+
+    Raises:
+        InputError: for the first name with a control character or bytes that are not UTF-8.
+    """
+    for name in names:
+        if UNWRITABLE.search(name):
+            raise InputError(
+                f"{str(folder)!r} has a name with a control character or bytes that are not "
+                f"UTF-8: {name!r}; rename it"
+            )
 
 
 def is_image(name: str) -> bool:
@@ -102,13 +132,18 @@ def check_places(source: Path, destination: Path) -> None:
         raise InputError(f"there is no folder {source}; give the folder that holds class folders")
     if (source / "train").is_dir() and ((source / "test").is_dir() or (source / "val").is_dir()):
         raise InputError(f"{source} is split already: it holds train/; give the unsplit folder")
+    check_destination(destination)
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{destination} lies inside {source}; give a place outside it")
+
+
+def check_destination(destination: Path) -> None:
+    """Refuse a destination that is in use."""
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(
             f"{destination} is there already and is never overwritten; "
             "give another place, or delete it yourself"
         )
-    if destination.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"{destination} lies inside {source}; give a place outside it")
 
 
 def _files_by_class(
@@ -144,7 +179,9 @@ def write_split(
     source: Path, destination: Path, plan: dict[str, dict[str, list[str]]], copy: bool
 ) -> None:
     """Write ``destination`` as ``plan`` says, class -> part -> files: whole or not at all."""
+    sweep_beside(destination)
     partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # a killed process may have had the same number
     try:
         _write_files(source, partial, plan, copy)
         if destination.exists():  # an empty folder: check_places has made sure
@@ -152,6 +189,15 @@ def write_split(
         partial.rename(destination)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sweep_beside(destination: Path) -> None:
+    """Remove the hidden folders of killed processes that were to become ``destination``."""
+    name = re.compile(rf"\.{re.escape(destination.name)}\.(\d+)(\.unpacked)?\.partial")
+    for folder in destination.parent.glob(".*.partial"):
+        match = name.fullmatch(folder.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_files(

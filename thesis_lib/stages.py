@@ -52,10 +52,11 @@ def trained_epochs(metrics: list[dict[str, float]]) -> int:
 
 
 def trained_fingerprint(run: RunDirectory) -> str | None:
-    """Fingerprint of the data that the run was trained on; None before it was."""
+    """Fingerprint of the data that the run was trained on last; None before it was."""
     if not run.provenance_file.is_file():
         return None
-    found = (entry.get("data_fingerprint") for entry in read_json(run.provenance_file))
+    entries = reversed(read_json(run.provenance_file))
+    found = (entry.get("data_fingerprint") for entry in entries)
     return next((fingerprint for fingerprint in found if fingerprint), None)
 
 
@@ -131,7 +132,11 @@ def stage(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
         yield
     except BaseException as error:
         message = f"{type(error).__name__}: {error}".split("\n")[0]
-        ended = {"state": "failed", "seconds": time.time() - began, "error": message}
+        ended = {
+            "state": "failed" if isinstance(error, Exception) else "interrupted",
+            "seconds": time.time() - began,
+            "error": message,
+        }
         _write_state(run, name, state | ended)
         raise
     _write_state(run, name, state | {"state": "done", "seconds": time.time() - began})

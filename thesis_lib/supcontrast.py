@@ -83,6 +83,16 @@ def read_checkpoint(path: Path) -> SupContrastCheckpoint:
             and an argparse.Namespace, is laid out otherwise, or has weights that are not finite.
     """
     content = _load(path)
+    try:
+        return _interpret(path, content)
+    except InputError:
+        raise
+    except Exception as error:  # anything may stand where an option or a weight belongs
+        reason = f"{type(error).__name__} {error}".split("\n")[0]
+        raise InputError(f"{path} is laid out as no checkpoint of SupContrast: {reason}") from None
+
+
+def _interpret(path: Path, content: Any) -> SupContrastCheckpoint:
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not all(isinstance(v, Tensor) for v in model.values()):
         found = [str(key) for key in content] if isinstance(content, dict) else [type(content)]
@@ -135,7 +145,7 @@ def _load(path: Path) -> Any:
             f"{path} {what} is not loaded: of a checkpoint's content only tensors, plain values "
             "and an argparse.Namespace are trusted"
         ) from None
-    except (RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as error:
+    except Exception as error:  # torch raises many kinds on what is no checkpoint
         reason = f"{type(error).__name__} {error}".split("\n")[0]
         raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from None
 

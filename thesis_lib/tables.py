@@ -121,7 +121,10 @@ def probe_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """The thesis's second table: a row a run, test metrics in % with their 95 % intervals."""
+    """The thesis's second table: a row a run, test metrics in % with their 95 % intervals.
+
+    ``choices tested`` above 1: the test set had been seen before this choice was made.
+    """
     rows = []
     for run in runs:
         if is_tested(run):
@@ -136,7 +139,7 @@ def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             }
             for name in METRICS:
                 row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
-            rows.append(row | {"n": test["n"]})
+            rows.append(row | {"n": test["n"], "choices tested": 1 + len(test["history"])})
     return pd.DataFrame(rows)
 
 

@@ -1,7 +1,6 @@
 """The grid of notebooks, by papermill: what is done is skipped, what failed does not stop it."""
 
 import json
-import logging
 import os
 import sys
 import time
@@ -11,15 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib.config import IDENTITY, MACHINE, PROBE, InputError, RunConfig
-from thesis_lib.files import read_json
-from thesis_lib.runs import (
-    RunDirectory,
-    data_runs_folder,
-    find_data,
-    relative_to_root,
-    workbook_root,
-)
-from thesis_lib.stages import IS_DONE
+from thesis_lib.files import read_json, sweep_partial
+from thesis_lib.locks import locked
+from thesis_lib.receipts import STAGE_OF, receipt_holds
+from thesis_lib.runs import RunDirectory, data_runs_folder, find_data, relative_to_root
 
 
 @dataclass(frozen=True)
@@ -31,11 +25,7 @@ class Notebook:
 
 
 DATA_STATS = Notebook("01_data_stats")
-RUN_NOTEBOOKS = (
-    Notebook("02_supcon_pretraining", "pretrain"),
-    Notebook("03_checkpoint_probing", "probe"),
-    Notebook("04_final_test", "test"),
-)
+RUN_NOTEBOOKS = tuple(Notebook(name, stage) for name, stage in STAGE_OF.items())
 THESIS_TABLES = Notebook("06_thesis_tables")
 
 
@@ -75,27 +65,11 @@ class Task:
         shown = shown_parameters(notebook_path(self.notebook))
         return {n: settings[n] for n in fields if n in shown or settings[n] != defaults[n]}
 
-    def is_done(self, runs: Sequence[RunDirectory]) -> bool:
-        """Whether the executed copy is there and newer than what it shows."""
+    def is_done(self) -> bool:
+        """Whether the executed copy is there, of these parameters, and still holds."""
         if not self.executed.is_file() or executed_parameters(self.executed) != self.parameters:
             return False
-        if self.notebook is DATA_STATS:
-            return _statistics_are_current(self.config)
-        if self.run is not None:
-            return IS_DONE[self.notebook.stage](self.run)
-        made = self.executed.stat().st_mtime
-        tested = RUN_NOTEBOOKS[-1] in run_notebooks(self.config.data)
-        results = [run.test_file if tested else run.metrics_file for run in runs]
-        return all(file.is_file() and file.stat().st_mtime <= made for file in results)
-
-
-def _statistics_are_current(config: RunConfig) -> bool:
-    from thesis_lib.data import open_dataset  # imports more than `thesis status` can wait for
-
-    summary = data_runs_folder(config.data_name) / "data_statistics.json"
-    if not summary.is_file():
-        return False
-    return read_json(summary)["fingerprint"] == open_dataset(config.data).fingerprint
+        return receipt_holds(self.notebook.name, self.config)
 
 
 def notebook_path(notebook: Notebook) -> Path:
@@ -109,9 +83,19 @@ def notebook_path(notebook: Notebook) -> Path:
 
 
 def shown_parameters(path: Path) -> set[str]:
-    """Names that the notebook's parameters cell sets."""
+    """Names that the notebook's parameters cell sets.
+
+    Raises:
+        InputError: where no cell has the tag.
+    """
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    cell = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
+    tagged = (c for c in cells if "parameters" in c["metadata"].get("tags", []))
+    cell = next(tagged, None)
+    if cell is None:
+        raise InputError(
+            f"{path} has no cell with the tag 'parameters': its settings would be overwritten by "
+            "the notebook's own; tag the cell that sets them"
+        )
     lines = "".join(cell["source"]).splitlines()
     return {line.split("=")[0].strip() for line in lines if "=" in line.split("#")[0]}
 
@@ -135,7 +119,7 @@ def tasks_of(configs: Sequence[RunConfig]) -> list[Task]:
 
 
 def check_grid(configs: Sequence[RunConfig]) -> None:
-    """Refuse what cannot work before anything runs: data, backbones, settings of known runs.
+    """Refuse what cannot work before anything runs: data, backbones, settings, notebooks.
 
     Raises:
         InputError: for the first thing that will not do.
@@ -150,6 +134,8 @@ def check_grid(configs: Sequence[RunConfig]) -> None:
     for config in configs:
         RunDirectory(config).check_config()
         check(config)
+    for notebook in (DATA_STATS, *run_notebooks(configs[0].data), THESIS_TABLES):
+        shown_parameters(notebook_path(notebook))
 
 
 def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
@@ -170,7 +156,7 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
     """
     # These import torch, which `thesis status` cannot wait for.
     from thesis_lib.data import open_dataset
-    from thesis_lib.data_statistics import check_readable, data_statistics
+    from thesis_lib.data_statistics import data_statistics, readable
 
     check_grid(configs)
     tasks = tasks_of(configs)
@@ -180,7 +166,8 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
     if dry_run:
         _print_plan(tasks, runs)
         return []
-    check_readable(data_statistics(open_dataset(configs[0].data)))
+    dataset = open_dataset(configs[0].data)
+    readable(dataset, data_statistics(dataset), configs[0])
     os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance of what kernels write
     failures: list[str] = []
     ended: set[Path] = set()
@@ -188,7 +175,7 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
         if task.run and task.run.path in ended:
             print(f"-- {task.label}: left out, since an earlier notebook of this run failed")
             continue
-        if task.is_done(runs):
+        if task.is_done():
             print(f"-- {task.label}: done already")
             continue
         print(f">> {task.label}", flush=True)
@@ -217,7 +204,7 @@ def _print_plan(tasks: Iterable[Task], runs: Sequence[RunDirectory]) -> None:
     for task in tasks:
         folder = task.run.path if task.run else None
         again = folder in executes or (task.notebook is THESIS_TABLES and executes)
-        if again or not task.is_done(runs):
+        if again or not task.is_done():
             executes.add(folder)
             print(f"would run   {task.label}")
         else:
@@ -226,38 +213,15 @@ def _print_plan(tasks: Iterable[Task], runs: Sequence[RunDirectory]) -> None:
 
 def execute(task: Task) -> str | None:
     """Execute one notebook; return None, or what went wrong in one line."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
+    from thesis_lib.execution import execute_notebook  # imports papermill: seconds
 
-    # Every setting is a parameter, also one that the parameters cell does not show; papermill
-    # would warn of each. Names are checked by RunConfig, in here and in the notebook.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    executed = task.executed
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    partial = executed.with_name(f".{executed.stem}.partial.ipynb")
-    failed = executed.with_name(f"{executed.stem}.failed.ipynb")
-    executed.unlink(missing_ok=True)
+    source, parameters = notebook_path(task.notebook), task.parameters
     try:
-        papermill.execute_notebook(
-            notebook_path(task.notebook),
-            partial,
-            task.parameters,
-            kernel_name="python3",
-            cwd=workbook_root(),
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # errors, not advice on transports
-        )
-    except PapermillExecutionError as error:
-        os.replace(partial, failed)
-        reason = f"{error.ename}: {error.evalue}".split("\n")[0]
-        return f"{reason} (see {relative_to_root(failed)})"
-    except Exception as error:  # the kernel died: out of memory, killed from outside
-        partial.unlink(missing_ok=True)
-        return f"the notebook's kernel ended: {type(error).__name__}: {error}".split("\n")[0]
-    failed.unlink(missing_ok=True)
-    os.replace(partial, executed)
-    return None
+        with locked(task.executed.parent):
+            sweep_partial(task.executed.parent, older_than=0)
+            return execute_notebook(source, task.executed, parameters, task.config)
+    except InputError as error:  # somebody else is at this run
+        return str(error)
 
 
 def grid(settings: dict[str, Any], backbones: Sequence[str], batch_sizes: Sequence[int]):

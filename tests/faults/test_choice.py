@@ -1,0 +1,101 @@
+"""The test set is touched after the choice is frozen; another choice afterwards is on record."""
+
+import os
+
+import pytest
+
+from thesis_lib import images, tables
+from thesis_lib.config import InputError
+from thesis_lib.data import open_dataset, read_pixels
+from thesis_lib.data_statistics import data_statistics
+from thesis_lib.files import read_json
+from thesis_lib.final_test import final_test
+from thesis_lib.pretrain import pretrain
+from thesis_lib.probe import probe_checkpoints
+from thesis_lib.runs import RunDirectory
+from thesis_lib.stages import is_tested
+
+
+@pytest.fixture
+def parts_read(monkeypatch) -> set[str]:
+    """The parts of the data set whose pixels a stage has read."""
+    parts = set()
+
+    def note(path):
+        parts.add(path.parts[-3])
+        return read_pixels(path)
+
+    monkeypatch.setattr(images, "read_pixels", note)
+    return parts
+
+
+def test_test_images_are_read_after_the_choice_alone(workbook, tiny_config, parts_read, faults):
+    """Notebook 01 has measured them before, for their sizes and whether they can be read."""
+    data_statistics(open_dataset("data/tiny"))
+    run = pretrain(tiny_config)
+    with pytest.raises(InputError, match=r"has no selection\.json"):
+        final_test(run)
+    probe_checkpoints(run)
+    assert parts_read == {"train", "val"}
+    final_test(run)  # the control: this is how reading the test images shows
+    assert parts_read == {"train", "val", "test"}
+    faults("the test set asked for before a choice", 1, 1)
+
+
+def choose_again(run: RunDirectory, **settings) -> RunDirectory:
+    again = RunDirectory(run.config.updated(**settings))
+    probe_checkpoints(again)
+    return again
+
+
+def test_second_choice_is_in_the_history_and_the_table(workbook, tiny_config, faults):
+    run = pretrain(tiny_config)
+    probe_checkpoints(run)
+    first = final_test(run)
+    assert first["history"] == []
+    assert tables.test_table([run])["choices tested"].tolist() == [1]
+    again = choose_again(run, head_epochs=5)
+    assert not is_tested(again) and tables.test_table([again]).empty
+    second = final_test(again)
+    (entry,) = second["history"]
+    assert entry["selection"] == first["selection"] != second["selection"]
+    assert entry["accuracy"] == first["accuracy"] and entry["n"] == first["n"]
+    third = choose_again(again, head_epochs=7)
+    history = final_test(third)["history"]
+    assert [entry["selection"] for entry in history] == [first["selection"], second["selection"]]
+    assert tables.test_table([third])["choices tested"].tolist() == [3]
+    faults("another choice tested after the first", 2, 2)
+
+
+def test_history_outlives_a_kill_between_choice_and_test(workbook, tiny_config, monkeypatch):
+    run = pretrain(tiny_config)
+    probe_checkpoints(run)
+    first = final_test(run)
+    again = choose_again(run, head_epochs=5)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("thesis_lib.final_test.classification_metrics", die)
+        final_test(again)
+    again = choose_again(again, head_epochs=6)
+    assert [e["selection"] for e in final_test(again)["history"]] == [first["selection"]]
+
+
+def test_control_without_the_superseded_file_the_first_look_is_forgotten(workbook, tiny_config):
+    run = pretrain(tiny_config)
+    probe_checkpoints(run)
+    final_test(run)
+    again = choose_again(run, head_epochs=5)
+    os.unlink(again.superseded_test_file)
+    assert final_test(again)["history"] == []
+
+
+def test_the_same_choice_again_is_no_second_look(workbook, tiny_config):
+    run = pretrain(tiny_config)
+    probe_checkpoints(run)
+    final_test(run)
+    run.predictions_file.unlink()
+    assert final_test(run)["history"] == []
+    assert "history" in read_json(run.test_file)

@@ -1,0 +1,389 @@
+"""A notebook is done when its last cell has said so: kernels and runners that end otherwise.
+
+Each fault has its control: without the protection, it would be reported done, or stay.
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+import pytest
+from jupyter_client.provisioning import LocalProvisioner
+
+from thesis_lib import checkpoints, execution, interruption, workbook as module
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.execution import Kernel, execute_notebook
+from thesis_lib.interruption import EXIT_RESUMABLE, sigterm_raises
+from thesis_lib.parameters import notebook_settings
+from thesis_lib.receipts import receipt_file
+from thesis_lib.runs import RunDirectory
+from thesis_lib.stages import read_metrics, stage_states
+from thesis_lib.status import status_lines
+from thesis_lib.workbook import grid, run_grid, tasks_of
+
+MARK = "THESIS_TEST"
+SECONDS = 10  # after which no process may be left
+FAULTS = {
+    "kernel killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "kernel ended by SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
+    "os._exit(0) in a cell": "os._exit(0)",
+    "sys.exit(0) in a cell": "sys.exit(0)",
+    "kernel frozen": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "kernel interrupted": "os.kill(os.getpid(), signal.SIGINT)",
+    "error in a cell": "1 / 0",
+}
+KNOWN_TO_PAPERMILL = ("kernel interrupted", "error in a cell")
+# As a loading worker does: it leaves signals to its parent.
+STUBBORN = """subprocess.Popen(["sh", "-c", "trap '' INT TERM; sleep 1000"])"""
+IMPORTS = "import os, signal, subprocess, sys, time"
+
+
+@pytest.fixture
+def mark(monkeypatch):
+    """What tells every process that the test has started, wherever it has got to."""
+    monkeypatch.setenv(MARK, uuid.uuid4().hex)
+    yield os.environ[MARK]
+    for process in processes(os.environ[MARK]):
+        process.kill()
+
+
+def processes(mark):
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            dead = process.status() == psutil.STATUS_ZOMBIE
+            if process.environ().get(MARK) == mark and not dead:
+                found.append(process)
+    return found
+
+
+def wait_until(condition, seconds):
+    """Whether a condition has come true within some seconds."""
+    end = time.monotonic() + seconds
+    while not (true := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return true
+
+
+def notebook(*cells, tag="parameters"):
+    """A made-up 01, whose last cell writes the receipt; where to execute it to."""
+    config = RunConfig(data="data/made-up")
+    receipt = receipt_file("01_data_stats", config)
+    last = (
+        f"os.makedirs({str(receipt.parent)!r}, exist_ok=True); open({str(receipt)!r}, 'w').close()"
+    )
+    sources = ["epochs = 80", IMPORTS, *cells, last]
+    content = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, sources)])
+    content.cells[0].metadata["tags"] = [tag]
+    content.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    nbformat.write(content, "01_data_stats.ipynb")
+    return Path("01_data_stats.ipynb"), receipt.with_name("01_data_stats.ipynb"), {}, config
+
+
+def completed(path):
+    """Whether papermill calls a notebook completed, and each of its cells."""
+    content = json.loads(path.read_text())
+    states = [cell["metadata"].get("papermill", {}).get("status") for cell in content["cells"]]
+    return set(states) == {"completed"} and not content["metadata"]["papermill"]["exception"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_in_a_kernel_is_never_reported_done(tmp_path, monkeypatch, mark, faults, fault):
+    monkeypatch.chdir(tmp_path)
+    allowed = SECONDS
+    if fault == "kernel frozen":
+        monkeypatch.setattr(execution, "FROZEN_SECONDS", 3)
+        allowed += 2 * execution.FROZEN_SECONDS
+    cell = f"{STUBBORN}\nopen('began', 'w').close()\n{FAULTS[fault]}\ntime.sleep(60)"
+    source, executed, parameters, config = notebook(cell)
+    executed.parent.mkdir(parents=True)
+    for old in (executed, receipt_file("01_data_stats", config)):  # of an earlier execution
+        old.write_text("{}")
+    said, run = [], execution._run
+    with monkeypatch.context() as patched:
+        patched.setattr(execution, "_run", lambda *given: said.append(run(*given)) or said[0])
+        reason = execute_notebook(source, executed, parameters, config)
+    failed = executed.with_name("01_data_stats.failed.ipynb")
+    assert reason.endswith(f"(see {failed.relative_to(tmp_path)})") and "\n" not in reason
+    assert not executed.exists() and not receipt_file("01_data_stats", config).exists()
+    assert time.time() - Path("began").stat().st_mtime < allowed
+    assert processes(mark) == []
+
+    # Control: papermill has raised nothing, or has written a notebook that it calls completed;
+    # without receipts that would be reported done.
+    believed = said == [None] or completed(failed)
+    assert believed == (fault not in KNOWN_TO_PAPERMILL)
+    with monkeypatch.context() as patched:
+        record = shutil.copy(failed, "record.ipynb")
+        patched.setattr(
+            execution, "_run", lambda _, output, __: shutil.copy(record, output) and None
+        )
+        assert "ended before its last cell" in execute_notebook(*notebook())
+        patched.setattr(execution, "has_receipt", lambda *_: True)
+        assert execute_notebook(*notebook()) is None and executed.is_file()
+    faults(fault, 1, 1)
+
+
+def test_sound_notebook_is_reported_done(tmp_path, monkeypatch, mark):
+    """The control of the faults: it is they that are refused, not made-up notebooks."""
+    monkeypatch.chdir(tmp_path)
+    source, executed, parameters, config = notebook("print('all is well')")
+    failed = executed.with_name("01_data_stats.failed.ipynb")
+    failed.parent.mkdir(parents=True)
+    failed.write_text("{}")
+    assert execute_notebook(source, executed, parameters, config) is None
+    assert executed.is_file() and not failed.exists()
+
+
+def test_what_outlives_its_kernel_is_killed_with_its_process_group(tmp_path, monkeypatch, mark):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Kernel, "kill", lambda kernel: None)
+    assert execute_notebook(*notebook(f"{STUBBORN}\n{FAULTS['kernel killed']}"))
+    assert processes(mark) != []  # it is the protection that the faults above need
+
+
+def test_notebook_without_parameters_cell_is_refused_before_a_kernel_starts(
+    workbook, monkeypatch, mark, faults
+):
+    untagged = notebook(tag="other")[0].rename("untagged.ipynb")
+    original = module.notebook_path
+    for name in ("01_data_stats", "02_supcon_pretraining", "06_thesis_tables"):
+        monkeypatch.setattr(
+            module,
+            "notebook_path",
+            lambda n, name=name: untagged if n.name == name else original(n),
+        )
+        monkeypatch.setattr(module, "execute", lambda task: pytest.fail("executed"))
+        with pytest.raises(InputError, match="has no cell with the tag 'parameters'"):
+            run_grid(grid({"data": "data/tiny", "image_size": 32}, ["lenet5"], [8]))
+    assert not (workbook / "runs").exists()
+
+    # Control: papermill runs it with the notebook's own values, and warns of an unknown name.
+    papermill.execute_notebook(untagged, "out.ipynb", {"epochs": 3, "epoch": 4}, progress_bar=False)
+    content = nbformat.read("out.ipynb", 4)
+    assert "epochs = 3" in content.cells[0].source and content.cells[1].source == "epochs = 80"
+    with pytest.raises(InputError, match="unknown setting 'epoch'"):
+        notebook_settings({"epochs": 3, "epoch": 4})
+    faults("notebook without parameters cell", 3, 3)
+    faults("parameter that no notebook knows", 1, 1)
+
+
+@pytest.mark.slow
+def test_frozen_kernel_would_be_waited_for_without_its_heartbeat(tmp_path, monkeypatch, mark):
+    monkeypatch.chdir(tmp_path)
+    given = notebook(f"open('began', 'w').close()\n{FAULTS['kernel frozen']}")
+    assert execution.FROZEN_SECONDS > 30  # the default is the control: it is not over yet
+    waiting = threading.Thread(target=execute_notebook, args=given)
+    waiting.start()
+    assert wait_until(Path("began").is_file, 30)
+    waiting.join(15)
+    assert waiting.is_alive()
+    for process in processes(mark):
+        process.kill()
+    waiting.join(SECONDS)
+    assert not waiting.is_alive()
+
+
+@pytest.mark.slow
+def test_executions_leave_neither_threads_nor_open_files_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    held = []
+    for _ in range(4):
+        assert execute_notebook(*notebook("print('here')")) is None
+        held.append((threading.active_count(), psutil.Process().num_fds()))
+    assert held[1:] == held[:1] * 3  # the first makes the event loop that all use
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protected", [True, False])
+def test_sigterm_amid_papermills_own_work_is_obeyed(tmp_path, monkeypatch, mark, protected):
+    """asyncio keeps an exception that a signal raises in a task, but for SystemExit."""
+    monkeypatch.chdir(tmp_path)
+    error = interruption.Terminated
+    if not protected:
+        error = type("Other", (BaseException,), {})
+        monkeypatch.setattr(interruption, "Terminated", error)
+    sent, poll = [], LocalProvisioner.poll
+
+    async def signal_then_poll(provisioner):
+        if Path("began").is_file() and not sent:
+            sent.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        return await poll(provisioner)
+
+    monkeypatch.setattr(LocalProvisioner, "poll", signal_then_poll)
+    given = notebook("open('began', 'w').close()\ntime.sleep(5)")
+    with sigterm_raises(), pytest.raises(error) if protected else contextlib.nullcontext():
+        assert execute_notebook(*given) is None and not protected
+    assert len(sent) == 1 and processes(mark) == []
+
+
+RUNNER = """
+from functools import partialmethod
+from pathlib import Path
+from thesis_lib.config import RunConfig
+from thesis_lib.execution import Kernel, execute_notebook
+from thesis_lib.interruption import sigterm_raises
+{without}
+with sigterm_raises():
+    execute_notebook(Path("01_data_stats.ipynb"), Path("out.ipynb"), {{}}, RunConfig())
+"""
+TRAINING = """
+from thesis_lib.interruption import deferred_signals
+with deferred_signals() as deferral:
+    open("began", "w").close()
+    while deferral.signal is None:
+        time.sleep(0.1)
+    time.sleep(1)
+    open("saved", "w").close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "without", "saved", "gone"),
+    [
+        (signal.SIGTERM, "", True, True),
+        (signal.SIGTERM, "Kernel.shutdown_kernel = Kernel.cleanup_resources", False, True),
+        (signal.SIGKILL, "", False, True),
+        (
+            signal.SIGKILL,
+            "Kernel.start_kernel = partialmethod(Kernel.start_kernel, independent=True)",
+            False,
+            False,
+        ),
+    ],
+    ids=["SIGTERM", "SIGTERM, control", "SIGKILL", "SIGKILL, control"],
+)
+def test_kernel_goes_with_its_runner(tmp_path, monkeypatch, mark, number, without, saved, gone):
+    """After SIGTERM its step is finished and saved first; the controls lack what does it."""
+    monkeypatch.chdir(tmp_path)
+    notebook(TRAINING)
+    runner = subprocess.Popen([sys.executable, "-c", RUNNER.format(without=without)])
+    assert wait_until(Path("began").is_file, 60)
+    runner.send_signal(number)
+    assert wait_until(lambda: not processes(mark), SECONDS) == gone
+    assert runner.wait() != 0 and Path("saved").is_file() == saved
+
+
+class Life:
+    """One `thesis run` over a grid, that a signal can end."""
+
+    def __init__(self, folder, *options):
+        self.printed = folder / f"printed-{len(list(folder.glob('printed-*')))}.txt"
+        command = [sys.executable, "-um", "thesis_lib", "run", "--data", "data/tiny"]
+        with open(self.printed, "w") as file:
+            self.process = subprocess.Popen([*command, *options], stdout=file, stderr=file)
+
+    @property
+    def text(self):
+        return self.printed.read_text()
+
+    @property
+    def epochs(self):
+        """The epochs that it has told of, with the runs they are of."""
+        found, label = [], None
+        for line in self.text.splitlines():
+            label = line[3:] if line.startswith(">> ") else label
+            if line.startswith("epoch "):
+                found.append((label, int(re.match(r"epoch (\d+)", line)[1])))
+        return found
+
+    def end(self, number=None):
+        """Send a signal, if it is still there, and wait for its end; return its exit status."""
+        if number is not None:
+            self.process.send_signal(number)
+        return self.process.wait(240)
+
+
+OPTIONS = (
+    *("--backbone", "lenet5", "--image-size", "32", "--learning-rate", "0.05"),
+    *("--head-epochs", "5", "--head-views", "2"),
+)
+
+
+@pytest.mark.slow
+def test_run_goes_on_where_a_signal_to_it_has_ended_it(workbook, mark, faults):
+    options = (*OPTIONS, "--batch-size", "8", "--epochs", "300", "--save-every", "100")
+    options += ("--rolling-minutes", "0.005", "--workers", "2")
+    settings = {"data": "data/tiny", "backbone": "lenet5", "batch_size": 8, "image_size": 32}
+    run = RunDirectory.for_settings(settings) if False else RunDirectory(RunConfig(**settings))
+
+    first = Life(workbook, *options)
+    assert wait_until(lambda: len(first.epochs) > 20, 60)
+    assert first.end(signal.SIGTERM) == EXIT_RESUMABLE
+    assert wait_until(lambda: not processes(mark), SECONDS)
+    assert "Traceback" not in first.text and "ok tiny/lenet5" not in first.text
+    assert stage_states(run)["pretrain"]["state"] == "interrupted"
+    trained = len(read_metrics(run))
+    assert trained >= len(first.epochs) > 20
+
+    second = Life(workbook, *options)
+    assert wait_until(lambda: len(second.epochs) > 40, 60)
+    second.end(signal.SIGKILL)
+    assert wait_until(lambda: not processes(mark), SECONDS)
+    assert second.epochs[0][1] == trained + 1 and "ok " not in second.text
+    assert stage_states(run)["pretrain"]["state"] == "interrupted"
+    position = checkpoints.load(run.last_checkpoint)["position"]
+    assert position["epoch"] > trained + 20
+
+    last = Life(workbook, *options)
+    assert last.end() == 0 and last.epochs[0][1] == position["epoch"]
+    assert last.text.count("ok tiny") == 4 and "tiny: 01_data_stats: done already" in last.text
+    again = Life(workbook, *options)
+    assert again.end() == 0 and again.text.count("done already") == 5
+    assert status_lines("tiny")[-1].count("done") == 3
+    faults("SIGTERM to `thesis run`", 1, 1)
+    faults("SIGKILL of `thesis run`", 1, 1)
+
+
+@pytest.mark.slow
+def test_grid_that_is_killed_ten_times_does_everything_once(workbook, mark, faults):
+    options = (*OPTIONS, "--batch-size", "8", "16", "--epochs", "40", "--save-every", "1")
+    choose, lives = random.Random(7), []
+    for number in [signal.SIGKILL, signal.SIGTERM] * 5:
+        life = Life(workbook, *options)
+        lives.append(life)
+        assert wait_until(lambda life=life: ">> " in life.text, 60)
+        time.sleep(choose.uniform(0, 10))
+        assert life.end(number) == (EXIT_RESUMABLE if number == signal.SIGTERM else -number)
+    lives.append(Life(workbook, *options))
+    assert lives[-1].end() == 0
+    assert wait_until(lambda: not processes(mark), SECONDS)
+
+    configs = [
+        RunDirectory.open(path.parent).config for path in workbook.glob("runs/tiny/*/config.json")
+    ]
+    tasks = tasks_of(configs)
+    assert len(tasks) == 8 and all(task.is_done() for task in tasks)
+    again = Life(workbook, *options)
+    assert again.end() == 0 and again.text.count("done already") == 8
+    lines = [line for life in lives for line in life.text.splitlines()]
+    done = [re.sub(r": \d+ s$", "", line[3:]) for line in lines if line.startswith("ok ")]
+    assert len(done) == len(set(done))
+    for label in done:
+        assert (
+            f">> {label}"
+            not in lines[lines.index(next(n for n in lines if n.startswith(f"ok {label}"))) :]
+        )
+    epochs = [epoch for life in lives for epoch in life.epochs]
+    assert len(epochs) == len(set(epochs))
+
+    # Control: it is the receipts that the grid goes by.
+    for task in tasks:
+        receipt_file(task.notebook.name, task.config).unlink()
+    assert not any(task.is_done() for task in tasks)
+    faults("grid killed at a random point", 10, 10)

@@ -1,0 +1,299 @@
+"""A training: values that are not finite, loading workers that die or hang, memory, SIGTERM."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+
+from thesis_lib import augment, checkpoints, interruption, training
+from thesis_lib.cli import main
+from thesis_lib.config import InputError
+from thesis_lib.interruption import EXIT_RESUMABLE
+from thesis_lib.loaders import EpochBatches, Loader, RandomViews
+from thesis_lib.pretrain import pretrain
+from thesis_lib.probe import probe_checkpoints
+from thesis_lib.runs import RunDirectory, read_json
+from thesis_lib.stages import stage_states
+
+
+def spoil(monkeypatch, part: str, value: float, step: int) -> None:
+    """Put NaN or infinity into one part of the training's step of that number."""
+    calls = []
+
+    def is_due() -> bool:
+        calls.append(None)
+        return len(calls) == step
+
+    if part == "a pixel":
+        normalise = augment.normalise
+
+        def spoilt(images, mean, std):
+            images = normalise(images, mean, std)
+            if is_due():
+                images[0, 0, 0, 0] = value
+            return images
+
+        monkeypatch.setattr(augment, "normalise", spoilt)
+    else:
+        loss_of = training.method_loss
+
+        def spoilt_loss(config, outputs, labels):
+            if not is_due():
+                return loss_of(config, outputs, labels)
+            if part == "the loss":
+                return loss_of(config, outputs, labels) * value
+            outputs.register_hook(lambda gradient: gradient * value)  # nothing else shows it
+            return loss_of(config, outputs, labels)
+
+        monkeypatch.setattr(training, "method_loss", spoilt_loss)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["a pixel", "the loss", "a gradient"])
+@pytest.mark.parametrize("look_every", [1, 50])
+def test_value_that_is_not_finite_stops_before_the_optimizer_moves(
+    workbook, tiny_config, monkeypatch, faults, part, value, look_every
+):
+    """A GPU is looked at after some steps alone; until then fused SGD moves nothing."""
+    weights = {}
+    whole_step = torch.optim.SGD.step
+
+    def note_after(optimizer, *args):
+        result = whole_step(optimizer, *args)
+        for number, weight in enumerate(optimizer.param_groups[0]["params"]):
+            weights.setdefault(number, []).append(weight.detach().clone())
+        return result
+
+    monkeypatch.setattr(torch.optim.SGD, "step", note_after)
+    monkeypatch.setitem(training.LOOK_EVERY, "cpu", look_every)
+    spoil(monkeypatch, part, value, step=9)  # the third of the second epoch, which has six
+    with pytest.raises(InputError) as caught:
+        pretrain(tiny_config)
+    message = str(caught.value)
+    assert f"{part} is not finite in epoch 2, step 3 of 6, with 'train/" in message
+    run = RunDirectory(tiny_config)
+    assert len(read_json(run.bad_batch_file)) == 8
+    assert checkpoints.load(run.last_checkpoint)["position"]["epoch"] == 2  # the first is done
+    assert len(weights[0]) == {1: 8, 50: 11}[look_every]  # 50: at the epoch's last step
+    for of_weight in weights.values():
+        assert all(torch.equal(of_weight[7], later) for later in of_weight[8:])
+    faults(f"{value} in {part}, looked at every {look_every} steps", 1, 1)
+
+
+def test_control_without_the_watch_the_weights_are_spoilt(workbook, tiny_config, monkeypatch):
+    monkeypatch.setattr(training._Watch, "note", lambda self, *parts: None)
+    spoil(monkeypatch, "a gradient", float("nan"), step=9)
+    run = pretrain(tiny_config)
+    weights = checkpoints.load(run.last_checkpoint)["model"]
+    assert any(value.isnan().any() for value in weights.values() if value.is_floating_point())
+
+
+def test_output_of_the_network_that_is_not_finite_is_named(workbook, tiny_config, monkeypatch):
+    """Cross-entropy forgives a logit of minus infinity of another class."""
+    config = tiny_config.updated(method="cross-entropy")
+    loss_of = training.method_loss
+
+    def spoilt(config, outputs, labels):
+        outputs.data[torch.arange(len(labels)), (labels + 1) % 3] = -torch.inf
+        return loss_of(config, outputs, labels)
+
+    monkeypatch.setattr(training, "method_loss", spoilt)
+    with pytest.raises(InputError, match=r"an output of the network is not finite in epoch 1"):
+        pretrain(config)
+
+
+def test_features_that_are_not_finite_are_not_probed(workbook, tiny_config, monkeypatch):
+    run = pretrain(tiny_config)
+    normalise = augment.normalise
+
+    def spoilt(images, mean, std):
+        images = normalise(images, mean, std)
+        images[1] = torch.nan
+        return images
+
+    monkeypatch.setattr(augment, "normalise", spoilt)
+    with pytest.raises(InputError, match=r"features are not finite for 'train/.*\.png'"):
+        probe_checkpoints(run)
+
+
+def in_worker(monkeypatch, fault) -> None:
+    """Let a loading worker meet a fault at its fifth batch; this process never does."""
+    parent, get, calls = os.getpid(), RandomViews.__getitem__, []
+
+    def faulty(self, keys):
+        calls.append(None)
+        if os.getpid() != parent and len(calls) == 5:
+            fault()
+        return get(self, keys)
+
+    monkeypatch.setattr(RandomViews, "__getitem__", faulty)
+
+
+WORKER_FAULTS = {
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "ends with 0": lambda: os._exit(0),
+    "ends with 1": lambda: os._exit(1),
+    "hangs": lambda: time.sleep(600),
+    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+}
+TIMEOUT = 3.0
+
+
+@pytest.mark.parametrize("kind", WORKER_FAULTS)
+def test_faulty_loading_worker_ends_the_run_which_goes_on(
+    workbook, tiny_config, monkeypatch, faults, kind
+):
+    whole = checkpoints.load(pretrain(tiny_config.updated(tag="whole")).last_checkpoint)
+    config = tiny_config.updated(workers=2, worker_timeout=TIMEOUT)
+    with monkeypatch.context() as patched:
+        in_worker(patched, WORKER_FAULTS[kind])
+        began = time.monotonic()
+        with pytest.raises(InputError, match="a process that loads images was killed, ended, or"):
+            pretrain(config)
+        assert time.monotonic() - began < TIMEOUT + 10
+    assert not psutil.Process().children()
+    assert stage_states(RunDirectory(config))["pretrain"]["state"] == "failed"
+    final = checkpoints.load(pretrain(config).last_checkpoint)
+    assert all(torch.equal(final["model"][k], v) for k, v in whole["model"].items())
+    faults(f"a loading worker {kind}", 1, 1)
+
+
+def test_control_a_hung_worker_is_waited_for_without_the_timeout(
+    workbook, tiny_config, monkeypatch
+):
+    """torch's own default is to wait for ever."""
+    in_worker(monkeypatch, WORKER_FAULTS["hangs"])
+    timed_out = []
+    config = tiny_config.updated(workers=2, worker_timeout=3600)
+
+    def give_up(*_):
+        timed_out.append(True)
+        raise TimeoutError
+
+    previous = signal.signal(signal.SIGUSR1, give_up)
+    timer = threading.Timer(4 * TIMEOUT, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(TimeoutError):
+            pretrain(config)
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGUSR1, previous)
+    assert timed_out
+
+
+def test_lack_of_memory_is_told_with_the_batch_size(workbook, tiny_config, monkeypatch, faults):
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ):
+
+        def starve(*_, error=error):
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(training, "method_loss", starve)
+            with pytest.raises(
+                InputError, match=r"out of memory with batch_size 8, which is never"
+            ):
+                pretrain(tiny_config)
+    assert read_json(RunDirectory(tiny_config).config_file)["batch_size"] == 8
+    faults("out of memory", 3, 3)
+
+
+def test_memory_that_is_really_short_is_one_line(workbook):
+    """The limit is the system's: torch's own allocator meets it."""
+    code = (
+        "import resource, sys, torch\n"
+        "from thesis_lib.cli import main\n"
+        "from thesis_lib import training\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, "pretrain", "--data", "data/tiny", "--batch-size", "40"]
+    command += ["--backbone", "resnet50", "--image-size", "224", "--epochs", "1", "--cache", "none"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.splitlines()[-1].startswith("thesis: error: out of memory with batch_size 40")
+    assert "Traceback" not in run.stderr
+
+
+def training_process(workbook, *options: str) -> subprocess.Popen:
+    """`thesis pretrain` of many epochs, once it trains."""
+    command = [sys.executable, "-m", "thesis_lib", "pretrain", "--data", "data/tiny"]
+    command += ["--backbone", "lenet5", "--batch-size", "8", "--image-size", "32"]
+    command += ["--epochs", "2000", "--save-every", "2000", "--rolling-minutes", "60", *options]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 3/"):
+            return process
+    raise AssertionError("it does not train")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, EXIT_RESUMABLE), (signal.SIGINT, 130)]
+)
+def test_signal_ends_a_training_after_a_save(workbook, faults, number, status, workers):
+    """To the whole group of processes, as a cluster and a terminal send it."""
+    process = training_process(workbook, "--workers", workers)
+    began = time.monotonic()
+    os.killpg(process.pid, number)
+    out, _ = process.communicate(timeout=30)
+    assert time.monotonic() - began < 30
+    assert process.returncode == status
+    assert out.splitlines()[-1].startswith("thesis: ") and "Traceback" not in out
+    last = next((workbook / "runs").rglob("last.pth"))
+    assert checkpoints.load(last)["position"]["epoch"] >= 4
+    run = RunDirectory.open(last.parent.parent)
+    assert stage_states(run)["pretrain"]["state"] == "interrupted"
+    faults(f"{number.name} to a training with {workers} workers", 1, 1)
+
+
+def test_control_without_deferral_sigterm_saves_nothing(workbook):
+    process = training_process(workbook)
+    process.kill()  # as SIGTERM's default action does
+    process.wait()
+    assert not list((workbook / "runs").rglob("*.pth"))
+
+
+def test_step_that_takes_too_long_is_left(workbook, tiny_config, monkeypatch):
+    """Machines are taken away after 30 seconds, saved or not."""
+    monkeypatch.setattr(interruption, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(training, "method_loss", lambda *_: time.sleep(60))
+    arguments = ["pretrain", "--data", "data/tiny", "--backbone", "lenet5", "--batch-size", "8"]
+    timer = threading.Timer(4, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    began = time.monotonic()
+    assert main([*arguments, "--image-size", "32", "--epochs", "2"]) == EXIT_RESUMABLE
+    assert time.monotonic() - began < 20
+
+
+def test_second_interrupt_is_obeyed_at_once():
+    with pytest.raises(KeyboardInterrupt), interruption.deferred_signals() as deferral:
+        signal.raise_signal(signal.SIGINT)
+        assert deferral.signal == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+
+def test_workers_end_with_their_loader_also_when_they_ignore_sigterm(workbook, tiny_config):
+    from thesis_lib.data import open_dataset
+    from thesis_lib.images import Images
+
+    images = Images(open_dataset("data/tiny").splits["train"])
+    with Loader(RandomViews(images, 32, 1), EpochBatches(len(images), 8, 1), 2, False) as loader:
+        next(iter(loader))
+        workers = psutil.Process().children()
+        assert len(workers) >= 2
+    assert not psutil.Process().children()
