@@ -1,5 +1,6 @@
 """Checkpoints of pretraining: each can rebuild its own model and go on from where it was."""
 
+import errno
 import hashlib
 import io
 import re
@@ -65,21 +66,28 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
-    content = memoryview(path.read_bytes())
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise DamagedError(f"the checkpoint {path} cannot be read: {error.strerror}") from None
     body, trailer = content[:-TRAILER_BYTES], content[-TRAILER_BYTES:]
     if trailer[: len(MARK)] != MARK:
         body = content
-    sound = trailer == _trailer(body) if body is not content else _is_whole_zip(content)
+    sound = trailer == _trailer(body) if body is not content else is_whole_zip(content)
     if not sound:
         raise DamagedError(f"the checkpoint {path} is damaged or cut short")
     try:
         return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on what is no checkpoint
+    except MemoryError:
+        raise
+    except Exception as error:  # its bytes are sound: it is no checkpoint, or of another torch
         reason = f"{type(error).__name__} {error}".split("\n")[0]
-        raise DamagedError(f"the checkpoint {path} cannot be read: {reason}") from None
+        raise InputError(f"the checkpoint {path} cannot be read: {reason}") from None
 
 
-def _is_whole_zip(content: memoryview) -> bool:
+def is_whole_zip(content: memoryview) -> bool:
     """Whether a file that ``torch.save`` alone has written is as it was: by zip's checksums."""
     if content[-END_BYTES:][: len(END_MARK)] != END_MARK:
         return False

@@ -8,8 +8,8 @@ import torch
 from thesis_lib.config import InputError
 
 # How torch's own errors begin or what they hold; it has no classes for them.
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-WORKERS = ("DataLoader worker", "DataLoader timed out")
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+WORKERS = ("DataLoader worker (pid", "DataLoader timed out")
 
 
 @contextlib.contextmanager
@@ -28,9 +28,9 @@ def plain_words(batch: str, timeout: float) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError):
         raise InputError(_no_memory(batch)) from None
     except RuntimeError as error:
-        reason = str(error).split("\n")[0]
-        if any(words in reason for words in NO_MEMORY):
+        if any(words in str(error) for words in NO_MEMORY):
             raise InputError(_no_memory(batch)) from None
+        reason = str(error).split("\n")[0]
         if any(words in reason for words in WORKERS):
             raise InputError(
                 f"a process that loads images was killed, ended, or gave nothing for {timeout:g} "
@@ -43,7 +43,7 @@ def plain_words(batch: str, timeout: float) -> Iterator[None]:
 
 def _no_memory(batch: str) -> str:
     return (
-        f"out of memory with {batch}, which is never changed silently; try a smaller "
-        "--batch-size (another run), a smaller --image-size, --precision bfloat16, "
-        "--cache none, or a device with more memory"
+        f"out of memory with {batch}, which is never changed silently; try a smaller one in "
+        "another run, a smaller --image-size, --precision bfloat16, --cache none, or a device with "
+        "more memory"
     )

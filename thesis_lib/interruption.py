@@ -73,7 +73,7 @@ def sigterm_raises() -> Iterator[None]:
         return
 
     def terminate(number: int, _: FrameType | None) -> None:
-        raise Terminated
+        raise Terminated(EXIT_RESUMABLE)
 
     previous = signal.signal(signal.SIGTERM, terminate)
     try:

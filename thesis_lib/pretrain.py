@@ -22,7 +22,7 @@ from thesis_lib.hardware import (
     peak_memory_mib,
     total_memory_mib,
 )
-from thesis_lib.images import open_images
+from thesis_lib.images import Images, open_images
 from thesis_lib.interruption import deferred_signals
 from thesis_lib.loaders import (
     EpochBatches,
@@ -35,7 +35,7 @@ from thesis_lib.locks import locked
 from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
 from thesis_lib.progress import EpochProgress
 from thesis_lib.resume import Position
-from thesis_lib.runs import RunDirectory, relative_to_root
+from thesis_lib.runs import RunDirectory, data_runs_folder, figures_folder, relative_to_root
 from thesis_lib.stages import is_pretrained, stage, trained_fingerprint
 from thesis_lib.training import NotFiniteError, create_optimizer, train_epoch
 
@@ -104,7 +104,7 @@ def pretrain(config: RunConfig) -> RunDirectory:
 
     Raises:
         InputError: see :func:`check`, :func:`thesis_lib.resume.restore`,
-            :func:`thesis_lib.resume.check_space` and :func:`thesis_lib.resume.note_start`; also
+            :func:`thesis_lib.resume.check_space` and :func:`thesis_lib.resume.counted_life`; also
             for a run that another process is at, an unreadable image, values that are not
             finite, a lack of memory or disk, and loading workers that die or hang.
     """
@@ -118,6 +118,8 @@ def pretrain(config: RunConfig) -> RunDirectory:
     batch = f"batch_size {config.batch_size}"
     with locked(run.path), plain_words(batch, config.worker_timeout):
         sweep_partial(run.path, older_than=0)
+        for folder in (data_runs_folder(dataset.name), figures_folder(dataset.name)):
+            sweep_partial(folder)
         _train(run, dataset, statistics, model)
     return run
 
@@ -125,52 +127,61 @@ def pretrain(config: RunConfig) -> RunDirectory:
 def _train(
     run: RunDirectory, dataset: DataSet, statistics: DataStatistics, model: nn.Module
 ) -> None:
-    config = run.config
+    """Take up the training where it stands, and let it run."""
+    config, device = run.config, choose_device(run.config)
     mean, std = config.mean or statistics.mean, config.std or statistics.std
-
-    device = choose_device(config)
     model.to(device, memory_format=torch.channels_last)
     optimizer = create_optimizer(config, model)
-    rows, position, facts = resume.restore(run, model, optimizer, dataset)
-    resume.check_space(run, model, position.epoch - 1)
-    train = dataset.splits["train"]
-    batches = EpochBatches(len(train), config.batch_size, config.seed, alone=config.views > 1)
-    images, cache = open_images(dataset, "train", statistics, config)
+    rows, position, facts = resume.restore(run, model, optimizer, dataset, mean, std)
+    with resume.counted_life(run, position):
+        images, cache = open_images(dataset, "train", statistics, config)
+        resume.check_space(run, model, position.epoch - 1)
+        run.write_config()
+        if rows:  # a kill may have come between the last checkpoint and its row
+            write_csv(run.metrics_file, pd.DataFrame(rows))
+        if config.compile:
+            model.compile()  # in place: the names of its weights stay
+        facts |= {
+            "data_fingerprint": dataset.fingerprint,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "memory_mib": total_memory_mib(device),
+            "precision": str(choose_precision(config, device)).removeprefix("torch."),
+            "compile": config.compile,
+            "cache": cache,
+            "code": resume.CODE_VERSION,
+        }
+        with stage(run, "pretrain", **facts):
+            _train_epochs(run, dataset, images, (mean, std), model, optimizer, rows, position)
+
+
+def _train_epochs(
+    run: RunDirectory,
+    dataset: DataSet,
+    images: Images,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    rows: list[dict[str, Any]],
+    position: Position,
+) -> None:
+    """The training loop: epochs, checkpoints, ``metrics.csv`` and TensorBoard's log."""
+    config, device, n = run.config, choose_device(run.config), len(images)
+    batches = EpochBatches(n, config.batch_size, config.seed, alone=config.views > 1)
     views = RandomViews(images, config.image_size, config.seed, config.views)
     workers = worker_count(config, device)
     loader = Loader(views, batches, workers, device.type == "cuda", config.worker_timeout)
-
-    run.write_config()
-    if rows:  # a kill may have come between the last checkpoint and its row
-        write_csv(run.metrics_file, pd.DataFrame(rows))
-    if config.compile:
-        model.compile()  # in place: the names of its weights stay
-    kept = set(checkpoints.scheduled_epochs(config))
-    facts |= {
-        "data_fingerprint": dataset.fingerprint,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "memory_mib": total_memory_mib(device),
-        "precision": str(choose_precision(config, device)).removeprefix("torch."),
-        "compile": config.compile,
-        "cache": cache,
-        "code": resume.code_version(),
-    }
-    progress = EpochProgress(config.epochs, done=position.epoch - 1, images=len(train))
+    progress = EpochProgress(config.epochs, done=position.epoch - 1, images=n)
     writer = SummaryWriter(run.tensorboard, purge_step=position.epoch)
     if not rows:
         rows_of_views = example_views(dataset, config, images=8)["views"]
         shown = torch.from_numpy(np.concatenate(rows_of_views)).movedim(-1, 1)
         writer.add_image("views", make_grid(shown, nrow=len(rows_of_views[0])), 1)
+    kept = set(checkpoints.scheduled_epochs(config))
+    # What is in last.pth: nothing, where it was damaged.
+    saved = position if run.last_checkpoint.is_file() else Position()
     saved_at = time.monotonic()
 
-    with (
-        stage(run, "pretrain", **facts),
-        resume.counted_life(run, position),
-        writer,
-        progress,
-        loader,
-        deferred_signals() as deferral,
-    ):
+    with writer, progress, loader, deferred_signals() as deferral:
 
         def leave_after(images: int) -> bool:
             progress.step(images)
@@ -179,27 +190,30 @@ def _train(
         while position.epoch <= config.epochs and deferral.signal is None:
             epoch, began = position.epoch, time.perf_counter()
             batches.epoch, batches.start = epoch, position.step
-            common = (model, optimizer, loader, mean, std, position.loss_sum, leave_after)
+            common = (model, optimizer, loader, *normalisation, position.loss_sum, leave_after)
             step, loss_sum = _train_epoch(run, *common)
             seconds = position.seconds + time.perf_counter() - began
             position = Position(epoch, step, loss_sum, seconds)
-            if step == len(batches):
-                rows.append(_metrics_row(position, len(train), optimizer, device))
+            is_whole = step == len(batches)
+            if is_whole:
+                rows.append(_metrics_row(position, n, optimizer, device))
                 position = Position(epoch + 1)
-            keep = step == len(batches) and epoch in kept
             waited = time.monotonic() - saved_at >= 60 * config.rolling_minutes
-            if keep or waited or deferral.signal is not None:
-                common = (config, dataset, mean, std, rows, position, model, optimizer)
+            if (is_whole and epoch in kept) or waited:
+                common = (config, dataset, *normalisation, rows, position, model, optimizer)
                 checkpoint = resume.content(*common)
-                if keep:
+                if is_whole and epoch in kept:
                     checkpoints.save(checkpoints.checkpoint_path(run, epoch), checkpoint)
                 resume.save_rolling(run, checkpoint)
-                saved_at = time.monotonic()
-            if step == len(batches):
+                saved, saved_at = position, time.monotonic()
+            if is_whole:
                 for name in ("loss", "learning_rate", "images_per_second"):
                     writer.add_scalar(name, rows[-1][name], epoch)
                 write_csv(run.metrics_file, pd.DataFrame(rows))
                 progress.epoch(epoch, rows[-1]["loss"], rows[-1]["images_per_second"])
+        if position != saved:
+            common = (config, dataset, *normalisation, rows, position, model, optimizer)
+            resume.save_rolling(run, resume.content(*common))
 
 
 def _train_epoch(run: RunDirectory, *common: Any) -> tuple[int, float]:

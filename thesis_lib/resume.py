@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,7 +17,7 @@ from torch import nn
 from thesis_lib import checkpoints
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
 from thesis_lib.data import DataSet
-from thesis_lib.files import read_json, write_json
+from thesis_lib.files import atomic_path, read_json, write_json
 from thesis_lib.hardware import choose_device, choose_precision
 from thesis_lib.runs import RunDirectory, relative_to_root
 
@@ -49,13 +50,16 @@ class Position:
     seconds: float = 0.0
 
 
-def code_version() -> dict[str, str]:
+def _code_version() -> dict[str, str]:
     """Hash of the modules that decide a training's bits, and versions of the libraries."""
     digest = hashlib.sha256()
     for name in CODE:
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     versions = {name: metadata.version(name) for name in LIBRARIES}
     return {"thesis_lib": digest.hexdigest()[:16], **versions}
+
+
+CODE_VERSION = _code_version()  # what runs: the files may be changed while it does
 
 
 def content(
@@ -75,7 +79,7 @@ def content(
         "classes": dataset.classes,
         "mean": list(mean),
         "std": list(std),
-        "code": code_version(),
+        "code": CODE_VERSION,
         "precision": _precision(config),
         "metrics": rows,
         "position": vars(position),
@@ -98,7 +102,11 @@ def _precision(config: RunConfig) -> str:
 def save_rolling(run: RunDirectory, checkpoint: dict[str, Any]) -> None:
     """Renew ``last.pth``; the one before stays as ``previous.pth``, should this one be damaged."""
     if run.last_checkpoint.is_file():
-        os.replace(run.last_checkpoint, run.previous_checkpoint)
+        with atomic_path(run.previous_checkpoint) as partial:
+            try:
+                os.link(run.last_checkpoint, partial)
+            except OSError:  # a disk without hard links
+                shutil.copyfile(run.last_checkpoint, partial)
     checkpoints.save(run.last_checkpoint, checkpoint)
     run.lives_file.unlink(missing_ok=True)
 
@@ -108,34 +116,25 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     dataset: DataSet,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
 ) -> tuple[list[dict[str, Any]], Position, dict[str, Any]]:
     """Load the newest sound checkpoint, if there is any, into model and optimizer.
 
-    A damaged one is told of and kept as ``<name>.damaged``.
+    Damaged ones are told of and kept as ``<name>.<time>.damaged``.
 
     Returns:
-        The metrics of the epochs that are done; where to go on; and for provenance what was
+        The metrics of the epochs that are done; where to go on; and for provenance what is
         damaged, and what differed where ``force`` went on nevertheless.
 
     Raises:
         InputError: where the checkpoint lacks a part, or its settings, data, code or precision
-            are not what is asked now, naming the differences.
+            are not what is asked now, naming the differences; where all are damaged.
     """
-    damaged: list[str] = []
-    checkpoint, path = None, None
-    for path in _newest_first(run):
-        try:
-            checkpoint = checkpoints.load(path)
-            break
-        except checkpoints.DamagedError as error:
-            kept = path.with_name(f"{path.name}.damaged")
-            os.replace(path, kept)
-            damaged.append(path.name)
-            print(f"!! {error}; kept as {kept.name}", flush=True)
+    path, checkpoint = _newest_sound(run)
+    damaged = sorted(file.name for file in run.checkpoints.glob("*.damaged"))
     facts = {"damaged_checkpoints": damaged} if damaged else {}
     if checkpoint is None:
-        if damaged:
-            print("!! no sound checkpoint is left: training begins anew", flush=True)
         return [], Position(), facts
     name = relative_to_root(path)
     missing = [part for part in PARTS if part not in checkpoint]
@@ -143,7 +142,7 @@ def restore(
     if needed:
         raise InputError(f"the checkpoint {name} lacks {', '.join(needed)}: it cannot be used")
     differing = [f"it lacks {part}" for part in missing]
-    differing += _differences(checkpoint, run.config, dataset)
+    differing += _differences(checkpoint, run.config, dataset, mean, std)
     if "optimizer" in checkpoint and checkpoint["optimizer"] is None:
         raise InputError(
             f"{name} was imported without the optimizer's state: its training cannot go on"
@@ -155,22 +154,58 @@ def restore(
         )
     if differing:
         facts["forced"] = differing
-    if damaged:
-        print(f"!! going on from {name}", flush=True)
     weights = checkpoints.unwrapped(checkpoint["model"], name)
     checkpoints.fit_weights(model, weights, name)
     if "optimizer" in checkpoint:
-        _fit_momentum(optimizer, checkpoint["optimizer"])
-    return checkpoint["metrics"], Position(**checkpoint["position"]), facts
+        _fit_optimizer(optimizer, checkpoint["optimizer"], run.config)
+    position = Position(**checkpoint["position"])
+    print(f"going on from {name}, epoch {position.epoch}", flush=True)
+    return checkpoint["metrics"], position, facts
 
 
-def _newest_first(run: RunDirectory) -> list[Path]:
-    """Checkpoints by the time of their writing; ``last.pth`` before one of the same time."""
-    found = run.checkpoints.glob("*.pth")
-    return sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
+def _newest_sound(run: RunDirectory) -> tuple[Path | None, dict[str, Any] | None]:
+    """The newest checkpoint that can be trusted, and its path; damaged ones are set aside.
+
+    Raises:
+        InputError: where there are checkpoints, but none that is sound.
+    """
+    kept = [checkpoints.checkpoint_path(run, e) for e in reversed(checkpoints.kept_epochs(run))]
+    newest, damaged = (None, None), []
+    for path in (run.last_checkpoint, run.previous_checkpoint, *kept):
+        if not path.is_file():
+            continue
+        try:
+            found = (path, checkpoints.load(path))
+        except checkpoints.DamagedError as error:
+            damaged.append(path)
+            print(f"!! {error}", flush=True)
+            continue
+        if newest[1] is None or _place(found[1]) > _place(newest[1]):
+            newest = found
+        if path != run.previous_checkpoint:  # what follows is older
+            break
+    if damaged and newest[1] is None and not run.config.force:
+        raise InputError(
+            f"no checkpoint of {run.path.name} is sound; restore {relative_to_root(damaged[0])} "
+            "from a copy, or begin anew with --force"
+        )
+    for path in damaged:
+        os.replace(path, path.with_name(f"{path.name}.{time.time_ns()}.damaged"))
+    return newest
 
 
-def _differences(checkpoint: dict[str, Any], config: RunConfig, dataset: DataSet) -> Iterator[str]:
+def _place(checkpoint: dict[str, Any]) -> tuple[int, int]:
+    position = checkpoint.get("position", {})
+    return position.get("epoch", 0), position.get("step", 0)
+
+
+def _differences(
+    checkpoint: dict[str, Any],
+    config: RunConfig,
+    dataset: DataSet,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Iterator[str]:
     """What a checkpoint has otherwise than this training would, in words."""
     stored = RunConfig.from_dict(checkpoint["config"])
     for name, (theirs, ours) in stored.differences(config, (IDENTITY, PRETRAIN)).items():
@@ -180,19 +215,25 @@ def _differences(checkpoint: dict[str, Any], config: RunConfig, dataset: DataSet
             f"the files of {relative_to_root(dataset.root)} were "
             f"{checkpoint['data_fingerprint']}, now {dataset.fingerprint}"
         )
+    now = {"classes": dataset.classes, "mean": list(mean), "std": list(std)}
+    for name, value in now.items():
+        if checkpoint[name] != value:
+            yield f"{name} was {checkpoint[name]}, now {value}"
     if checkpoint.get("precision") not in (None, _precision(config)):
         yield f"precision was {checkpoint['precision']}, now {_precision(config)}"
-    now = code_version()
     for name, version in (checkpoint.get("code") or {}).items():  # None: another program's
-        if version != now.get(name):
-            yield f"the code of {name} was {version}, now {now.get(name)}"
+        if version != CODE_VERSION.get(name):
+            yield f"the code of {name} was {version}, now {CODE_VERSION.get(name)}"
 
 
-def _fit_momentum(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def _fit_optimizer(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], config: RunConfig
+) -> None:
     """Load SGD's state, in the weights' own memory layout, for its fused step."""
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
         group["fused"], group["foreach"] = True, None
+        group["momentum"], group["weight_decay"] = config.momentum, config.weight_decay
         for weight in group["params"]:
             momentum = optimizer.state.get(weight, {}).get("momentum_buffer")
             if momentum is not None:
@@ -241,5 +282,6 @@ def counted_life(run: RunDirectory, position: Position) -> Iterator[None]:
     write_json(run.lives_file, {"place": place, "starts": starts + 1})
     try:
         yield
-    finally:
+    except Exception:  # it has told its cause; a signal that came before a save has not
         run.lives_file.unlink(missing_ok=True)
+        raise

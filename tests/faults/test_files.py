@@ -15,7 +15,7 @@ import torch
 
 from thesis_lib import checkpoints
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.files import sweep_partial, write_json, write_text
+from thesis_lib.files import read_json, sweep_partial, write_json, write_text
 from thesis_lib.locks import locked
 from thesis_lib.pretrain import pretrain
 from thesis_lib.runs import RunDirectory
@@ -82,6 +82,15 @@ def test_strays_of_a_killed_write_are_swept_at_the_next_start(workbook, tiny_con
     assert not any(stray.exists() for stray in strays)
 
 
+def test_control_without_the_sweep_strays_stay(workbook, tiny_config, monkeypatch):
+    stray = RunDirectory(tiny_config).checkpoints / ".last.pth.1.partial"
+    stray.parent.mkdir(parents=True)
+    stray.write_text("half")
+    monkeypatch.setattr("thesis_lib.pretrain.sweep_partial", lambda *_, **__: [])
+    pretrain(tiny_config.updated(epochs=1, save_every=1))
+    assert stray.exists()
+
+
 def test_partial_file_of_a_living_writer_is_not_swept(tmp_path):
     stray = tmp_path / ".tables.tex.1.partial"
     stray.write_text("half")
@@ -133,9 +142,10 @@ def test_damage_to_a_checkpoint_is_found(tmp_path, faults, kind, saved_by):
         else:  # zip's padding is under no checksum, and holds nothing
             assert saved_by == "torch alone"
             found += torch.equal(loaded["model"]["weight"], sound["model"]["weight"])
+    times = 300 if kind == "bit flips" else 100
+    assert found == times
     if saved_by == "us":
-        faults(f"{kind} of a checkpoint, found on load", found, found)
-    assert found == (300 if kind == "bit flips" else 100)
+        faults(f"{kind} of a checkpoint, found on load", times, found)
 
 
 def test_control_torch_loads_flipped_bits_without_a_word(tmp_path):
@@ -159,17 +169,61 @@ def test_newest_sound_checkpoint_is_used_and_the_user_is_told(
 ):
     run = pretrain(tiny_config)
     whole = checkpoints.load(run.last_checkpoint)
+    run.metrics_file.unlink()
+    flip_a_bit(run.last_checkpoint)
+    flip_a_bit(run.previous_checkpoint)
+    os.utime(checkpoints.checkpoint_path(run, 1))  # a copied run has any times
+    pretrain(tiny_config)
+    out = capsys.readouterr().out
+    assert out.count("is damaged or cut short") == 2
+    assert "going on from runs/tiny/lenet5-bs8-seed42/checkpoints/epoch_0004.pth, epoch 5" in out
+    assert len(list(run.checkpoints.glob("*.damaged"))) == 2
+    run.metrics_file.unlink()
     flip_a_bit(run.last_checkpoint)
     flip_a_bit(checkpoints.checkpoint_path(run, 4))
+    pretrain(tiny_config)
+    assert "checkpoints/epoch_0003.pth, epoch 4" in capsys.readouterr().out
+    final = checkpoints.load(run.last_checkpoint)
+    same = [torch.equal(final["model"][k], v) for k, v in whole["model"].items()]
+    faults("newest checkpoints damaged, the one before used", 4, 4 if all(same) else 0)
+
+
+def test_control_torch_alone_would_go_on_with_flipped_bits(workbook, tiny_config, monkeypatch):
+    whole = checkpoints.load(pretrain(tiny_config.updated(tag="whole")).last_checkpoint)
+    run = pretrain(tiny_config.updated(epochs=2))
+    config = read_json(run.config_file)
+    write_json(run.config_file, config | {"epochs": 4})
+    flip_a_bit(run.last_checkpoint)
+    monkeypatch.setattr(checkpoints, "load", lambda path: torch.load(path, weights_only=True))
+    final = checkpoints.load(pretrain(tiny_config.updated(force=True)).last_checkpoint)
+    assert not all(torch.equal(final["model"][k], v) for k, v in whole["model"].items())
+
+
+def test_run_without_a_sound_checkpoint_is_not_begun_anew_silently(workbook, tiny_config):
+    run = pretrain(tiny_config)
+    rows = run.metrics_file.read_text()
+    for path in run.checkpoints.glob("*.pth"):
+        flip_a_bit(path)
+    run.metrics_file.write_text("\n".join(rows.splitlines()[:3]) + "\n")
+    with pytest.raises(InputError, match="no checkpoint of lenet5-bs8-seed42 is sound; restore"):
+        pretrain(tiny_config)
+    assert len(list(run.checkpoints.glob("*.pth"))) == 6
+    assert len(run.metrics_file.read_text().splitlines()) == 3
+    pretrain(tiny_config.updated(force=True))
+    assert run.metrics_file.read_text().splitlines()[-1].startswith("4,")
+
+
+def test_lack_of_memory_on_load_is_no_damage(workbook, tiny_config, monkeypatch):
+    run = pretrain(tiny_config)
     run.metrics_file.unlink()
-    again = pretrain(tiny_config)
-    out = capsys.readouterr().out
-    assert out.count("damaged or cut short; kept as") == 2
-    assert "going on from runs/tiny/lenet5-bs8-seed42/checkpoints/previous.pth" in out
-    assert (run.checkpoints / "last.pth.damaged").is_file()
-    final = checkpoints.load(again.last_checkpoint)
-    assert all(torch.equal(final["model"][k], v) for k, v in whole["model"].items())
-    faults("newest checkpoints damaged, the one before used", 2, 2)
+
+    def starve(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "load", starve)
+    with pytest.raises(InputError, match="out of memory"):
+        pretrain(tiny_config)
+    assert not list(run.checkpoints.glob("*.damaged"))
 
 
 @pytest.fixture
@@ -291,6 +345,12 @@ def test_second_process_is_refused_and_told_who_holds_the_run(tmp_path, holder, 
     faults("a second process on one run is refused", 1, 1)
 
 
+def test_control_without_the_lock_both_are_let_in(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr("fcntl.lockf", lambda *_: None)
+    with locked(tmp_path / "run"):
+        pass
+
+
 def test_lock_of_a_killed_owner_is_free_while_its_worker_lives(tmp_path, holder, faults):
     process, worker = holder
     process.kill()
@@ -328,16 +388,24 @@ def test_run_that_is_being_trained_cannot_be_trained_probed_or_tested(workbook, 
         pretrain(RunConfig.from_dict(run.config.to_dict() | {"force": True}))
 
 
-def test_files_of_one_kind_are_whole_after_a_kill(tmp_path):
+def test_small_files_are_whole_after_kills(tmp_path, faults):
     def write(path: Path) -> None:
         for number in range(10**6):
             write_json(path / "a.json", [number] * 20_000)
             write_text(path / "b.csv", f"{number}\n" * 20_000)
 
-    process = FORK.Process(target=write, args=(tmp_path,))
-    process.start()
-    time.sleep(0.5)
-    process.kill()
-    process.join()
-    lines = (tmp_path / "b.csv").read_text().splitlines()
-    assert len(lines) == 20_000 and len(set(lines)) == 1
+    moments, whole = random.Random(3), 0
+    for _ in range(10):
+        process = FORK.Process(target=write, args=(tmp_path,))
+        process.start()
+        while not (tmp_path / "b.csv").is_file():
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.02, 0.2))
+        process.kill()
+        process.join()
+        lines, numbers = (
+            (tmp_path / "b.csv").read_text().splitlines(),
+            read_json(tmp_path / "a.json"),
+        )
+        whole += all(len(found) == 20_000 and len(set(found)) == 1 for found in (lines, numbers))
+    faults("SIGKILL while tables and JSON are written", 10, whole)

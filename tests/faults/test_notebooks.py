@@ -23,7 +23,8 @@ import psutil
 import pytest
 from jupyter_client.provisioning import LocalProvisioner
 
-from thesis_lib import checkpoints, execution, interruption, workbook as module
+from thesis_lib import checkpoints, execution, interruption
+from thesis_lib import workbook as module
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.execution import Kernel, execute_notebook
 from thesis_lib.interruption import EXIT_RESUMABLE, sigterm_raises
@@ -189,7 +190,7 @@ def test_frozen_kernel_would_be_waited_for_without_its_heartbeat(tmp_path, monke
     waiting = threading.Thread(target=execute_notebook, args=given)
     waiting.start()
     assert wait_until(Path("began").is_file, 30)
-    waiting.join(15)
+    waiting.join(SECONDS)
     assert waiting.is_alive()
     for process in processes(mark):
         process.kill()
@@ -276,7 +277,8 @@ def test_kernel_goes_with_its_runner(tmp_path, monkeypatch, mark, number, withou
     assert wait_until(Path("began").is_file, 60)
     runner.send_signal(number)
     assert wait_until(lambda: not processes(mark), SECONDS) == gone
-    assert runner.wait() != 0 and Path("saved").is_file() == saved
+    ended = EXIT_RESUMABLE if number == signal.SIGTERM else -number
+    assert runner.wait() == ended and Path("saved").is_file() == saved
 
 
 class Life:
@@ -317,10 +319,11 @@ OPTIONS = (
 
 @pytest.mark.slow
 def test_run_goes_on_where_a_signal_to_it_has_ended_it(workbook, mark, faults):
-    options = (*OPTIONS, "--batch-size", "8", "--epochs", "300", "--save-every", "100")
+    shutil.rmtree("data/tiny/val")  # 03 and 04 are left out: the grid below has them
+    options = (*OPTIONS, "--batch-size", "8", "--epochs", "150", "--save-every", "50")
     options += ("--rolling-minutes", "0.005", "--workers", "2")
-    settings = {"data": "data/tiny", "backbone": "lenet5", "batch_size": 8, "image_size": 32}
-    run = RunDirectory.for_settings(settings) if False else RunDirectory(RunConfig(**settings))
+    settings = {"data": "data/tiny", "backbone": "lenet5", "batch_size": 8}
+    run = RunDirectory(RunConfig(**settings, image_size=32, epochs=150))
 
     first = Life(workbook, *options)
     assert wait_until(lambda: len(first.epochs) > 20, 60)
@@ -342,10 +345,9 @@ def test_run_goes_on_where_a_signal_to_it_has_ended_it(workbook, mark, faults):
 
     last = Life(workbook, *options)
     assert last.end() == 0 and last.epochs[0][1] == position["epoch"]
-    assert last.text.count("ok tiny") == 4 and "tiny: 01_data_stats: done already" in last.text
-    again = Life(workbook, *options)
-    assert again.end() == 0 and again.text.count("done already") == 5
-    assert status_lines("tiny")[-1].count("done") == 3
+    assert last.text.count("ok tiny") == 2 and "tiny: 01_data_stats: done already" in last.text
+    assert "done: 01_data_stats, 06_thesis_tables" in status_lines("tiny")[0]
+    assert stage_states(run)["pretrain"]["state"] == "done"
     faults("SIGTERM to `thesis run`", 1, 1)
     faults("SIGKILL of `thesis run`", 1, 1)
 
@@ -353,32 +355,27 @@ def test_run_goes_on_where_a_signal_to_it_has_ended_it(workbook, mark, faults):
 @pytest.mark.slow
 def test_grid_that_is_killed_ten_times_does_everything_once(workbook, mark, faults):
     options = (*OPTIONS, "--batch-size", "8", "16", "--epochs", "40", "--save-every", "1")
-    choose, lives = random.Random(7), []
+    choose, lives = random.Random(9), []
     for number in [signal.SIGKILL, signal.SIGTERM] * 5:
         life = Life(workbook, *options)
         lives.append(life)
-        assert wait_until(lambda life=life: ">> " in life.text, 60)
-        time.sleep(choose.uniform(0, 10))
+        notebooks, seconds = choose.choice([1, 1, 2]), choose.uniform(0, 8)
+        assert wait_until(lambda life=life, n=notebooks: life.text.count(">> ") >= n, 60)
+        time.sleep(seconds)
         assert life.end(number) == (EXIT_RESUMABLE if number == signal.SIGTERM else -number)
     lives.append(Life(workbook, *options))
     assert lives[-1].end() == 0
     assert wait_until(lambda: not processes(mark), SECONDS)
 
-    configs = [
-        RunDirectory.open(path.parent).config for path in workbook.glob("runs/tiny/*/config.json")
-    ]
-    tasks = tasks_of(configs)
+    runs = [RunDirectory.open(file.parent) for file in workbook.glob("runs/tiny/*/config.json")]
+    tasks = tasks_of([run.config for run in runs])
     assert len(tasks) == 8 and all(task.is_done() for task in tasks)
     again = Life(workbook, *options)
     assert again.end() == 0 and again.text.count("done already") == 8
     lines = [line for life in lives for line in life.text.splitlines()]
-    done = [re.sub(r": \d+ s$", "", line[3:]) for line in lines if line.startswith("ok ")]
-    assert len(done) == len(set(done))
-    for label in done:
-        assert (
-            f">> {label}"
-            not in lines[lines.index(next(n for n in lines if n.startswith(f"ok {label}"))) :]
-        )
+    for task in tasks:
+        ends = [number for number, line in enumerate(lines) if line.startswith(f"ok {task.label}:")]
+        assert len(ends) <= 1 and f">> {task.label}" not in lines[(ends or [len(lines)])[0] :]
     epochs = [epoch for life in lives for epoch in life.epochs]
     assert len(epochs) == len(set(epochs))
 

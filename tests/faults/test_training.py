@@ -1,5 +1,6 @@
 """A training: values that are not finite, loading workers that die or hang, memory, SIGTERM."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -208,6 +209,27 @@ def test_lack_of_memory_is_told_with_the_batch_size(workbook, tiny_config, monke
     faults("out of memory", 3, 3)
 
 
+def test_control_without_plain_words_memory_and_workers_are_tracebacks(
+    workbook, tiny_config, monkeypatch
+):
+    unexplained = contextlib.nullcontext()
+    monkeypatch.setattr("thesis_lib.pretrain.plain_words", lambda *_: unexplained)
+    in_worker(monkeypatch, WORKER_FAULTS["killed"])
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        pretrain(tiny_config.updated(workers=2, worker_timeout=TIMEOUT))
+
+
+def test_error_of_the_code_in_a_worker_is_not_called_a_killed_worker(
+    workbook, tiny_config, monkeypatch
+):
+    def broken():
+        raise RuntimeError("shapes differ")
+
+    in_worker(monkeypatch, broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        pretrain(tiny_config.updated(workers=2))
+
+
 def test_memory_that_is_really_short_is_one_line(workbook):
     """The limit is the system's: torch's own allocator meets it."""
     code = (
@@ -226,9 +248,11 @@ def test_memory_that_is_really_short_is_one_line(workbook):
     assert "Traceback" not in run.stderr
 
 
-def training_process(workbook, *options: str) -> subprocess.Popen:
+def training_process(
+    workbook, *options: str, program: tuple[str, str] = ("-m", "thesis_lib")
+) -> subprocess.Popen:
     """`thesis pretrain` of many epochs, once it trains."""
-    command = [sys.executable, "-m", "thesis_lib", "pretrain", "--data", "data/tiny"]
+    command = [sys.executable, *program, "pretrain", "--data", "data/tiny"]
     command += ["--backbone", "lenet5", "--batch-size", "8", "--image-size", "32"]
     command += ["--epochs", "2000", "--save-every", "2000", "--rolling-minutes", "60", *options]
     process = subprocess.Popen(
@@ -261,9 +285,16 @@ def test_signal_ends_a_training_after_a_save(workbook, faults, number, status, w
 
 
 def test_control_without_deferral_sigterm_saves_nothing(workbook):
-    process = training_process(workbook)
-    process.kill()  # as SIGTERM's default action does
-    process.wait()
+    unprotected = (
+        "import contextlib, sys\nfrom thesis_lib import pretrain\n"
+        "from thesis_lib.interruption import Deferral\nfrom thesis_lib.cli import main\n"
+        "pretrain.deferred_signals = lambda: contextlib.nullcontext(Deferral())\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    process = training_process(workbook, program=("-c", unprotected))
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == EXIT_RESUMABLE
     assert not list((workbook / "runs").rglob("*.pth"))
 
 
