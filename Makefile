@@ -23,7 +23,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 faults: install
-	$(BIN)/python -m pytest tests/faults -m "slow or not slow"
+	$(BIN)/python -m pytest tests/faults tests/test_archives.py -m "slow or not slow"
 
 bench: install
 	$(BIN)/python -m benchmarks

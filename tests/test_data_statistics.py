@@ -11,7 +11,7 @@ from scipy import stats
 
 from thesis_lib import data_statistics as module
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.data import open_dataset
+from thesis_lib.data import open_dataset, read_pixels
 from thesis_lib.data_statistics import (
     class_imbalance,
     data_statistics,
@@ -83,21 +83,31 @@ def test_channels_without_contrast_are_left_as_they_are(tmp_path):
     assert statistics.std == pytest.approx((10 / 255, 1, 1))
 
 
-def refuse_to_read(*_):
-    raise AssertionError("an image was read")
-
-
-def test_second_call_reads_no_image_and_gives_the_same(dataset_folder, tmp_path, monkeypatch):
-    (dataset_folder / "train" / "001" / "bad.png").write_text("no image")
+def test_second_call_reads_only_what_was_unreadable_and_gives_the_same(
+    dataset_folder, tmp_path, monkeypatch
+):
+    bad = dataset_folder / "train" / "001" / "bad.png"
+    bad.write_text("no image")
     first = data_statistics(open_dataset("data/mixed"))
     stored = json.loads((tmp_path / "runs" / "mixed" / "data_statistics.json").read_text())
     assert stored["fingerprint"] == open_dataset("data/mixed").fingerprint
     assert tuple(stored["mean"]) == first.mean and tuple(stored["std"]) == first.std
-    monkeypatch.setattr(module, "read_pixels", refuse_to_read)
+    read = []
+    monkeypatch.setattr(module, "read_pixels", lambda path: read.append(path) or read_pixels(path))
     second = data_statistics(open_dataset("data/mixed"))
+    assert [path.name for path in read] == ["bad.png"]
     assert (second.mean, second.std, second.pixels) == (first.mean, first.std, first.pixels)
     pd.testing.assert_frame_equal(second.images, first.images)
     assert len(second.unreadable) == 1
+
+
+def test_mended_file_of_the_same_size_is_measured_again(dataset_folder):
+    image = next((dataset_folder / "train").rglob("*.png"))
+    whole = image.read_bytes()
+    image.write_bytes(bytes(len(whole)))
+    assert len(data_statistics(open_dataset("data/mixed")).unreadable) == 1
+    image.write_bytes(whole)
+    assert not len(data_statistics(open_dataset("data/mixed")).unreadable)
 
 
 def test_changed_files_are_measured_again(dataset_folder):

@@ -578,3 +578,36 @@ def test_command_imports_and_says_how_to_go_on(workbook, capsys):
     assert "so by default: projection_dim = 128, base_temperature" in capsys.readouterr().out
     assert main(["probe", "resnet18-bs8-seed42-short", "--head-epochs", "2"]) == 0
     assert "chosen checkpoint" in capsys.readouterr().out
+
+
+def test_changed_bits_of_a_file_are_found(workbook):
+    """torch loads them without a word."""
+    path = write(workbook / "ckpt_epoch_1.pth", resnet18(), 1)
+    whole, places = path.read_bytes(), np.random.default_rng(0)
+    found = 0
+    for _ in range(30):
+        changed = bytearray(whole)
+        bit = int(places.integers(8 * len(whole)))
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            read_checkpoint(path)
+        except InputError:
+            found += 1
+    assert found >= 29  # zip's padding is under no checksum
+
+
+def test_import_that_was_killed_can_be_given_again(workbook, monkeypatch):
+    files = [write(workbook / f"ckpt_epoch_{e}.pth", resnet18(), e) for e in (1, 2)]
+    rename = Path.rename
+
+    def die(path, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", die)
+        import_checkpoints(files, SETTINGS)
+    assert Path.rename is rename
+    run = import_checkpoints(files, SETTINGS)
+    assert checkpoints.kept_epochs(run) == [1, 2]
+    assert not list(run.path.glob(".*partial"))

@@ -3,7 +3,7 @@
 import difflib
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """``"; nearest: a, b, c"`` for the known names most like ``name``, or ``""``."""
     matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f"; nearest: {', '.join(matches)}" if matches else ""
+
+
+def first_few(names: Sequence[str]) -> str:
+    """``'a', 'b', 'c' and 5 more``."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
 
 
 def _setting(default: Any, stage: str, help: str) -> Any:

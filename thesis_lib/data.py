@@ -21,6 +21,8 @@ from thesis_lib.runs import find_data
 from thesis_lib.splits import class_folders, image_files
 
 SPLITS = ("train", "val", "test")
+# Pillow would try others as well, and run PostScript where Ghostscript is installed. MPO is a JPEG.
+FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP")
 MAX_PIXELS = 100_000_000  # of one image; a file of a few kB can claim to have any number
 # Pillow warns above its limit and refuses above twice that, before it decodes.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
@@ -30,6 +32,9 @@ UNREADABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
     *(struct.error, Image.DecompressionBombError),
 )
+
+
+MP_ENTRY = 0xB002  # of an MPO's index: what is told of each of its pictures
 
 
 @dataclass(frozen=True)
@@ -164,17 +169,20 @@ def read_pixels(path: Path) -> np.ndarray:
     tells what the file is. A JPEG is decoded by torchvision, to the same bits in little over half
     the time; anything else, and a JPEG that torchvision refuses, by Pillow. A file is refused
     rather than read wrongly; but bytes that were changed in place show in a PNG alone, since the
-    other kinds have no checksums.
+    other kinds have no checksums; nor does a half that was filled up with zeros in a BMP, PPM,
+    TIFF or WEBP, or in a JPEG that was given an end again.
 
     Raises:
         InputError: for a file that cannot be read, is cut short, has more than one frame or more
-            than ``MAX_PIXELS``, or values that 16 bits do not hold.
+            than ``MAX_PIXELS``, or values that 8 and 16 bits do not hold.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             _check_frames(image)
             if image.format == "PNG":
                 _check_png(path)
+            if image.format == "MPO":
+                _check_jpeg(image, path.read_bytes()[: image.mpinfo[MP_ENTRY][0]["Size"]])
             if image.format == "JPEG":
                 content = path.read_bytes()
                 _check_jpeg(image, content)
@@ -200,7 +208,9 @@ def _check_frames(image: Image.Image) -> None:
 
 
 def _check_png(path: Path) -> None:
-    with Image.open(path) as image:  # of its own, since none can be decoded after verify()
+    with Image.open(
+        path, formats=FORMATS
+    ) as image:  # of its own, since none can be decoded after verify()
         image.verify()  # the checksums, which decoding passes over
 
 
@@ -221,14 +231,14 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     tiff = getattr(image, "tag_v2", {})
-    if tiff.get(ExifTags.Base.BitsPerSample) == (12,):
-        raise ValueError("it has 12 bits a pixel; 8 and 16 can be read")
+    bits = tiff.get(ExifTags.Base.BitsPerSample)
+    if bits in ((12,), (32,)):
+        raise ValueError(f"it has {bits[0]} bits a pixel; 8 and 16 can be read")
     if tiff.get(ExifTags.Base.PhotometricInterpretation) == 0:
         raise ValueError("its 0 is white, which can be read with 8 bits a pixel alone")
     values = np.asarray(image)
-    low, high = values.min(), values.max()
-    if low < 0 or high > 65535:
-        raise ValueError(f"its values run from {low} to {high}, which 16 bits do not hold")
+    if values.min() < 0:
+        raise ValueError(f"its values begin at {values.min()}, below black")
     return Image.fromarray((values / 257).round().astype(np.uint8))
 
 

@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,9 +49,12 @@ def data_statistics(dataset: DataSet) -> DataStatistics:
             text = dict.fromkeys(("split", "class", "file", "error"), str)
             images = pd.read_csv(images_file, keep_default_na=False, dtype=text)
             mean, std = tuple(summary["mean"]), tuple(summary["std"])
-            return DataStatistics(mean, std, summary["pixels"], images)
+            stored = DataStatistics(mean, std, summary["pixels"], images)
+            if not any(_can_be_read(dataset.root / file) for file in stored.unreadable["file"]):
+                return stored
 
     statistics = measure(dataset)
+    summary_file.unlink(missing_ok=True)  # never the summary of one with the images of another
     write_csv(images_file, statistics.images)
     summary = {
         "fingerprint": dataset.fingerprint,
@@ -61,6 +65,15 @@ def data_statistics(dataset: DataSet) -> DataStatistics:
     }
     write_json(summary_file, summary)
     return statistics
+
+
+def _can_be_read(path: Path) -> bool:
+    """Whether a file that could not be read has been mended, or the disk has."""
+    try:
+        read_pixels(path)
+    except InputError:
+        return False
+    return True
 
 
 def measure(dataset: DataSet) -> DataStatistics:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler
 
 from thesis_lib import augment
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import InputError, RunConfig, first_few
 from thesis_lib.data import Split
 from thesis_lib.images import Images
 from thesis_lib.loaders import FeatureViews, Loader, worker_count
@@ -60,9 +60,8 @@ def extract_features(
     finite = extracted.sum((0, 2)).isfinite()
     if not finite.all():
         files = [images.split.files[i] for i in (~finite).nonzero().flatten().tolist()]
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         raise InputError(
-            f"the backbone's features are not finite for {', '.join(map(repr, files[:3]))}{more}; "
+            f"the backbone's features are not finite for {first_few(files)}; "
             "look at these images, or choose another checkpoint with --probe-from"
         )
     return extracted

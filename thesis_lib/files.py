@@ -63,7 +63,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sweep_partial(folder: Path, older_than: float = ABANDONED_SECONDS) -> list[Path]:
-    """Remove what killed writers left in a folder, at any depth.
+    """Remove the files and folders that killed writers left in a folder, at any depth.
 
     Args:
         folder: where to look.
@@ -76,8 +76,8 @@ def sweep_partial(folder: Path, older_than: float = ABANDONED_SECONDS) -> list[P
     removed = []
     for path in folder.rglob(".*.partial*"):
         with contextlib.suppress(FileNotFoundError):  # its writer has just renamed it
-            if path.is_file() and time.time() - path.stat().st_mtime >= older_than:
-                path.unlink()
+            if time.time() - path.stat().st_mtime >= older_than:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed.append(path)
     return removed
 
@@ -112,4 +112,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is no JSON file ({error}); delete it and run again") from None
+        raise InputError(
+            f"{path} is no JSON file ({error}); restore it from a copy, or remove it: but never "
+            "a config.json, whose content every checkpoint of the run holds as well"
+        ) from None

@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from thesis_lib.checkpoints import load_classifier
+from thesis_lib.config import InputError
 from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import data_statistics, readable
 from thesis_lib.evaluate import classification_metrics
@@ -21,7 +22,7 @@ from thesis_lib.images import Images
 from thesis_lib.locks import locked
 from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.runs import RunDirectory
-from thesis_lib.stages import is_tested, selection_digest, stage
+from thesis_lib.stages import is_probed, is_tested, selection_digest, stage
 
 
 def final_test(run: RunDirectory) -> dict:
@@ -41,6 +42,11 @@ def final_test(run: RunDirectory) -> dict:
         InputError: where nothing has been selected yet, or the data have changed.
     """
     digest = selection_digest(run)
+    if not is_probed(run):
+        raise InputError(
+            f"{run.path.name} was not probed with these settings; run notebook 03 or "
+            f"`thesis probe {run.path.name}` with them first"
+        )
     if is_tested(run):
         return read_json(run.test_file)
     dataset = open_dataset(run.config.data, needs=("train", "test"))

@@ -1,9 +1,11 @@
 """The decoded images of a split: each time anew, or once, in memory or in a file on disk."""
 
 import collections
+import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from thesis_lib import data
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet, Split, read_pixels
 from thesis_lib.data_statistics import DataStatistics
@@ -89,8 +92,8 @@ def open_images(
 ) -> tuple[Images, str]:
     """The images of a split as ``config.cache`` asks, filled where it is a cache.
 
-    The file of a cache on disk is ``runs/<data>/decoded/<split>-<fingerprint>.bytes``, and
-    serves every run on the data set.
+    The file of a cache on disk is ``runs/<data>/decoded/<split>-<stamp>.bytes``, and serves
+    every run on the data set; another stamp belongs to files of other times, and to other code.
 
     Args:
         dataset: its files.
@@ -111,7 +114,7 @@ def open_images(
     cache = chosen_cache(config, size)
     if cache == "none":
         return Images(split), cache
-    file = data_runs_folder(dataset.name) / "decoded" / f"{name}-{dataset.fingerprint}.bytes"
+    file = data_runs_folder(dataset.name) / "decoded" / f"{name}-{_stamp(dataset, split)}.bytes"
     there = cache == "disk" and file.is_file() and file.stat().st_size == size
     if not there:
         _check_space(cache, size, name, file)
@@ -124,6 +127,16 @@ def open_images(
             _create(partial, size)
             Images(split, sizes, _mapped(partial, size)).fill()
     return Images(split, sizes, _mapped(file, size), file), cache
+
+
+def _stamp(dataset: DataSet, split: Split) -> str:
+    """Hash of what decoded images depend on: files, their times, and what decodes them."""
+    digest = hashlib.sha256(dataset.fingerprint.encode())
+    for file in split.files:
+        digest.update(f"{file}\0{(split.folder / file).stat().st_mtime_ns}\0".encode())
+    digest.update(Path(data.__file__).read_bytes())
+    digest.update(f"{metadata.version('pillow')} {metadata.version('torchvision')}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _check_space(cache: str, size: int, name: str, file: Path) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 
 from thesis_lib import checkpoints
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
-from thesis_lib.data_statistics import data_statistics, readable
+from thesis_lib.data import DataSet
+from thesis_lib.data_statistics import DataStatistics, data_statistics, readable
 from thesis_lib.files import write_csv
 from thesis_lib.locks import locked
 from thesis_lib.models import create_backbone, has_resnet_stem
@@ -32,8 +33,8 @@ def import_checkpoints(
 
     Settings come from ``settings``, else from the files' options, else from RunConfig; the run
     can be trained on, where the optimizer's state is in the newest file. The losses stay unknown
-    without its TensorBoard logs. The run counts only once all is written: ``config.json`` is the
-    last file.
+    without its TensorBoard logs. The checkpoints appear last, all at once: an import that was
+    cut short can be given again.
 
     Args:
         paths: the files, one an epoch.
@@ -47,7 +48,7 @@ def import_checkpoints(
     first = read_checkpoint(paths[0])
     config = _config(first, settings)
     run, dataset, model = check(config)
-    if run.config_file.is_file():
+    if any(run.checkpoints.glob("*.pth")):
         raise InputError(
             f"{relative_to_root(run.path)} is there already; give the import another --tag, "
             "or delete that run"
@@ -56,7 +57,21 @@ def import_checkpoints(
     statistics = data_statistics(dataset)
     readable(dataset, statistics, config)
     losses = {} if tensorboard is None else read_losses(tensorboard)
+    with locked(run.path):
+        _import(run, dataset, statistics, model, first, files, losses)
+    return run
 
+
+def _import(
+    run: RunDirectory,
+    dataset: DataSet,
+    statistics: DataStatistics,
+    model: nn.Module,
+    first: SupContrastCheckpoint,
+    files: Mapping[int, Path],
+    losses: Mapping[int, Mapping[str, float]],
+) -> None:
+    config = run.config
     # Built beside its place: an import that is cut short leaves no checkpoint to be found.
     partial = run.path / ".checkpoints.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -89,11 +104,10 @@ def import_checkpoints(
         ],
         "supcontrast_options": json.loads(json.dumps(first.options, default=str)),
     }
-    with locked(run.path), stage(run, "pretrain", **facts):
-        partial.rename(run.checkpoints)
+    with stage(run, "pretrain", **facts):
         write_csv(run.metrics_file, _table(rows))
         run.write_config()
-    return run
+        partial.rename(run.checkpoints)
 
 
 def unknown_settings(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from thesis_lib.config import InputError
 
@@ -27,20 +28,29 @@ def locked(folder: Path) -> Iterator[None]:
     path = (folder / ".lock").resolve()
     if path in _held:
         raise InputError(_refusal(folder, {"host": socket.gethostname(), "pid": os.getpid()}))
-    with open(path, "a+", encoding="utf-8") as file:
+    with _opened(path) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise InputError(_refusal(folder, _owner(path))) from None
+        except OSError as error:
+            raise InputError(f"the disk of {path} has no locks: {error.strerror}") from None
         _held.add(path)
         try:
-            file.seek(0)
-            file.truncate()
-            json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
-            file.flush()
+            owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+            with contextlib.suppress(OSError):  # a full disk: nobody will be told who holds it
+                os.ftruncate(file.fileno(), 0)
+                os.pwrite(file.fileno(), owner.encode(), 0)
             yield
         finally:
             _held.remove(path)  # closing the file ends the lock
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open(path, "ab")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _owner(path: Path) -> dict[str, object]:

@@ -173,12 +173,18 @@ def _probe(
         os.replace(run.test_file, run.superseded_test_file)
     run.write_config()
 
-    rows, curves, heads = [], [], {}
+    rows, curves, heads, damaged = [], [], {}, []
     with stage(run, "probe"):
         for epoch in track(epochs, len(epochs), "probing", "checkpoint"):
             head = _read_head(run.heads / f"head_{epoch:04d}.pth")
             if head.get("inputs") != inputs:
-                head = {"inputs": inputs, **_probe_checkpoint(run, epoch, dataset, train, val)}
+                try:
+                    found = _probe_checkpoint(run, epoch, dataset, train, val)
+                except checkpoints.DamagedError as error:
+                    print(f"!! left out: {error}", flush=True)
+                    damaged.append(epoch)
+                    continue
+                head = {"inputs": inputs, **found}
                 checkpoints.save(run.heads / f"head_{epoch:04d}.pth", head)
             heads[epoch] = head
             curves += [{"checkpoint": epoch, **row} for row in head["curve"]]
@@ -186,6 +192,8 @@ def _probe(
             write_csv(run.probe_curves_file, pd.DataFrame(curves))
             write_csv(run.probe_file, pd.DataFrame(rows))
 
+        if not rows:
+            raise InputError(f"no checkpoint of {run.path.name} from epoch {epochs[0]} on is sound")
         probe = pd.DataFrame(rows)
         chosen = choose(probe)
         head = heads[int(chosen["checkpoint"])]
@@ -201,7 +209,8 @@ def _probe(
             ],
             "val_images": len(val),
             "plateau": run_plateau(run),
-            "probed": epochs,
+            "probed": list(heads),
+            "damaged_checkpoints": damaged,
             "inputs": inputs,
         }
         write_json(run.selection_file, selection)

@@ -140,7 +140,8 @@ class RunDirectory:
             if any(self.checkpoints.glob("*.pth")):
                 raise InputError(
                     f"{relative_to_root(self.checkpoints)} holds checkpoints of a run without "
-                    "config.json; delete that folder, or start another run with --tag NAME"
+                    "config.json; put that back (each checkpoint holds it as 'config'), or start "
+                    "another run with --tag NAME"
                 )
             return
         stored = RunConfig.from_dict(read_json(self.config_file))

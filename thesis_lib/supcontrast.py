@@ -8,6 +8,7 @@ and ``head.*``, or ``fc.*`` of its cross-entropy baseline; with ``module.`` in f
 import argparse
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thesis_lib.checkpoints import is_whole_zip
 from thesis_lib.config import InputError, RunConfig
 
 NUMPY_CORES = ("core", "_core")
@@ -135,6 +137,8 @@ def _interpret(path: Path, content: Any) -> SupContrastCheckpoint:
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"there is no file {path}" if not path.exists() else f"{path} is no file")
+    if zipfile.is_zipfile(path) and not is_whole_zip(memoryview(path.read_bytes())):
+        raise InputError(f"{path} is damaged: zip's checksums of what lies in it are wrong")
     try:
         with torch.serialization.safe_globals(TRUSTED):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from thesis_lib import augment
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import InputError, RunConfig, first_few
 from thesis_lib.hardware import choose_precision
 from thesis_lib.loaders import Loader
 from thesis_lib.losses import SupConLoss
@@ -124,10 +124,9 @@ class _Watch:
         part = PARTS[int(self.parts.int().argmax())]
         numbers = [number for _, number in list(batches)[step - batches.start]]
         files = [loader.dataset.images.split.files[number] for number in numbers]
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         raise NotFiniteError(
             f"{part} is not finite in epoch {batches.epoch}, step {step + 1} of {len(batches)}, "
-            f"with {', '.join(map(repr, files[:3]))}{more}",
+            f"with {first_few(files)}",
             files,
         )
 
