@@ -16,6 +16,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from thesis_lib.config import RunConfig
+from thesis_lib.files import atomic_path
 from thesis_lib.receipts import has_receipt, receipt_file
 from thesis_lib.runs import relative_to_root, workbook_root
 
@@ -90,7 +91,8 @@ def execute_notebook(
             reason = "the notebook ended before its last cell, which confirms that all was done"
         if reason is None:
             failed.unlink(missing_ok=True)
-            os.replace(partial, executed)
+            with atomic_path(executed) as synced:
+                os.replace(partial, synced)
             return None
         if not partial.is_file():
             return reason

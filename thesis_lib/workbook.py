@@ -132,7 +132,8 @@ def check_grid(configs: Sequence[RunConfig]) -> None:
         needs = ("train", "test")
     open_dataset(configs[0].data, needs)
     for config in configs:
-        RunDirectory(config).check_config()
+        if not config.force:
+            RunDirectory(config).check_config()
         check(config)
     for notebook in (DATA_STATS, *run_notebooks(configs[0].data), THESIS_TABLES):
         shown_parameters(notebook_path(notebook))
