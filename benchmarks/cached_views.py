@@ -16,10 +16,10 @@ from thesis_lib.data import Split
 from thesis_lib.data_statistics import measure
 from thesis_lib.demo import write_digits
 from thesis_lib.features import extract_features, labels_of
+from thesis_lib.heads import train_heads
 from thesis_lib.images import open_images
 from thesis_lib.loaders import EpochBatches, Loader, RandomViews
 from thesis_lib.pretrain import create_model
-from thesis_lib.probe import train_heads
 from thesis_lib.training import create_optimizer, train_epoch
 
 SEEDS, HEAD_EPOCHS = 5, 100

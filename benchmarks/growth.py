@@ -23,9 +23,9 @@ from thesis_lib.data_statistics import measure
 from thesis_lib.features import extract_features, labels_of
 from thesis_lib.figures.axes import plain_log_ticks
 from thesis_lib.hardware import peak_memory_mib
+from thesis_lib.heads import train_heads
 from thesis_lib.images import Images
 from thesis_lib.models import create_backbone
-from thesis_lib.probe import train_heads
 from thesis_lib.splits import split_dataset
 
 SIZES = (1_000, 10_000, 47_000)

@@ -12,10 +12,10 @@ from benchmarks.training import MEAN, STD
 from thesis_lib import augment
 from thesis_lib.config import RunConfig
 from thesis_lib.features import extract_features, labels_of
+from thesis_lib.heads import train_heads
 from thesis_lib.images import Images
 from thesis_lib.loaders import FeatureViews
 from thesis_lib.models import create_backbone, linear_head
-from thesis_lib.probe import train_heads
 
 CHECKPOINTS, HEAD_EPOCHS = 9, 100
 CASES = (  # backbone, image size, images, cached views (0: the central one), goal

@@ -258,3 +258,21 @@ def test_worst_mistakes_are_wrong_and_surest_first():
     }
     assert worst_mistakes(predictions)["path"].tolist() == ["3", "5", "2"]
     assert len(worst_mistakes(predictions.iloc[[0, 3]])) == 0
+
+
+def test_intervals_cover_the_truth_in_about_95_of_100():
+    """Of a made-up classifier whose true metrics are known, over many test sets of it."""
+    random = np.random.default_rng(0)
+    shares = np.array([0.4, 0.25, 0.15, 0.12, 0.08])
+    rows = 0.82 * np.eye(5) + 0.18 * random.dirichlet(np.ones(5), size=5)
+    cells = shares[:, None] * rows  # of each pair of true and predicted class
+    truth = {name: float(value) for name, value in metrics_of_counts(cells).items()}
+    covered, sets = dict.fromkeys(METRICS, 0), 600
+    for number in range(sets):
+        counts = random.multinomial(800, cells.ravel()).reshape(5, 5)
+        intervals = bootstrap_intervals(counts, resamples=500, seed=number)
+        intervals["accuracy"] = wilson_interval(counts.trace(), 800)
+        for name, (low, high) in intervals.items():
+            covered[name] += low <= truth[name] <= high
+    for name in METRICS:
+        assert 0.925 <= covered[name] / sets <= 0.975, (name, covered[name] / sets)

@@ -71,6 +71,10 @@ def of_runs():
     runs = pd.DataFrame({"run": backbones.keys(), "backbone": backbones.values()})
     runs = runs.assign(batch_size=32, accuracy=0.95, low=0.94, high=0.96, published=0.951)
     sizes = pd.DataFrame({"split": ["train", "val"] * 4, "width": 8, "height": 8})
+    edges = np.arange(15) / 15
+    bins = {"low": edges, "high": edges + 1 / 15, "images": np.arange(15) ** 3}
+    bins["accuracy"] = np.where(np.arange(15) > 3, edges, np.nan)
+    reliability = pd.concat([pd.DataFrame({"temperature": t, **bins}) for t in (1, 25.68)])
     return {
         "pretraining": figures.pretraining(
             metrics, metrics["loss"], 25, 30, [10, 20, 30, 40], "C0", "SupCon loss"
@@ -90,6 +94,7 @@ def of_runs():
         "head_curves_one": figures.head_curves(curves[:5], 30),
         "head_learning_rates": figures.head_learning_rates(rates, 40),
         "runs_accuracy": figures.runs_accuracy(runs),
+        "reliability": figures.reliability(reliability, (0.0735, 0.0366)),
         "image_sizes": figures.image_sizes(sizes),
         "no_mistakes": figures.mistakes([], []),
     }

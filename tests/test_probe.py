@@ -13,16 +13,10 @@ from thesis_lib.augment import central_view, cut, draw, draw_crops
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import open_dataset, read_pixels
 from thesis_lib.features import extract_features, labels_of
+from thesis_lib.heads import best_row, train_heads
 from thesis_lib.images import Images
 from thesis_lib.models import create_backbone
-from thesis_lib.probe import (
-    best_curves,
-    best_row,
-    choose,
-    probe_checkpoints,
-    read_curves,
-    train_heads,
-)
+from thesis_lib.probe import best_curves, choose, probe_checkpoints, read_curves
 from thesis_lib.runs import RunDirectory
 
 

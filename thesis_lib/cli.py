@@ -252,14 +252,18 @@ def _find_run(options: argparse.Namespace) -> Any:
 
 
 def _probe(options: argparse.Namespace) -> int:
+    from thesis_lib.files import read_json
     from thesis_lib.probe import choose, probe_checkpoints
-    from thesis_lib.tables import percent
+    from thesis_lib.tables import percent_with_interval
 
     run = _find_run(options)
     chosen = choose(probe_checkpoints(run))
+    interval = chosen["val_accuracy_low"], chosen["val_accuracy_high"]
     print(
         f"{run.path.name}: chosen checkpoint {chosen['checkpoint']:.0f}, head epoch "
-        f"{chosen['head_epoch']:.0f}: validation accuracy {percent(chosen['val_accuracy'])} %"
+        f"{chosen['head_epoch']:.0f}: validation accuracy "
+        f"{percent_with_interval(chosen['val_accuracy'], interval)} %\n"
+        f"{read_json(run.selection_file)['against_last']}"
     )
     return 0
 

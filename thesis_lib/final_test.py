@@ -9,6 +9,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from thesis_lib.calibration import calibration, expected_calibration_error
 from thesis_lib.checkpoints import load_classifier
 from thesis_lib.config import InputError
 from thesis_lib.data import DataSet, open_dataset
@@ -30,9 +31,9 @@ def final_test(run: RunDirectory) -> dict:
 
     Reads ``selection.json``, ``head.pth``, the chosen checkpoint and the test images. Writes
     ``predictions.csv`` (path, true, predicted, confidence, then each class's probability),
-    ``embedding.csv`` (x, y, true, predicted) and, last, ``test.json``. Returns at once where
-    they were made from the same selection. A test of another choice before is kept in the
-    ``history`` of ``test.json``.
+    ``embedding.csv`` (x, y, true, predicted), ``calibration.csv`` and, last, ``test.json``.
+    Returns at once where they were made from the same selection. A test of another choice
+    before is kept in the ``history`` of ``test.json``.
 
     Returns:
         The content of ``test.json``: see
@@ -70,7 +71,8 @@ def _test(run: RunDirectory, dataset: DataSet, digest: str) -> dict:
             model.backbone, Images(test), run.config, head["mean"], head["std"], device
         )[0]
         with torch.inference_mode():
-            probabilities = model.head(features).softmax(1).numpy()  # (n, classes)
+            logits = model.head(features)
+        probabilities = logits.softmax(1).numpy()  # (n, classes)
 
         classes = np.array(head["classes"])
         predictions = pd.DataFrame(
@@ -88,6 +90,16 @@ def _test(run: RunDirectory, dataset: DataSet, digest: str) -> dict:
         result = classification_metrics(
             predictions["true"], predictions["predicted"], head["classes"]
         )
+        temperature = read_json(run.selection_file)["temperature"]
+        right = (predictions["true"] == predictions["predicted"]).to_numpy()
+        tables = calibration(logits, right, temperature)
+        write_csv(run.calibration_file, tables)
+        half = len(tables) // 2
+        result |= {
+            "temperature": temperature,
+            "calibration_error": expected_calibration_error(tables[:half]),
+            "calibration_error_scaled": expected_calibration_error(tables[half:]),
+        }
         absent = np.setdiff1d(np.arange(len(classes)), test.labels)
         result |= {
             "classes": head["classes"],

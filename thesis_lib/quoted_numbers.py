@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from thesis_lib.comparison import compare_runs
 from thesis_lib.evaluate import METRICS
 from thesis_lib.files import read_json, write_text
 from thesis_lib.runs import RunDirectory
@@ -67,4 +68,12 @@ def chapter_numbers(runs: Sequence[RunDirectory]) -> dict[str, str]:
                 numbers[f"{name} test {metric}"] = percent(test[metric])
                 numbers[f"{name} test {metric} low"] = percent(low)
                 numbers[f"{name} test {metric} high"] = percent(high)
+            numbers[f"{name} calibration error"] = percent(test["calibration_error"])
+            numbers[f"{name} scaled calibration error"] = percent(test["calibration_error_scaled"])
+    for pair in compare_runs(runs):
+        words = f"{pair.b} minus {pair.a}"
+        numbers[f"{words} accuracy"] = percent(pair.difference)
+        numbers[f"{words} accuracy low"] = percent(pair.low)
+        numbers[f"{words} accuracy high"] = percent(pair.high)
+        numbers[f"{words} p"] = f"{pair.p_holm:.3f}" if pair.p_holm >= 0.001 else "< 0.001"
     return numbers

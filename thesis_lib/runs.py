@@ -75,6 +75,7 @@ class RunDirectory:
         self.superseded_test_file = self.path / "test.superseded.json"
         self.predictions_file = self.path / "predictions.csv"
         self.embedding_file = self.path / "embedding.csv"
+        self.calibration_file = self.path / "calibration.csv"
         self.notebooks = self.path / "notebooks"
         self.figures = figures_folder(config.data_name) / config.run_name
 

@@ -17,6 +17,7 @@ from thesis_lib.figures.results import (
     embedding,
     mistakes,
     per_class_f1,
+    reliability,
     runs_accuracy,
 )
 from thesis_lib.figures.style import (
@@ -83,6 +84,7 @@ __all__ = [
     "mistakes",
     "per_class_f1",
     "pretraining",
+    "reliability",
     "run_color",
     "run_line_style",
     "runs_accuracy",

@@ -180,3 +180,33 @@ def runs_accuracy(table: pd.DataFrame) -> Figure:
     percent_ticks(axes.xaxis)
     axes.xaxis.grid(True, color="0.9", linewidth=0.5)
     return figure
+
+
+def reliability(table: pd.DataFrame, errors: Sequence[float]) -> Figure:
+    """Accuracy against confidence, as the classifier says and after temperature scaling.
+
+    table: columns temperature (two values, 1 first), low, high, images and accuracy (fractions,
+    NaN for an empty bin); errors: the expected calibration errors of both, fractions. Under each
+    the images of a bin.
+    """
+    panels = {"nrows": 2, "ncols": 2, "height_ratios": (3, 1), "sharex": True, "sharey": "row"}
+    figure, axes = subplots(95, **panels)
+    figure.get_layout_engine().set(wspace=0.08)  # "100 %" and "0 %" stand side by side
+    half = len(table) // 2
+    titles = ("as the classifier says", f"at temperature {table['temperature'].iloc[-1]:.2f}")
+    for column, (error, title) in enumerate(zip(errors, titles, strict=True)):
+        upper, lower = axes[:, column]
+        bins = table[column * half : (column + 1) * half]
+        middle, width = (bins["low"] + bins["high"]) / 2, bins["high"] - bins["low"]
+        upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8)
+        upper.bar(middle, bins["accuracy"].fillna(0), 0.94 * width, color=PALETTE[column])
+        upper.set(xlim=(0, 1), ylim=(0, 1), title=f"{title}\nerror {100 * error:.2f} points")
+        lower.bar(middle, bins["images"], 0.94 * width, color="0.5")
+        lower.set(xlabel="confidence", yscale="log")
+        lower.set_ylim(0.7, 1.5 * table["images"].max())
+        plain_log_ticks(lower.yaxis)
+        for axis in (upper.yaxis, lower.xaxis):
+            percent_ticks(axis)
+    axes[0, 0].set_ylabel("accuracy")
+    axes[1, 0].set_ylabel("images")
+    return figure

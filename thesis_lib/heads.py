@@ -1,0 +1,113 @@
+"""Linear heads on frozen features: for several learning rates trained in one pass."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.models import linear_head
+
+MOMENTUM = 0.9
+
+
+@torch.inference_mode()
+def train_heads(
+    train: Tensor,
+    train_labels: Tensor,
+    val: Tensor,
+    val_labels: Tensor,
+    classes: int,
+    config: RunConfig,
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """Train a linear head for each learning rate by SGD without weight decay, all in one pass.
+
+    All heads start from the same weights and see the same batches; each is validated after
+    every epoch. The gradient of a linear head is written out, which spares most of the time
+    that a step would take.
+
+    Args:
+        train: (views, n, d) features; epoch e learns from view e modulo views. Moved to the
+            device of the others a view at a time: all together may be more than it holds.
+        train_labels: (n,) whole numbers.
+        val: (m, d) features of the central views.
+        val_labels: (m,).
+        classes: how many.
+        config: the ``head_*`` settings and the seed.
+
+    Returns:
+        The weights of the head and head epoch with the highest validation accuracy (see
+        :func:`best_row`), and a row a head and epoch: head_epoch, train_loss,
+        val_accuracy (a fraction), head_learning_rate.
+
+    Raises:
+        InputError: where no head's loss stays finite.
+    """
+    views, n, width = train.shape
+    heads = len(config.head_learning_rates)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        first = linear_head(width, classes)
+    weight = first.weight.detach().repeat(heads, 1).to(val)  # (heads * classes, d)
+    bias = first.bias.detach().repeat(heads)[:, None].to(val)  # (heads * classes, 1)
+    weight_momentum, bias_momentum = torch.zeros_like(weight), torch.zeros_like(bias)
+    peaks = torch.tensor(config.head_learning_rates).repeat_interleave(classes)[:, None].to(val)
+    minus_one = -torch.ones((), device=val.device)
+    rows: list[dict[str, float]] = []
+    best: dict[str, float] | None = None
+    best_weights: dict[str, Tensor] = {}
+    for epoch in range(1, config.head_epochs + 1):
+        passed = sum(epoch > decay for decay in config.head_decay_epochs)
+        rates = peaks * config.head_decay_rate**passed
+        order = np.random.default_rng((config.seed, epoch)).permutation(n)
+        order = torch.from_numpy(order).to(val.device)
+        view = train[(epoch - 1) % views].to(val.device)
+        loss_sums = torch.zeros(heads, device=val.device)
+        for batch in order.split(config.head_batch_size):
+            features = view.index_select(0, batch)
+            labels = train_labels.index_select(0, batch).expand(heads, 1, -1)
+            log_p = _logits(features, weight, bias, heads).log_softmax(1)
+            loss_sums -= log_p.gather(1, labels).sum((1, 2))
+            # The gradient of cross-entropy: its softmax less 1 for the class, times the features.
+            error = log_p.exp_().scatter_add_(1, labels, minus_one.expand_as(labels)).flatten(0, 1)
+            weight_momentum.addmm_(error, features, beta=MOMENTUM, alpha=1 / len(batch))
+            bias_momentum.mul_(MOMENTUM).add_(error.mean(1, keepdim=True))
+            weight.addcmul_(rates, weight_momentum, value=-1)
+            bias.addcmul_(rates, bias_momentum, value=-1)
+        predicted = _logits(val, weight, bias, heads).max(1).indices  # (heads, m)
+        correct = (predicted == val_labels).sum(1).tolist()
+        losses = (loss_sums / n).tolist()
+        for head, rate in enumerate(config.head_learning_rates):
+            row = {
+                "head_epoch": epoch,
+                "train_loss": losses[head],
+                "val_accuracy": correct[head] / len(val_labels),
+                "head_learning_rate": rate,
+            }
+            rows.append(row)
+            if math.isfinite(losses[head]) and (best is None or best_row([best, row]) is row):
+                best, own = row, slice(head * classes, (head + 1) * classes)
+                chosen = {"weight": weight[own], "bias": bias[own, 0]}
+                best_weights = {name: value.cpu().clone() for name, value in chosen.items()}
+    if best is None:
+        raise InputError(
+            f"the linear head's loss is not finite with head_learning_rates "
+            f"{list(config.head_learning_rates)}; lower them"
+        )
+    return best_weights, rows
+
+
+def _logits(features: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
+    """All heads' logits by one product: (n, d) -> (heads, classes, n)."""
+    return torch.addmm(bias, weight, features.T).unflatten(0, (heads, -1))
+
+
+def best_row(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The row with the highest validation accuracy among those with a finite loss.
+
+    Of equal ones the earliest head epoch, as the thesis's table has it, then the first listed.
+    """
+    sound = [row for row in rows if math.isfinite(row["train_loss"])]
+    return max(sound, key=lambda row: (row["val_accuracy"], -row["head_epoch"]))
