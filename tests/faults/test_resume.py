@@ -324,9 +324,10 @@ def wait_for(process: subprocess.Popen, moment: str, run: RunDirectory, random_:
     if moment == "start":
         time.sleep(random_.uniform(0, 3))
         return
-    word = "probe" if moment == "mid-probe" else "train"
+    # An epoch that is done is saved: a life that is killed after it has made some progress.
+    words = ("probe",) if moment == "mid-probe" else ("epoch", "probe")
     for line in process.stdout:
-        if line.startswith(word):
+        if line.startswith(words):
             break
     if moment == "mid-save":
         deadline = time.monotonic() + random_.uniform(0.3, 1)
