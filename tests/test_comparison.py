@@ -106,6 +106,9 @@ def test_sentences_say_what_is_shown_and_no_more():
     unclear = compare("resnet50", "seresnext50", one, other)
     assert not unclear.is_shown
     assert "resnet50 and seresnext50: no difference shown; " in unclear.sentence
+    equal = compare("a", "b", one, one)
+    assert equal.sentence.startswith("a and b: no difference shown; both have as many right (95 %")
+    assert equal.sentence.endswith("p = 1.000")
 
 
 def test_many_pairs_make_a_difference_harder_to_show():

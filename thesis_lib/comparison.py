@@ -54,6 +54,11 @@ class Comparison:
         better, other = (self.b, self.a) if sign > 0 else (self.a, self.b)
         if self.is_shown:
             return f"{better} better than {other} by {size}, {p}"
+        if self.difference == 0:
+            return (
+                f"{self.a} and {self.b}: no difference shown; both have as many right "
+                f"(95 % interval {low:.2f} to {high:.2f} points), {p}"
+            )
         return f"{self.a} and {self.b}: no difference shown; {better} ahead by {size}, {p}"
 
 
