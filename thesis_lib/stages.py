@@ -36,14 +36,23 @@ def read_metrics(run: RunDirectory) -> list[dict[str, float]]:
     """``metrics.csv``, a row an epoch; empty before the first epoch's end.
 
     Of an imported run it has the imported epochs alone, and NaN for what nobody recorded.
+
+    Raises:
+        InputError: for a cell that is no number.
     """
     if not run.metrics_file.is_file():
         return []
     with open(run.metrics_file, newline="", encoding="utf-8") as file:
-        return [
-            {name: float(value or "nan") for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+        try:
+            return [
+                {name: float(value or "nan") for name, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{run.metrics_file} holds something else than numbers ({error}); remove it, and "
+                "`thesis pretrain` writes it again from the last checkpoint"
+            ) from None
 
 
 def trained_epochs(metrics: list[dict[str, float]]) -> int:

@@ -409,3 +409,14 @@ def test_small_files_are_whole_after_kills(tmp_path, faults):
         )
         whole += all(len(found) == 20_000 and len(set(found)) == 1 for found in (lines, numbers))
     faults("SIGKILL while tables and JSON are written", 10, whole)
+
+
+def test_spoilt_metrics_are_written_again_from_the_last_checkpoint(workbook, tiny_config):
+    run = pretrain(tiny_config)
+    whole = run.metrics_file.read_text()
+    run.metrics_file.write_text(whole.replace("3,", "x,", 1))
+    with pytest.raises(InputError, match=r"metrics\.csv holds something else than numbers"):
+        pretrain(tiny_config)
+    run.metrics_file.unlink()
+    pretrain(tiny_config)
+    assert run.metrics_file.read_text() == whole
