@@ -16,6 +16,7 @@ from thesis_lib.features import extract_features, labels_of
 from thesis_lib.heads import best_row, train_heads
 from thesis_lib.images import Images
 from thesis_lib.models import create_backbone
+from thesis_lib.pretrain import pretrain
 from thesis_lib.probe import best_curves, choose, probe_checkpoints, read_curves
 from thesis_lib.runs import RunDirectory
 
@@ -258,3 +259,15 @@ def test_features_are_those_of_a_plain_loop(workbook, tiny_config, views):
             with torch.inference_mode():
                 expected = backbone(normalize(to_tensor(image), mean, std)[None])[0]
             assert torch.allclose(features[view, number], expected, atol=1e-5)
+
+
+def test_selection_of_an_earlier_version_is_made_anew(workbook, tiny_config):
+    """It has no temperature, without which the final test cannot be made."""
+    run = pretrain(tiny_config)
+    probe_checkpoints(run)
+    selection = json.loads(run.selection_file.read_text())
+    run.selection_file.write_text(
+        json.dumps({k: v for k, v in selection.items() if k != "temperature"})
+    )
+    probe_checkpoints(run)
+    assert json.loads(run.selection_file.read_text()) == selection

@@ -37,6 +37,11 @@ def choose_precision(config: RunConfig, device: torch.device) -> torch.dtype:
     return getattr(torch, config.precision)
 
 
+def precision_name(config: RunConfig) -> str:
+    """:func:`choose_precision` on the run's device, as ``config.precision`` spells it."""
+    return str(choose_precision(config, choose_device(config))).removeprefix("torch.")
+
+
 def peak_memory_mib(device: torch.device) -> int:
     """Peak memory so far, MiB: reserved on the GPU, else resident in this process."""
     if device.type == "cuda":

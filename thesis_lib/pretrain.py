@@ -18,8 +18,8 @@ from thesis_lib.failures import plain_words
 from thesis_lib.files import sweep_partial, write_csv, write_json
 from thesis_lib.hardware import (
     choose_device,
-    choose_precision,
     peak_memory_mib,
+    precision_name,
     total_memory_mib,
 )
 from thesis_lib.images import Images, open_images
@@ -145,7 +145,7 @@ def _train(
             "data_fingerprint": dataset.fingerprint,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "memory_mib": total_memory_mib(device),
-            "precision": str(choose_precision(config, device)).removeprefix("torch."),
+            "precision": precision_name(config),
             "compile": config.compile,
             "cache": cache,
             "code": resume.CODE_VERSION,

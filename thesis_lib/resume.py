@@ -18,22 +18,15 @@ from thesis_lib import checkpoints
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
 from thesis_lib.data import DataSet
 from thesis_lib.files import atomic_path, read_json, write_json
-from thesis_lib.hardware import choose_device, choose_precision
+from thesis_lib.hardware import precision_name
 from thesis_lib.runs import RunDirectory, relative_to_root
 
 # What decides the bits of a training.
 CODE = (
-    "augment",
-    "data",
-    "images",
-    "loaders",
-    "losses",
-    "models",
-    "pretrain",
-    "schedule",
-    "training",
+    *("augment", "data", "data_statistics", "images", "loaders", "losses", "models", "pretrain"),
+    *("resume", "schedule", "splits", "training"),
 )
-LIBRARIES = ("torch", "torchvision", "timm")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 STARTS = 5  # lives without progress, after which a run stops
 
 
@@ -80,7 +73,7 @@ def content(
         "mean": list(mean),
         "std": list(std),
         "code": CODE_VERSION,
-        "precision": _precision(config),
+        "precision": precision_name(config),
         "metrics": rows,
         "position": vars(position),
         "model": model.state_dict(),
@@ -93,10 +86,6 @@ PARTS = (
     *("position", "model", "optimizer"),
 )
 NEEDED = ("config", "data_fingerprint", "classes", "mean", "std", "metrics", "position", "model")
-
-
-def _precision(config: RunConfig) -> str:
-    return str(choose_precision(config, choose_device(config))).removeprefix("torch.")
 
 
 def save_rolling(run: RunDirectory, checkpoint: dict[str, Any]) -> None:
@@ -219,8 +208,8 @@ def _differences(
     for name, value in now.items():
         if checkpoint[name] != value:
             yield f"{name} was {checkpoint[name]}, now {value}"
-    if checkpoint.get("precision") not in (None, _precision(config)):
-        yield f"precision was {checkpoint['precision']}, now {_precision(config)}"
+    if checkpoint.get("precision") not in (None, precision_name(config)):
+        yield f"precision was {checkpoint['precision']}, now {precision_name(config)}"
     for name, version in (checkpoint.get("code") or {}).items():  # None: another program's
         if version != CODE_VERSION.get(name):
             yield f"the code of {name} was {version}, now {CODE_VERSION.get(name)}"

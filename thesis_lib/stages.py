@@ -96,7 +96,9 @@ def is_probed(run: RunDirectory) -> bool:
     files = (run.selection_file, run.probe_file, run.probe_curves_file, run.head_file)
     if not is_pretrained(run) or not all(file.is_file() for file in files):
         return False
-    return read_json(run.selection_file)["inputs"] == probe_inputs(run)
+    selection = read_json(run.selection_file)
+    # Selections of earlier versions lack the temperature, which the final test needs.
+    return selection["inputs"] == probe_inputs(run) and "temperature" in selection
 
 
 def selection_digest(run: RunDirectory) -> str:
@@ -115,7 +117,7 @@ def selection_digest(run: RunDirectory) -> str:
 def is_tested(run: RunDirectory) -> bool:
     """Whether ``test.json`` was made from the selection that is on disk."""
     files = (run.selection_file, run.test_file, run.predictions_file, run.embedding_file)
-    if not all(file.is_file() for file in files):
+    if not all(file.is_file() for file in (*files, run.calibration_file)):
         return False
     return read_json(run.test_file)["selection"] == selection_digest(run)
 

@@ -197,6 +197,7 @@ DIFFERENCES = {
     "data": ({"data_fingerprint": "0123456789abcdef"}, "the files of data/tiny were 0123456789abc"),
     "code": ({"code": {"thesis_lib": "0123"}}, "the code of thesis_lib was 0123, now "),
     "library": ({"code": {"torch": "1.0"}}, "the code of torch was 1.0, now "),
+    "numbers": ({"code": {"numpy": "1.0"}}, r"the code of numpy was 1\.0, now \d"),
     "precision": ({"precision": "bfloat16"}, "precision was bfloat16, now float32"),
     "mean": ({"mean": [0.5, 0.5, 0.5]}, r"mean was \[0\.5, 0\.5, 0\.5\], now \["),
 }
