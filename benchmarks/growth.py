@@ -89,7 +89,7 @@ def growth(rounds: int, device: torch.device) -> Iterator[Result]:
         for stage, measured in json.loads(run.stdout.splitlines()[-1]).items():
             rows.append({"images": images, "stage": stage, **measured})
     table = pd.DataFrame(rows)
-    figures.save(_plot(table), PLOT)
+    figures.save(_plot(table), PLOT, {"line": "measured by benchmarks/growth.py"})
     for stage, of_stage in table.groupby("stage", sort=False):
         per_image = (1e6 * of_stage["seconds"] / of_stage["images"]).tolist()
         peaks = " / ".join(f"{peak:,.0f}" for peak in of_stage["peak_mib"])

@@ -114,6 +114,8 @@ BAD = [
     ("precision", "float16"),
     ("compile", 1),
     ("cache", "ram"),
+    ("duplicate_distance", 65),
+    ("group_by", "DYB-("),
     ("text_width", 0),
 ]
 

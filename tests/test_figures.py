@@ -18,6 +18,7 @@ from matplotlib.text import Text
 
 from thesis_lib import figures
 
+SOURCE = {"line": "data set digits (fingerprint 0123); runs: none; code: abc", "part": "data"}
 FEW = ["Actinoptychus", "Bacillariophyceae", "Chaetoceros", "Ditylum", "Odontella", "Rhizosolenia"]
 MANY = [f"{i:03d}_Megalopa larva_Phase {i % 3}_Type {chr(65 + i % 26)}" for i in range(1, 88)]
 HOSTILE = ["$x$ and $y", "a_b^{2}", "R&D 100%", "Ωμέγα", "中文", "日本語", "\\alpha # ~", "x" * 90]
@@ -28,6 +29,15 @@ def style():
     figures.set_style()  # also after pytest has put back its own warning filters
     yield
     figures.set_style()
+
+
+def pairs_of(images, classes, others):
+    """Each image beside the next, with a caption as of thesis_lib.leakage."""
+    captions = [
+        f"near-duplicate, 2 of 64 bits\ntest: {a}\ntrain: {b}"
+        for a, b in zip(classes, others, strict=True)
+    ][: len(images)]
+    return list(zip(images, images[1:] + images[:1], captions, strict=True))
 
 
 def of_classes(classes):
@@ -51,6 +61,7 @@ def of_classes(classes):
         "confusion_matrix_shares": figures.confusion_matrix(matrix, classes, normalize=True),
         "embedding": figures.embedding(points, classes),
         "mistakes": figures.mistakes(images, captions),
+        "leaking_pairs": figures.leaking_pairs(pairs_of(images, true, wrong)),
         "per_class_f1": figures.per_class_f1(f1),
     }
 
@@ -97,6 +108,7 @@ def of_runs():
         "reliability": figures.reliability(reliability, (0.0735, 0.0366)),
         "image_sizes": figures.image_sizes(sizes),
         "no_mistakes": figures.mistakes([], []),
+        "no_leaking_pairs": figures.leaking_pairs([]),
     }
 
 
@@ -130,7 +142,7 @@ def pixel_width(path):
 
 def test_saved_width_is_the_text_width(tmp_path):
     figures.set_style(text_width=120)
-    png = figures.save(figures.mistakes([], []), tmp_path / "plot")[1]
+    png = figures.save(figures.mistakes([], []), tmp_path / "plot", SOURCE)[1]
     assert pixel_width(png) / plt.rcParams["savefig.dpi"] * 25.4 == pytest.approx(120, rel=0.01)
     assert plt.rcParams["savefig.dpi"] >= 200
 
@@ -155,22 +167,24 @@ def test_every_figure_has_the_text_width_and_fits_a_page(drawn):
 
 def test_pdf_embeds_truetype_and_is_the_same_on_every_save(drawn, tmp_path):
     figure = drawn["class_counts-few"]
-    first = figures.save(figure, tmp_path / "a")[0].read_bytes()
+    first = figures.save(figure, tmp_path / "a", SOURCE)[0].read_bytes()
     time.sleep(1.1)  # so that a time stamp would differ
-    second = figures.save(figure, tmp_path / "b")[0].read_bytes()
+    second = figures.save(figure, tmp_path / "b", SOURCE)[0].read_bytes()
     assert first == second
     assert b"/FontFile2" in first  # TrueType; Type 3 has no font file
     assert b"/Type3" not in first
 
 
 def test_save_makes_folders_and_keeps_dots_in_names(drawn, tmp_path):
-    written = figures.save(drawn["no_mistakes"], tmp_path / "a" / "b" / "sp.B-0.5")
+    written = figures.save(drawn["no_mistakes"], tmp_path / "a" / "b" / "sp.B-0.5", SOURCE)
     assert [path.name for path in written] == ["sp.B-0.5.pdf", "sp.B-0.5.png"]
     assert sorted(written[0].parent.iterdir()) == sorted(written)
 
 
 def test_a_failed_save_leaves_the_old_files_and_no_strays(drawn, tmp_path, monkeypatch):
-    old = [path.read_bytes() for path in figures.save(drawn["no_mistakes"], tmp_path / "plot")]
+    old = [
+        path.read_bytes() for path in figures.save(drawn["no_mistakes"], tmp_path / "plot", SOURCE)
+    ]
     figure, real = figures.mistakes([], []), matplotlib.figure.Figure.savefig
     figure.text(0, 0, "new")
 
@@ -181,7 +195,7 @@ def test_a_failed_save_leaves_the_old_files_and_no_strays(drawn, tmp_path, monke
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fails_on_png)
     with pytest.raises(OSError, match="disk full"):
-        figures.save(figure, tmp_path / "plot")
+        figures.save(figure, tmp_path / "plot", SOURCE)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["plot.pdf", "plot.png"]
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == old
 
@@ -234,7 +248,7 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         for figure in of_classes(HOSTILE).values():
             figure.draw_without_rendering()
-        figures.save(figure, tmp_path / "hostile")
+        figures.save(figure, tmp_path / "hostile", SOURCE)
     figure = figures.class_counts(pd.DataFrame({"train": range(8)}, HOSTILE))
     shown = {text.get_text(): text for text, _ in texts(figure)}
     assert set(HOSTILE[:7]) <= set(shown)
@@ -245,7 +259,9 @@ def test_missing_glyphs_do_not_warn(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         figures.set_style()
-        figures.save(figures.class_counts(pd.DataFrame({"train": [3]}, ["中文"])), tmp_path / "a")
+        figures.save(
+            figures.class_counts(pd.DataFrame({"train": [3]}, ["中文"])), tmp_path / "a", SOURCE
+        )
     assert not caught
 
 
@@ -339,6 +355,29 @@ def test_no_mistakes_says_so(drawn):
     assert [text.get_text() for text, _ in texts(drawn["no_mistakes"])] == ["no mistakes"]
 
 
+def test_no_leaks_says_so(drawn):
+    assert [text.get_text() for text, _ in texts(drawn["no_leaking_pairs"])] == ["no leaks found"]
+
+
+def test_leaking_pairs_stand_side_by_side_over_their_caption(drawn):
+    figure = drawn["leaking_pairs-few"]
+    canvas, captions = figure.axes[0], [text.get_text() for text, _ in texts(figure)]
+    assert len(canvas.images) == 24 and len(captions) == 12
+    assert all("near-duplicate, 2 of 64 bits\ntest: " in caption for caption in captions)
+    assert all("\ntrain: " in caption for caption in captions)
+    for left, right in zip(canvas.images[::2], canvas.images[1::2], strict=True):
+        assert left.get_extent()[1] < right.get_extent()[0]
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_any_number_of_leaking_pairs_fits_a_page(n):
+    images = [np.full((9, 300), 7, dtype=np.uint8)[..., None].repeat(3, axis=2)] * n
+    figure = figures.leaking_pairs(pairs_of(images, np.resize(MANY, n), np.resize(HOSTILE, n)))
+    assert figure.get_size_inches()[1] * 25.4 <= 240
+    for _, extent in texts(figure):
+        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1
+
+
 def test_captions_keep_their_confidence(drawn):
     captions = [text.get_text() for text, _ in texts(drawn["mistakes-many"])]
     assert len(captions) == 12
@@ -360,5 +399,7 @@ def test_pyplot_holds_no_figure(drawn):
 def test_many_points_make_a_small_pdf(tmp_path):
     rng = np.random.default_rng(0)
     sizes = pd.DataFrame(rng.integers(30, 2000, (47_000, 2)), columns=["width", "height"])
-    pdf = figures.save(figures.image_sizes(sizes.assign(split="train")), tmp_path / "sizes")[0]
+    pdf = figures.save(
+        figures.image_sizes(sizes.assign(split="train")), tmp_path / "sizes", SOURCE
+    )[0]
     assert pdf.stat().st_size < 500_000

@@ -99,3 +99,13 @@ def test_predictions_with_numbers_as_classes_stay_text(tmp_path, probed):
     table.to_csv(probed.predictions_file, index=False)
     row = read_predictions(probed).iloc[0]
     assert (row["true"], row["predicted"]) == ("007", "NA")
+
+
+def test_of_many_images_some_are_laid_out(monkeypatch):
+    monkeypatch.setattr(module, "MOST_EMBEDDED", 5)
+    predictions = pd.DataFrame({"true": list("abcdefgh"), "predicted": list("bbcdefgh")})
+    table = module.embedding_table(np.eye(8, dtype=np.float32), predictions, seed=1)
+    assert len(table) == 5 and table["true"].is_monotonic_increasing and table["true"].is_unique
+    monkeypatch.setattr(module, "MOST_EMBEDDED", 8)
+    table = module.embedding_table(np.eye(8, dtype=np.float32), predictions, seed=1)
+    pd.testing.assert_frame_equal(table[["true", "predicted"]], predictions)

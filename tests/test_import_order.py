@@ -14,16 +14,17 @@ PACKAGE = Path(thesis_lib.__file__).parent
 LAYERS = [
     {"__init__"},
     {"coercion", "config", "losses", "models", "progress", "hardware", "schedule"},
-    {"files", "locks", "interruption", "failures", "parameters"},
-    {"runs", "splits", "archive_members", "archives", "augment"},
+    {"files", "locks", "interruption", "failures", "parameters", "latex"},
+    {"runs", "splits", "grouped_split", "archive_members", "archives", "augment"},
     {"stages", "data", "manifests"},
-    {"data_statistics", "images", "loaders", "checkpoints", "supcontrast"},
+    {"data_statistics", "image_hashes", "images", "loaders", "checkpoints", "supcontrast"},
     {"plateau", "resume", "training"},
     {"pretrain", "features", "heads", "calibration"},
-    {"probe", "evaluate", "comparison", "final_test", "import_run", "export"},
-    {"figures", "tables", "quoted_numbers"},
-    {"receipts"},
-    {"execution", "workbook", "status", "demo", "options", "cli", "__main__"},
+    {"probe", "evaluate", "leakage", "comparison", "final_test", "import_run", "export"},
+    {"figures", "published_results", "results", "table_files"},
+    {"tables", "quoted_numbers", "captions", "catalogue"},
+    {"receipts", "chapter", "verify"},
+    {"execution", "workbook", "status", "demo", "options", "report", "commands", "cli", "__main__"},
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 TRAINING = {room for number, rooms in enumerate(LAYERS) for room in rooms if number < 9}

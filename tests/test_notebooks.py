@@ -58,7 +58,7 @@ class TestEachNotebook:
             source = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
                 text = source
-            elif "figures.save" in source:
+            elif "save_figure(" in source:
                 assert "." in text, source
 
     def test_last_cell_confirms_that_it_was_reached(self, path):

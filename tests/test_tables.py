@@ -1,20 +1,21 @@
 import json
 import re
-import shutil
-import subprocess
 
-import pandas as pd
 import pytest
 
 from thesis_lib import quoted_numbers, tables
+from thesis_lib.comparison import Comparison
 from thesis_lib.final_test import final_test
 from thesis_lib.pretrain import pretrain
 from thesis_lib.probe import probe_checkpoints
-from thesis_lib.runs import find_runs
-
-HOSTILE = pd.DataFrame(
-    {"class": ["a_b & c", "50 % #1", "{x}~y^z\\", "012_Acartia sp.B", "a|b"], "f1": [0.5] * 5}
+from thesis_lib.published_results import (
+    published_probe_table,
+    published_table,
+    reproduced_table,
+    reproduces_dyb,
 )
+from thesis_lib.results import results_of_runs
+from thesis_lib.runs import find_runs
 
 
 @pytest.fixture
@@ -25,30 +26,6 @@ def tested(workbook, tiny_config):
         probe_checkpoints(run)
         final_test(run)
     return find_runs("tiny")
-
-
-def test_table_is_written_in_three_forms(tmp_path):
-    paths = tables.write_table(HOSTILE, tmp_path / "t", "Hostile & names.")
-    assert [path.suffix for path in paths] == [".csv", ".md", ".tex"]
-    pd.testing.assert_frame_equal(pd.read_csv(paths[0]), HOSTILE)
-    assert r"a\|b" in paths[1].read_text()
-    latex = paths[2].read_text()
-    for needed in (r"\toprule", r"\midrule", r"\bottomrule", r"a\_b \& c", r"50 \% \#1"):
-        assert needed in latex
-    assert r"\label{tab:t}" in latex and r"\caption{Hostile \& names.}" in latex
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-def test_latex_compiles(tmp_path):
-    tables.write_table(HOSTILE, tmp_path / "t", "Hostile & names.")
-    quoted_numbers.write_numbers({"run bs64 accuracy": "97.45"}, tmp_path / "numbers.tex")
-    (tmp_path / "main.tex").write_text(
-        r"\documentclass{article}\usepackage{booktabs}\input{numbers}\begin{document}"
-        r"\input{t}\RunBsSixFourAccuracy\end{document}"
-    )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:]
 
 
 @pytest.mark.parametrize(
@@ -84,42 +61,61 @@ def test_test_and_cost_tables_have_a_row_a_run(tested):
     assert test["run"].tolist() == cost["run"].tolist() == [run.path.name for run in tested]
     assert test["accuracy"].str.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)").all()
     assert cost["epochs"].tolist() == [4, 4]
+    choices = tables.choices_table(tested)
+    assert choices["run"].tolist() == test["run"].tolist()
+    assert choices["choices tested"].tolist() == [1, 1]
+
+
+def pair(a: str, b: str, difference: float, p_holm: float) -> Comparison:
+    return Comparison(a, b, 50, 5, 10, 5, difference, 0.0, 0.0, p_holm, p_holm)
+
+
+def test_a_run_is_the_best_where_it_is_shown_to_beat_every_other_one():
+    one, other, third = (
+        pair("a", "b", 0.1, 0.01),
+        pair("a", "c", -0.1, 0.01),
+        pair("b", "c", -0.2, 0.01),
+    )
+    assert tables.shown_best([one, other, third]) == "b"
+    assert tables.shown_best([one, other, pair("b", "c", -0.2, 0.06)]) is None
+    assert tables.shown_best([pair("a", "b", -0.1, 0.04)]) == "a"
+    assert tables.shown_best([]) is None
 
 
 def test_numbers_have_a_macro_each(tested, tmp_path):
-    path = quoted_numbers.write_numbers(
-        quoted_numbers.chapter_numbers(tested), tmp_path / "numbers.tex"
-    )
+    results = results_of_runs(tested[0].config)
+    numbers = quoted_numbers.chapter_numbers(results)
+    path = quoted_numbers.write_numbers(numbers, tmp_path / "numbers.tex", results.source)
     names = re.findall(r"\\newcommand\{\\([A-Za-z]+)\}", path.read_text())
-    assert len(names) == len(set(names)) == len(quoted_numbers.chapter_numbers(tested))
+    assert len(names) == len(set(names)) == len(numbers)
     assert "LenetFiveBsEightSeedFourTwoTestAccuracy" in names
 
 
-def test_two_numbers_with_one_macro_are_refused(tmp_path):
+def test_two_numbers_with_one_macro_are_refused():
     with pytest.raises(ValueError, match="two numbers would be"):
-        quoted_numbers.write_numbers({"a-b": "1", "a_b": "2"}, tmp_path / "numbers.tex")
+        quoted_numbers.numbers_text({"a-b": "1", "a_b": "2"})
 
 
 def test_published_values_only_beside_dyb(tested):
-    assert not tables.reproduces_dyb(tested)
+    assert not reproduces_dyb(tested)
     assert "published" not in tables.accuracy_table(tested)
     run = tested[0]
-    names = tables.published_table("classes")["class"].tolist()
+    names = published_table("classes")["class"].tolist()
     result = json.loads(run.test_file.read_text())
     run.test_file.write_text(json.dumps(result | {"classes": names}))
-    assert tables.reproduces_dyb(tested)
+    assert reproduces_dyb(tested)
     assert "published" in tables.accuracy_table(tested)
 
 
 def test_published_tables_hold_the_published_values(tested):
-    probe = tables.published_probe_table().set_index("checkpoint")
+    probe = published_probe_table().set_index("checkpoint")
     assert probe.index[0] == "last" and probe.index[1] == "1000" and probe.index[-1] == "700"
     assert probe.loc["900", "resnet50-bs32 (published)"] == "95.23 / 52"
-    table = tables.reproduced_table(tested)
+    table = reproduced_table(tested)
     published = table[table["source"] == "published"]
     assert published["accuracy"].tolist() == [95.10, 94.86, 95.30]
     assert (table["source"] != "published").sum() == 2
-    assert len(tables.published_table("classes")) == 87
+    assert len(published_table("classes")) == 87
 
 
 def test_unfinished_runs_are_left_out(workbook, tiny_config):

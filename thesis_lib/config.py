@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -11,7 +12,7 @@ from typing import Any
 from thesis_lib.coercion import REFUSED, coerce, describe
 
 # A field's stage says what follows when it changes: another backbone (pretrain), another
-# head for the same backbone (probe), or nothing but where and how fast it runs (machine).
+# head for the same backbone (probe), or nothing but where it runs and what is shown (machine).
 IDENTITY, PRETRAIN, PROBE, MACHINE = "identity", "pretrain", "probe", "machine"
 # method -> the name of its loss
 METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
@@ -50,6 +51,15 @@ def first_few(names: Sequence[str]) -> str:
     """``'a', 'b', 'c' and 5 more``."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(repr, names[:3])) + more
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def _setting(default: Any, stage: str, help: str) -> Any:
@@ -160,6 +170,12 @@ class RunConfig:
         "decoded images: none, memory, disk, or auto: memory where they take up to 256 MiB",
     )
     text_width: float = _setting(160.0, MACHINE, "width of the thesis's text block, mm")
+    duplicate_distance: int = _setting(
+        2, MACHINE, "images whose perceptual hashes differ in up to so many of 64 bits are alike"
+    )
+    group_by: str = _setting(
+        "", MACHINE, "pattern whose group in a file's name tells what belongs together"
+    )
 
     def __post_init__(self) -> None:
         for name, annotation in typing.get_type_hints(type(self)).items():
@@ -213,6 +229,8 @@ class RunConfig:
         for name in ("weight_decay", "warmup_from", "rolling_minutes"):
             value = getattr(self, name)
             yield name, value >= 0 and math.isfinite(value), "0 or more"
+        yield "duplicate_distance", 0 <= self.duplicate_distance <= 64, "from 0 to 64 bits"
+        yield "group_by", is_pattern(self.group_by), "a regular expression, or empty"
         last = self.probe_from is None or self.probe_from <= self.epochs
         yield "probe_from", last, f"at most epochs ({self.epochs})"
         yield "momentum", 0 <= self.momentum < 1, "from 0 to below 1"

@@ -25,6 +25,8 @@ from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_probed, is_tested, selection_digest, stage
 
+MOST_EMBEDDED = 10_000
+
 
 def final_test(run: RunDirectory) -> dict:
     """Classify the test set with the chosen checkpoint and head.
@@ -85,8 +87,8 @@ def _test(run: RunDirectory, dataset: DataSet, digest: str) -> dict:
         )
         columns = pd.DataFrame(probabilities, columns=classes)
         write_csv(run.predictions_file, pd.concat((predictions, columns), axis=1).round(6))
-        points = pd.DataFrame(embed(features.numpy(), run.config.seed), columns=["x", "y"])
-        write_csv(run.embedding_file, points.join(predictions[["true", "predicted"]]).round(4))
+        embedding = embedding_table(features.numpy(), predictions, run.config.seed)
+        write_csv(run.embedding_file, embedding)
         result = classification_metrics(
             predictions["true"], predictions["predicted"], head["classes"]
         )
@@ -131,12 +133,24 @@ def read_predictions(run: RunDirectory) -> pd.DataFrame:
 
 
 def read_embedding(run: RunDirectory) -> pd.DataFrame:
-    """``embedding.csv``: x, y, true, predicted, a row a test image."""
+    """``embedding.csv``: x, y, true, predicted, a row a test image of up to MOST_EMBEDDED."""
     return _read(run.embedding_file, ("true", "predicted"))
 
 
 def _read(file: Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
     return pd.read_csv(file, dtype=dict.fromkeys(text_columns, str), keep_default_na=False)
+
+
+def embedding_table(features: np.ndarray, predictions: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Features (n, d) on a plane: x, y, true, predicted, a row an image.
+
+    Of more than MOST_EMBEDDED images as many are drawn: nobody could see more, and t-SNE's time
+    grows faster than their number.
+    """
+    random = np.random.default_rng(seed)
+    chosen = np.sort(random.permutation(len(features))[:MOST_EMBEDDED])
+    points = pd.DataFrame(embed(features[chosen], seed), columns=["x", "y"]).round(4)
+    return points.join(predictions[["true", "predicted"]].iloc[chosen].reset_index(drop=True))
 
 
 def embed(features: np.ndarray, seed: int) -> np.ndarray:

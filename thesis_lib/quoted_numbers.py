@@ -1,17 +1,17 @@
 """Every number that a chapter quotes, as a LaTeX macro: numbers.tex."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from thesis_lib.comparison import compare_runs
 from thesis_lib.evaluate import METRICS
 from thesis_lib.files import read_json, write_text
-from thesis_lib.runs import RunDirectory
+from thesis_lib.latex import comment, escape_latex
+from thesis_lib.results import Results
 from thesis_lib.stages import is_pretrained, is_tested, read_metrics
-from thesis_lib.tables import elapsed_words, escape_latex, is_measured, percent
+from thesis_lib.tables import elapsed_words, is_measured, percent
 
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
@@ -24,8 +24,15 @@ def macro_name(*words: str) -> str:
     return "".join(word[0].upper() + word[1:] for word in letters.split())
 
 
-def write_numbers(numbers: Mapping[str, str], path: Path) -> Path:
-    r"""Write ``numbers.tex``: ``\newcommand{\name}{value}`` for each number of the text.
+def write_numbers(numbers: Mapping[str, str], path: Path, source: Mapping[str, Any]) -> Path:
+    """Write ``numbers.tex``, with a line of what it was made from, ``source["line"]``."""
+    head = comment("written by notebook 06; not to be edited") + comment(source["line"])
+    write_text(path, head + numbers_text(numbers))
+    return path
+
+
+def numbers_text(numbers: Mapping[str, str]) -> str:
+    r"""``\newcommand{\name}{value}`` for each number of the text.
 
     Raises:
         ValueError: where two numbers would get the same macro.
@@ -36,15 +43,14 @@ def write_numbers(numbers: Mapping[str, str], path: Path) -> Path:
         if name in macros:
             raise ValueError(f"two numbers would be \\{name}; the second is {words!r}")
         macros[name] = value
-    lines = [f"\\newcommand{{\\{name}}}{{{escape_latex(v)}}}" for name, v in macros.items()]
-    write_text(path, "% Written by notebook 06; not to be edited.\n" + "\n".join(lines) + "\n")
-    return path
+    lines = [f"\\newcommand{{\\{name}}}{{{escape_latex(v)}}}\n" for name, v in macros.items()]
+    return "".join(lines)
 
 
-def chapter_numbers(runs: Sequence[RunDirectory]) -> dict[str, str]:
+def chapter_numbers(results: Results) -> dict[str, str]:
     """Every number that a results chapter quotes: words that name it -> its value, as text."""
     numbers: dict[str, Any] = {}
-    for run in runs:
+    for run in results.runs:
         name = run.path.name
         if is_pretrained(run):
             numbers[f"{name} epochs"] = str(run.config.epochs)
@@ -70,7 +76,7 @@ def chapter_numbers(runs: Sequence[RunDirectory]) -> dict[str, str]:
                 numbers[f"{name} test {metric} high"] = percent(high)
             numbers[f"{name} calibration error"] = percent(test["calibration_error"])
             numbers[f"{name} scaled calibration error"] = percent(test["calibration_error_scaled"])
-    for pair in compare_runs(runs):
+    for pair in results.pairs:
         words = f"{pair.b} minus {pair.a}"
         numbers[f"{words} accuracy"] = percent(pair.difference)
         numbers[f"{words} accuracy low"] = percent(pair.low)

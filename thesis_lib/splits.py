@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from thesis_lib.config import InputError, nearest
+from thesis_lib.grouped_split import group_of, split_groups
 from thesis_lib.progress import bar
 
 IMAGE_SUFFIXES = frozenset(
@@ -101,19 +102,25 @@ def split_dataset(
     min_images: int | None = None,
     exclude: Sequence[str] = (),
     copy: bool = False,
+    group_by: str | None = None,
 ) -> dict[str, int]:
     """Split a folder of class folders into ``destination/{train,val,test}/<class>/``.
 
     Files are hard links where the file system allows it and ``copy`` is not asked for, else
-    copies. ``destination/manifest.csv`` lists split, class, file, bytes and sha256. The split
-    appears whole or not at all: it is built beside its place and renamed.
+    copies. ``destination/manifest.csv`` lists split, class, file, bytes and sha256, and with
+    ``group_by`` also group, which is empty for a file of none. The split appears whole or not at
+    all: it is built beside its place and renamed.
+
+    ``group_by`` is a regular expression that tells the group of a file, see ``group_of``: all
+    images of a group go to one part, as ``split_groups`` says.
 
     Returns:
         The classes left out by ``min_images`` and their numbers of images.
 
     Raises:
         InputError: for a missing or unsuitable source, a destination that is there already,
-            an unknown class to exclude, or a class too small for the recipe.
+            an unknown class to exclude, a class too small for the recipe, or groups that
+            ``split_groups`` refuses.
     """
     if recipe not in RECIPES:
         raise InputError(f"recipe {recipe!r} is unknown; it is one of {', '.join(RECIPES)}")
@@ -121,8 +128,11 @@ def split_dataset(
         raise InputError(f"seed must be from 0 to 4294967295, not {seed}")
     check_places(source, destination)
     files, left_out = _files_by_class(source, recipe, min_images, exclude)
-    plan = {name: split_files(found, recipe, seed) for name, found in files.items()}
-    write_split(source, destination, plan, copy)
+    if group_by is None:
+        plan = {name: split_files(found, recipe, seed) for name, found in files.items()}
+    else:
+        plan = split_groups(files, group_by, recipe, seed)
+    write_split(source, destination, plan, copy, group_by)
     return left_out
 
 
@@ -176,14 +186,18 @@ def _files_by_class(
 
 
 def write_split(
-    source: Path, destination: Path, plan: dict[str, dict[str, list[str]]], copy: bool
+    source: Path,
+    destination: Path,
+    plan: dict[str, dict[str, list[str]]],
+    copy: bool,
+    group_by: str | None = None,
 ) -> None:
     """Write ``destination`` as ``plan`` says, class -> part -> files: whole or not at all."""
     sweep_beside(destination)
     partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # a killed process may have had the same number
     try:
-        _write_files(source, partial, plan, copy)
+        _write_files(source, partial, plan, copy, group_by)
         if destination.exists():  # an empty folder: check_places has made sure
             destination.rmdir()
         partial.rename(destination)
@@ -201,7 +215,11 @@ def sweep_beside(destination: Path) -> None:
 
 
 def _write_files(
-    source: Path, folder: Path, plan: dict[str, dict[str, list[str]]], copy: bool
+    source: Path,
+    folder: Path,
+    plan: dict[str, dict[str, list[str]]],
+    copy: bool,
+    group_by: str | None,
 ) -> None:
     folder.mkdir(parents=True)
     total = sum(len(part) for parts in plan.values() for part in parts.values())
@@ -210,13 +228,15 @@ def _write_files(
         bar(total=total, desc="split", unit="image") as progress,
     ):
         rows = csv.writer(manifest, lineterminator="\n")
-        rows.writerow(("split", "class", "file", "bytes", "sha256"))
+        columns = ("split", "class", "file", "bytes", "sha256")
+        rows.writerow(columns if group_by is None else (*columns, "group"))
         for name, parts in plan.items():
             for split, part in parts.items():
                 for file in sorted(part):
                     target = folder / split / name / file
                     size, digest = _place(source / name / file, target, copy)
-                    rows.writerow((split, name, file, size, digest))
+                    group = () if group_by is None else (group_of(group_by, file) or "",)
+                    rows.writerow((split, name, file, size, digest, *group))
                     progress.update()
 
 

@@ -192,7 +192,7 @@ def provenance() -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": os.environ.get("THESIS_COMMAND", " ".join(sys.argv)),
-        "git_commit": _git_commit(),
+        "git_commit": code_commit(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in ("thesis-workbook", *packages)},
         "hardware": {
@@ -204,7 +204,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _git_commit() -> str | None:
+def code_commit() -> str | None:
     """The commit of the code, with ``-dirty`` where the tree has changes; None outside git."""
     folder = str(Path(__file__).parent)
     command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"]

@@ -1,58 +1,16 @@
-"""Every table of the thesis: CSV, Markdown and booktabs LaTeX; published values."""
+"""The rows and columns of the tables that compare runs, in the words of the thesis."""
 
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
 
 import pandas as pd
 
+from thesis_lib.comparison import Comparison
 from thesis_lib.evaluate import METRICS
-from thesis_lib.files import read_json, write_csv, write_text
+from thesis_lib.files import read_json
 from thesis_lib.plateau import smooth
+from thesis_lib.published_results import published_table, reproduces_dyb
 from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_pretrained, is_tested, read_metrics
-
-
-def write_table(table: pd.DataFrame, stem: Path, caption: str, decimals: int = 2) -> list[Path]:
-    """Write a table as ``stem.csv``, ``stem.md`` and ``stem.tex``.
-
-    Args:
-        table: its cells are printed as they are; numbers right-aligned in LaTeX.
-        stem: path without an ending; its name is the LaTeX label, ``tab:<name>``.
-        caption: LaTeX caption, plain text.
-        decimals: of numbers that are not whole, in Markdown and LaTeX.
-    """
-    paths = [stem.with_name(stem.name + suffix) for suffix in (".csv", ".md", ".tex")]
-    write_csv(paths[0], table)
-    write_text(
-        paths[1], _escape_markdown(table).to_markdown(index=False, floatfmt=f".{decimals}f") + "\n"
-    )
-    numeric = [pd.api.types.is_numeric_dtype(table[column]) for column in table.columns]
-    escaped = table.rename(columns=escape_latex).map(
-        lambda cell: escape_latex(cell) if isinstance(cell, str) else cell
-    )
-    latex = escaped.style.hide(axis="index").format(precision=decimals, na_rep="--")
-    text = latex.to_latex(
-        hrules=True,
-        column_format="".join("r" if right else "l" for right in numeric),
-        caption=escape_latex(caption),
-        label=f"tab:{stem.name}",
-        position="tbp",
-        position_float="centering",
-    )
-    write_text(paths[2], text)
-    return paths
-
-
-def escape_latex(text: str) -> str:
-    """A plain text as LaTeX prints it."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)
-
-
-def _escape_markdown(table: pd.DataFrame) -> pd.DataFrame:
-    return table.map(lambda cell: cell.replace("|", r"\|") if isinstance(cell, str) else cell)
 
 
 def percent(fraction: float) -> str:
@@ -121,26 +79,48 @@ def probe_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """The thesis's second table: a row a run, test metrics in % with their 95 % intervals.
+    """The thesis's second table: a row a run, test metrics in % with their 95 % intervals."""
+    rows = []
+    for run in runs:
+        if is_tested(run):
+            test = read_json(run.test_file)
+            row = {"run": run.path.name}
+            for name in METRICS:
+                row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
+            rows.append(row | {"images": test["n"]})
+    return pd.DataFrame(rows)
 
-    ``choices tested`` above 1: the test set had been seen before this choice was made.
+
+def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
+    """A row a run: what was tested. ``choices tested`` above 1: the test set had been seen before.
+
+    ``temperature`` and the calibration errors (in points, before and after scaling) as
+    :mod:`thesis_lib.calibration` has them.
     """
     rows = []
     for run in runs:
         if is_tested(run):
             test = read_json(run.test_file)
-            row = {
-                "run": run.path.name,
-                "method": run.config.method,
-                "backbone": run.config.backbone,
-                "batch size": run.config.batch_size,
-                "checkpoint": test["checkpoint"],
-                "head epoch": test["head_epoch"],
+            row = {"run": run.path.name, "method": run.config.method}
+            row |= {"checkpoint": test["checkpoint"], "head epoch": test["head_epoch"]}
+            row |= {"choices tested": 1 + len(test["history"]), "temperature": test["temperature"]}
+            row |= {
+                "error": 100 * test["calibration_error"],
+                "error, scaled": 100 * test["calibration_error_scaled"],
             }
-            for name in METRICS:
-                row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
-            rows.append(row | {"n": test["n"], "choices tested": 1 + len(test["history"])})
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def shown_best(pairs: Sequence[Comparison]) -> str | None:
+    """The run that is shown to be better than every other one; None where there is none."""
+    names = {name for pair in pairs for name in (pair.a, pair.b)}
+    for name in sorted(names):
+        own = [pair for pair in pairs if name in (pair.a, pair.b)]
+        ahead = [(pair.difference > 0) == (pair.b == name) for pair in own]
+        if all(pair.is_shown for pair in own) and all(ahead):
+            return name
+    return None
 
 
 def cost_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
@@ -209,58 +189,3 @@ def accuracy_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
         methods = {run.path.name: run.config.method for run in runs}
         table.loc[table["run"].map(methods) != "supcon", "published"] = float("nan")
     return table
-
-
-def read_classes(run: RunDirectory) -> list[str]:
-    """The classes of a tested run's data set, in their order."""
-    return read_json(run.test_file)["classes"]
-
-
-def reproduces_dyb(runs: Sequence[RunDirectory]) -> bool:
-    """Whether tested runs are on DYB-PlanktonNet: most of its classes are the published ones."""
-    tested = next((run for run in runs if is_tested(run)), None)
-    classes = read_classes(tested) if tested else []
-    known = set(published_table("classes")["class"])
-    return sum(name in known for name in classes) > len(classes) / 2
-
-
-def published_table(name: str) -> pd.DataFrame:
-    """Published values for DYB-PlanktonNet, in percent.
-
-    Args:
-        name: "probe" (checkpoint, backbone, batch_size, val_accuracy, head_epoch), "test"
-            (backbone, batch_size, backbone_epoch, head_epoch, accuracy, precision, recall, f1)
-            or "classes" (class, train, val, test).
-    """
-    file = {"classes": "dyb_class_counts"}.get(name, f"published_{name}")
-    return pd.read_csv(files("thesis_lib") / "published" / f"{file}.csv")
-
-
-def published_probe_table() -> pd.DataFrame:
-    """The published counterpart of :func:`probe_table`."""
-    table = published_table("probe")
-    table["run"] = table["backbone"] + "-bs" + table["batch_size"].astype(str) + " (published)"
-    table["cell"] = table["val_accuracy"].map("{:.2f}".format) + " / "
-    table["cell"] += table["head_epoch"].astype(str)
-    wide = table.pivot(index="checkpoint", columns="run", values="cell")
-    wide = wide.sort_index(key=lambda index: pd.to_numeric(index, errors="coerce").fillna(1e9))
-    return wide.iloc[::-1].fillna("").reset_index().rename_axis(columns=None)
-
-
-def reproduced_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """Published and reproduced test metrics in %, a row a backbone, batch size and source.
-
-    Of SupCon runs alone: nothing else was published.
-    """
-    published = published_table("test").rename(columns={"backbone_epoch": "checkpoint"})
-    rows = [{**row, "source": "published"} for row in published.to_dict("records")]
-    for run in runs:
-        if is_tested(run) and run.config.method == "supcon":
-            test = read_json(run.test_file)
-            row = {name: round(100 * test[name], 2) for name in METRICS}
-            row |= {name: test[name] for name in ("checkpoint", "head_epoch")}
-            row |= {"backbone": run.config.backbone, "batch_size": run.config.batch_size}
-            rows.append(row | {"source": run.path.name})
-    columns = ["backbone", "batch_size", "source", "checkpoint", "head_epoch", *METRICS]
-    table = pd.DataFrame(rows)[columns].sort_values(["backbone", "batch_size"], kind="stable")
-    return table.rename(columns={"batch_size": "batch size", "head_epoch": "head epoch"})

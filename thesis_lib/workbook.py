@@ -58,7 +58,7 @@ class Task:
         """
         settings, defaults = self.config.to_dict(), RunConfig().to_dict()
         if self.notebook.stage is None:
-            return {name: settings[name] for name in ("data", "text_width")}
+            return {name: settings[name] for name in shown_parameters(notebook_path(self.notebook))}
         fields = RunConfig.field_names()
         if self.notebook.stage != "pretrain":
             fields = RunConfig.field_names(IDENTITY, PROBE, MACHINE)

@@ -9,6 +9,7 @@ millimetres and text in points, both at print size. Importing the package sets t
 from thesis_lib.figures.data_set import (
     class_counts,
     image_sizes,
+    leaking_pairs,
     sample_images,
     views,
 )
@@ -33,6 +34,7 @@ from thesis_lib.figures.style import (
     PALETTE,
     POINT,
     SMALL,
+    SOURCE,
     SPLIT_COLORS,
     TEXT_WIDTH_MM,
     TICK,
@@ -66,6 +68,7 @@ __all__ = [
     "PALETTE",
     "POINT",
     "SMALL",
+    "SOURCE",
     "SPLIT_COLORS",
     "TEXT_WIDTH_MM",
     "TICK",
@@ -80,6 +83,7 @@ __all__ = [
     "head_curves",
     "head_learning_rates",
     "image_sizes",
+    "leaking_pairs",
     "loss_curves",
     "mistakes",
     "per_class_f1",

@@ -29,6 +29,8 @@ from thesis_lib.figures.style import (
     text_width,
 )
 
+CAPTION_LINES = 6  # of a pair of images, at most
+
 
 def class_counts(counts: pd.DataFrame) -> Figure:
     """Images a class and split, on a log axis, the largest class on top.
@@ -145,4 +147,30 @@ def views(
             draw_image(canvas, image, labels + column * pitch, y, pitch - 1)
     for column, lines in enumerate(wrapped):
         canvas.text(labels + column * pitch, top - 1, "\n".join(lines), size=SMALL, va="bottom")
+    return figure
+
+
+def leaking_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> Figure:
+    """Images beside their counterparts in another part; a line that says so where there are none.
+
+    pairs: two uint8 arrays (h, w, 3) of any size and a caption, its lines parted by newlines.
+    """
+    if not pairs:
+        figure, canvas = page(20)
+        canvas.text(text_width() / 2, 10, "no leaks found", size=BODY, ha="center", va="center")
+        return figure
+    line, gap = 1.25 * SMALL * POINT, 0.8
+    columns, side = thumbnail_grid(len(pairs), 2, CAPTION_LINES * line + 3, largest=22)
+    pitch = text_width() / columns
+    wrapped = [
+        [part for text in caption.split("\n") for part in wrap(text, pitch - 2, SMALL, lines=2)]
+        for _, _, caption in pairs
+    ]
+    height = side + max(len(lines) for lines in wrapped) * line + 3
+    figure, canvas = page(-(-len(pairs) // columns) * height)
+    for i, ((image, other, _), lines) in enumerate(zip(pairs, wrapped, strict=True)):
+        x, y = i % columns * pitch, i // columns * height
+        draw_image(canvas, image, x, y, side)
+        draw_image(canvas, other, x + side + 0.5, y, side)
+        canvas.text(x, y + side + gap, "\n".join(lines), size=SMALL, va="top")
     return figure

@@ -3,11 +3,13 @@
 Importing this module sets the style.
 """
 
+import json
 import re
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -19,7 +21,7 @@ from thesis_lib.files import atomic_path
 TEXT_WIDTH_MM = 160.0
 PAGE_HEIGHT_MM = 230.0  # of A4, with room left for a caption
 INCH, POINT = 25.4, 25.4 / 72  # in millimetres
-TITLE, BODY, TICK, SMALL, TINY = 9.0, 8.0, 7.0, 6.0, 5.5  # text sizes in points
+TITLE, BODY, TICK, SMALL, TINY = 9.0, 8.0, 8.0, 7.0, 5.5  # text sizes in points
 NAMED_CLASSES = 15  # with more classes than this, axes carry numbers and a key tells the names
 
 PALETTE = sns.color_palette("colorblind").as_hex()
@@ -32,6 +34,7 @@ OTHER_COLORS = [PALETTE[i] for i in (3, 4, 5, 7, 9)]  # without the two that are
 SPLIT_COLORS = {"train": "0.72", "val": PALETTE[9], "test": "black"}
 BATCH_STYLES = {32: ("solid", "o"), 64: ("dashed", "s")}
 OTHER_STYLES = [("dotted", "^"), ("dashdot", "v"), ((0, (6, 1)), "P"), ((0, (3, 1, 1, 1)), "X")]
+SOURCE = "Source"  # the name of a PNG's text that tells what it was made from
 CJK_FONTS = [
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Source Han Sans SC"),
     *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAexGothic"),
@@ -98,17 +101,19 @@ def figure_size(fraction: float, aspect: float) -> tuple[float, float]:
     return width, aspect * width
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path, source: Mapping[str, Any]) -> list[Path]:
     """Write `stem`.pdf and `stem`.png and return their paths.
 
     Both are finished beside their place and then renamed, so a crash leaves the old ones whole;
-    the same data gives the same bytes.
+    the same data gives the same bytes. Both carry what they were made from, `source`, which JSON
+    can hold: the PDF as Subject (`source["line"]`) and Keywords, the PNG as a text of that name.
     """
-    stem = Path(stem)
+    stem, told = Path(stem), json.dumps(source)
+    metadata = {"Subject": source["line"], "Keywords": told, "CreationDate": None}
     pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
     with atomic_path(pdf) as partial_pdf, atomic_path(png) as partial_png:
-        figure.savefig(partial_pdf, format="pdf", metadata={"CreationDate": None})
-        figure.savefig(partial_png, format="png")
+        figure.savefig(partial_pdf, format="pdf", metadata=metadata)
+        figure.savefig(partial_png, format="png", metadata={SOURCE: told})
     return [pdf, png]
 
 

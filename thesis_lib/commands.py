@@ -1,0 +1,238 @@
+"""What each command of ``thesis`` does: from parsed options to an exit status.
+
+Imports stand inside the functions: torch takes seconds, and `thesis status` has none to spare.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from thesis_lib.config import IDENTITY, InputError, RunConfig, data_set_name
+from thesis_lib.options import as_options, given_settings
+
+RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude", "group_by")
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Make the demo data set and run the whole workbook on it."""
+    from thesis_lib.demo import demo_configs, prepare_demo_data
+    from thesis_lib.workbook import run_grid
+
+    configs = demo_configs(options.data)
+    prepare_demo_data(configs[0].data)
+    return _report(run_grid(configs, options.dry_run), configs[0].data_name, options.dry_run)
+
+
+def split(options: argparse.Namespace) -> int:
+    """Split class folders by a recipe or by manifests."""
+    from thesis_lib.archives import unpacked
+
+    given = {n: v for n in RECIPE_OPTIONS if (v := getattr(options, n)) is not None}
+    if options.manifest is None and options.allow_missing:
+        raise InputError("--allow-missing goes with --manifest")
+    if options.manifest is not None and given:
+        option = next(iter(given)).replace("_", "-")
+        raise InputError(f"--{option} does not go with --manifest, which tells the split")
+    with unpacked(options.source, options.destination) as source:
+        if options.manifest is None:
+            _split_by_recipe(options, source, given)
+        else:
+            _split_by_manifest(options, source)
+    for part in sorted(p for p in options.destination.iterdir() if p.is_dir()):
+        classes = [p for p in part.iterdir() if p.is_dir()]
+        images = sum(len(files) for _, _, files in os.walk(part))
+        print(f"{part}: {images:,} images of {len(classes)} classes")
+    return 0
+
+
+def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str, Any]) -> None:
+    from thesis_lib.grouped_split import describe_groups
+    from thesis_lib.splits import split_dataset
+
+    left_out = split_dataset(source, options.destination, copy=options.copy, **given)
+    for name, images in left_out.items():
+        print(f"left out: {name!r} ({images} images, fewer than {options.min_images})")
+    if options.group_by is not None:
+        print("\n".join(describe_groups(options.destination / "manifest.csv")))
+
+
+def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
+    from thesis_lib.manifests import split_by_manifest
+
+    report = split_by_manifest(
+        source, options.destination, options.manifest, options.copy, options.allow_missing
+    )
+    for label, found in (
+        ("missing, left out", report.missing),
+        ("listed more than once, placed once", report.repeated),
+        ("in two parts, as published", report.in_two_parts),
+    ):
+        for image in found:
+            print(f"{label}: {image}")
+    if report.unlisted:
+        print(f"left out: {report.unlisted:,} images of {options.source} that no manifest lists")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the notebooks over the grid."""
+    from thesis_lib.workbook import grid, run_grid
+
+    settings = given_settings(options)
+    backbones, batch_sizes = (
+        value
+        if isinstance(value := settings.pop(name, getattr(RunConfig, name)), list)
+        else [value]
+        for name in ("backbone", "batch_size")
+    )
+    configs = grid(settings, backbones, batch_sizes)
+    return _report(run_grid(configs, options.dry_run), configs[0].data_name, options.dry_run)
+
+
+def _report(failures: list[str], data_name: str, dry_run: bool) -> int:
+    from thesis_lib.runs import data_runs_folder, figures_folder, relative_to_root
+
+    if failures:
+        print(f"thesis: error: {len(failures)} failed:", *failures, sep="\n  ", file=sys.stderr)
+        return 1
+    if not dry_run:
+        figures = relative_to_root(figures_folder(data_name))
+        runs = relative_to_root(data_runs_folder(data_name))
+        print(f"figures and tables: {figures}/   runs and executed notebooks: {runs}/")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print how far each run has got."""
+    from thesis_lib.status import status_lines
+
+    print("\n".join(status_lines(options.data and data_set_name(options.data))))
+    return 0
+
+
+def pretrain(options: argparse.Namespace) -> int:
+    """Train one run."""
+    from thesis_lib.pretrain import pretrain
+    from thesis_lib.runs import RunDirectory
+    from thesis_lib.tables import run_cost
+
+    config = RunConfig.from_dict(given_settings(options))
+    if not config.force:
+        RunDirectory(config).check_config()
+    run = pretrain(config)
+    print(f"{run.path.name}: trained for {config.epochs} epochs; {run_cost(run)}")
+    return 0
+
+
+def _find_run(options: argparse.Namespace) -> Any:
+    from thesis_lib.runs import RunDirectory, data_runs_folder, relative_to_root
+
+    settings = given_settings(options)
+    if options.run is None:
+        return RunDirectory.find(**settings)
+    path = Path(options.run)
+    if not path.exists() and len(path.parts) == 1:  # a run's name alone, as messages print it
+        named = sorted(data_runs_folder("").glob(f"*/{path}"))
+        if len(named) > 1:
+            listed = ", ".join(map(relative_to_root, named))
+            raise InputError(f"there are several runs {path}, give one's folder: {listed}")
+        path = next(iter(named), path)
+    found = RunDirectory.open(path)
+    identity = {n: getattr(found.config, n) for n in RunConfig.field_names(IDENTITY)}
+    return RunDirectory.find(**{"data": found.config.data, **identity, **settings})
+
+
+def probe(options: argparse.Namespace) -> int:
+    """Probe the checkpoints of one run."""
+    from thesis_lib.files import read_json
+    from thesis_lib.probe import choose, probe_checkpoints
+    from thesis_lib.tables import percent_with_interval
+
+    run = _find_run(options)
+    chosen = choose(probe_checkpoints(run))
+    interval = chosen["val_accuracy_low"], chosen["val_accuracy_high"]
+    print(
+        f"{run.path.name}: chosen checkpoint {chosen['checkpoint']:.0f}, head epoch "
+        f"{chosen['head_epoch']:.0f}: validation accuracy "
+        f"{percent_with_interval(chosen['val_accuracy'], interval)} %\n"
+        f"{read_json(run.selection_file)['against_last']}"
+    )
+    return 0
+
+
+def test(options: argparse.Namespace) -> int:
+    """Test the chosen checkpoint of one run."""
+    from thesis_lib.final_test import final_test
+    from thesis_lib.tables import percent_with_interval
+
+    run = _find_run(options)
+    result = final_test(run)
+    shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])
+    print(f"{run.path.name}: test accuracy {shown} % of {result['n']:,} images")
+    return 0
+
+
+def import_checkpoint(options: argparse.Namespace) -> int:
+    """Make a run of SupContrast's checkpoints."""
+    from thesis_lib.import_run import describe_import, import_checkpoints
+
+    settings = given_settings(options)
+    run = import_checkpoints(options.files, settings, options.tensorboard)
+    print(describe_import(run, options.files, settings))
+    print(f"go on with: thesis run {' '.join(as_options(run.config))}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the chosen model for other programs."""
+    from thesis_lib.export import describe_export, export_run
+
+    run = _find_run(options)
+    print(describe_export(export_run(run, options.output), run))
+    return 0
+
+
+def chapter(options: argparse.Namespace) -> int:
+    """Write the results chapter of a data set."""
+    from thesis_lib.chapter import write_chapter
+    from thesis_lib.runs import relative_to_root
+
+    document, body = map(relative_to_root, write_chapter(_data_with_runs(options.data)))
+    print(f"{document}: compile it where it lies (pdflatex or lualatex, twice)")
+    print(f"{body}: for a thesis of your own to \\input")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Make one HTML file of a data set's executed notebooks."""
+    from thesis_lib.report import describe_report, write_report
+
+    print(describe_report(write_report(_data_with_runs(options.data))))
+    return 0
+
+
+def _data_with_runs(data: str | None) -> str:
+    """The data set that is meant: the one named, or the only one that was worked on."""
+    from thesis_lib.report import reported_data_sets
+
+    if data is not None:
+        return data_set_name(data)
+    known = reported_data_sets()
+    if len(known) != 1:
+        listed = f"several data sets ({', '.join(known)}); name one" if known else "nothing yet"
+        raise InputError(f"runs/ holds {listed}")
+    return known[0]
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Hold figures and tables against the runs; status 1 where any no longer agrees."""
+    from thesis_lib.verify import verify as verify_folder
+
+    verdict = verify_folder(options.figures)
+    for name in verdict.unknown:
+        print(f"not checked: {name}, which does not tell what it was made from")
+    for line in verdict.differ:
+        print(f"differs: {line}")
+    print(f"{verdict.agree} agree, {len(verdict.differ)} differ, {len(verdict.unknown)} unknown")
+    return 1 if verdict.differ else 0

@@ -1,0 +1,153 @@
+"""What figures and tables are made from: a data set, one run, or all runs, with its provenance."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from thesis_lib.comparison import Comparison, compare_runs
+from thesis_lib.config import RunConfig
+from thesis_lib.data import DataSet, open_dataset
+from thesis_lib.data_statistics import DataStatistics, data_statistics
+from thesis_lib.evaluate import confusion_counts
+from thesis_lib.files import read_json
+from thesis_lib.final_test import read_predictions
+from thesis_lib.leakage import find_leaks
+from thesis_lib.runs import RunDirectory, figures_folder, find_runs
+from thesis_lib.stages import code_commit, trained_fingerprint
+
+# What the figures and tables of a notebook are made from, by the part of the chapter.
+FILES = {
+    "data": (),
+    "pretrain": ("metrics_file",),
+    "probe": ("probe_file", "probe_curves_file", "selection_file"),
+    "test": ("test_file", "predictions_file", "embedding_file", "calibration_file"),
+    "comparison": ("metrics_file", "probe_file", "test_file", "predictions_file"),
+}
+SETTINGS = ("duplicate_distance", "group_by", "text_width")  # that shape tables, not runs
+
+
+@dataclass(frozen=True)
+class Results:
+    """One part of the chapter: what its figures and tables show, and where they go.
+
+    ``part`` is one of FILES: "data" (notebook 01), "pretrain", "probe", "test" (02 to 04, of the
+    one run in ``runs``) or "comparison" (06, of all runs on the data set). ``folder`` is that of
+    the figures.
+    """
+
+    part: str
+    config: RunConfig
+    runs: tuple[RunDirectory, ...]
+    folder: Path
+
+    @property
+    def run(self) -> RunDirectory:
+        """The one run that this is about."""
+        (run,) = self.runs
+        return run
+
+    @cached_property
+    def dataset(self) -> DataSet:
+        """The data set, which has to be on this disk."""
+        return open_dataset(self.config.data)
+
+    @cached_property
+    def statistics(self) -> DataStatistics:
+        """Sizes and channel statistics of the data set."""
+        return data_statistics(self.dataset)
+
+    @cached_property
+    def leaks(self) -> pd.DataFrame:
+        """Images of val and test with a counterpart in an earlier part."""
+        return find_leaks(self.dataset, self.config.duplicate_distance, self.config.group_by)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The classes of the tested run's data set, in their order."""
+        return read_json(self.run.test_file)["classes"]
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """A row a test image of the run."""
+        return read_predictions(self.run)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """Test images by true (rows) and predicted (columns) class."""
+        true, predicted = self.predictions["true"], self.predictions["predicted"]
+        return confusion_counts(true, predicted, self.classes)
+
+    @cached_property
+    def pairs(self) -> list[Comparison]:
+        """All pairs of tested runs."""
+        return compare_runs(self.runs)
+
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """What every figure and table says of where it comes from.
+
+        Data set and its fingerprint; of each run the commits of its stages and hashes of the
+        files that were read; the commit of the code that drew and counted; one line of it all.
+        """
+        if self.runs:
+            fingerprints = {trained_fingerprint(run) for run in self.runs} - {None}
+            fingerprint = ", ".join(sorted(fingerprints)) or "unknown"
+        else:
+            fingerprint = self.dataset.fingerprint
+        runs = {
+            run.path.name: {
+                "commits": stage_commits(run),
+                "files": {
+                    name: digest
+                    for kind in FILES[self.part]
+                    if (digest := file_digest(getattr(run, kind)))
+                    for name in [getattr(run, kind).name]
+                },
+            }
+            for run in self.runs
+        }
+        commit = code_commit() or "unknown"
+        named = ", ".join(runs) or "none"
+        return {
+            "line": f"data set {self.config.data_name} (fingerprint {fingerprint}); "
+            f"runs: {named}; code: {commit}",
+            "label": self.run.path.name if self.part in ("pretrain", "probe", "test") else "",
+            "part": self.part,
+            "data": self.config.data,
+            "data_fingerprint": fingerprint,
+            "commit": commit,
+            "settings": {name: getattr(self.config, name) for name in SETTINGS},
+            "runs": runs,
+        }
+
+
+def results_of_data(config: RunConfig) -> Results:
+    """What notebook 01 shows."""
+    return Results("data", config, (), figures_folder(config.data_name))
+
+
+def results_of_run(run: RunDirectory, part: str) -> Results:
+    """What notebook 02 ("pretrain"), 03 ("probe") or 04 ("test") shows of a run."""
+    return Results(part, run.config, (run,), run.figures)
+
+
+def results_of_runs(config: RunConfig) -> Results:
+    """What notebook 06 shows of all runs on a data set."""
+    runs = tuple(find_runs(config.data_name))
+    return Results("comparison", config, runs, figures_folder(config.data_name))
+
+
+def stage_commits(run: RunDirectory) -> dict[str, str]:
+    """The commit of the code that each stage of a run was computed with last."""
+    entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
+    return {entry["stage"]: entry.get("git_commit") or "unknown" for entry in entries}
+
+
+def file_digest(file: Path) -> str | None:
+    """Beginning of a file's SHA-256; None where it is not there."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
