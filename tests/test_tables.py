@@ -63,7 +63,7 @@ def test_test_and_cost_tables_have_a_row_a_run(tested):
     assert cost["epochs"].tolist() == [4, 4]
     choices = tables.choices_table(tested)
     assert choices["run"].tolist() == test["run"].tolist()
-    assert choices["choices tested"].tolist() == [1, 1]
+    assert test["choices tested"].tolist() == [1, 1] and test["n"].tolist() == [9, 9]
 
 
 def pair(a: str, b: str, difference: float, p_holm: float) -> Comparison:

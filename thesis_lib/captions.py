@@ -1,10 +1,12 @@
 """The captions of the chapter's figures, drafted from the results that they show."""
 
+import math
 from collections.abc import Callable
+
+import pandas as pd
 
 from thesis_lib.config import METHODS
 from thesis_lib.files import read_json
-from thesis_lib.plateau import epochs_to_probe, run_plateau
 from thesis_lib.results import Results
 from thesis_lib.stages import read_metrics
 from thesis_lib.tables import percent, percent_with_interval
@@ -22,12 +24,11 @@ def _views(results: Results) -> str:
 
 def _pretraining(results: Results) -> str:
     run, loss = results.run, read_metrics(results.run)[-1]["loss"]
-    plateau = run_plateau(run)
-    levels = f"It levels off at epoch {plateau}" if plateau else "No plateau was found"
-    return (
-        f"{run.config.loss_name} and learning rate of {_of_run(results)}. {levels}; probed are the "
-        f"checkpoints from epoch {epochs_to_probe(run)[0]} on. The last loss is {loss:.3f}."
-    )
+    caption = f"{run.config.loss_name} and learning rate of {_of_run(results)}."
+    if run.probe_file.is_file():
+        first = pd.read_csv(run.probe_file)["checkpoint"].min()
+        caption += f" Probed are the checkpoints from epoch {first} on (shaded)."
+    return caption if math.isnan(loss) else f"{caption} The last loss is {loss:.3f}."
 
 
 def _checkpoint_accuracy(results: Results) -> str:

@@ -119,7 +119,7 @@ def _probe_caption(results: Results, table: pd.DataFrame) -> str:
 
 
 def _test_caption(results: Results, table: pd.DataFrame) -> str:
-    images = " or ".join(f"{n:,}" for n in sorted(set(table["images"])))
+    images = " or ".join(f"{n:,}" for n in sorted(set(table["n"])))
     caption = (
         f"Metrics (%) on {images} test images, with 95 % intervals: Wilson's for accuracy, a "
         "bootstrap's over test images for the macro means over all classes."
@@ -127,6 +127,9 @@ def _test_caption(results: Results, table: pd.DataFrame) -> str:
     absent = read_json(results.runs[0].test_file)["classes_without_test_image"]
     if absent and results.part == "test":
         caption += f" Classes without a test image count as 0: {', '.join(absent)}."
+    seen = table.loc[table["choices tested"] > 1, "run"].tolist()
+    if seen:
+        caption += f" The test set had been seen before the last choice of {', '.join(seen)}."
     if len(table) > 1:
         best = tables.shown_best(results.pairs)
         caption += (
@@ -140,17 +143,6 @@ def _test_caption(results: Results, table: pd.DataFrame) -> str:
 def _best_accuracy(results: Results, table: pd.DataFrame) -> Bold:
     best = tables.shown_best(results.pairs) if len(table) > 1 else None
     return [(row, "accuracy") for row, name in enumerate(table["run"]) if name == best]
-
-
-def _choices_caption(results: Results, table: pd.DataFrame) -> str:
-    seen = table.loc[table["choices tested"] > 1, "run"].tolist()
-    caption = (
-        "What was tested, and its calibration: expected calibration error in points, as it is "
-        "and at the temperature that was fitted on validation."
-    )
-    if seen:
-        caption += f" The test set had been seen before the last choice of {', '.join(seen)}."
-    return caption
 
 
 def _without_leaks(results: Results) -> pd.DataFrame:
@@ -213,7 +205,13 @@ TABLES = {
     "leakage": Table(lambda r: leak_table(r.leaks, r.dataset), _leakage_caption),
     "probe": Table(lambda r: tables.probe_table(r.runs), _probe_caption),
     "test": Table(lambda r: tables.test_table(r.runs), _test_caption, bold=_best_accuracy),
-    "choices": Table(lambda r: tables.choices_table(r.runs), _choices_caption),
+    "choices": Table(
+        lambda r: tables.choices_table(r.runs),
+        _fixed(
+            "What was tested, and its calibration: expected calibration error in points, as it is "
+            "and at the temperature that was fitted on validation."
+        ),
+    ),
     "comparison": Table(lambda r: comparison_table(r.pairs), _comparison_caption),
     "comparison_matrix": Table(
         lambda r: comparison_matrix(r.pairs),

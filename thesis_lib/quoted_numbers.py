@@ -1,5 +1,6 @@
 """Every number that a chapter quotes, as a LaTeX macro: numbers.tex."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ def chapter_numbers(results: Results) -> dict[str, str]:
         name = run.path.name
         if is_pretrained(run):
             numbers[f"{name} epochs"] = str(run.config.epochs)
+            loss = read_metrics(run)[-1]["loss"]
+            if not math.isnan(loss):  # nobody knows that of imported checkpoints
+                numbers[f"{name} last loss"] = f"{loss:.3f}"
         if is_pretrained(run) and is_measured(run):
             metrics = pd.DataFrame(read_metrics(run))
             numbers[f"{name} elapsed"] = elapsed_words(metrics["seconds"].sum())
@@ -74,6 +78,7 @@ def chapter_numbers(results: Results) -> dict[str, str]:
                 numbers[f"{name} test {metric}"] = percent(test[metric])
                 numbers[f"{name} test {metric} low"] = percent(low)
                 numbers[f"{name} test {metric} high"] = percent(high)
+            numbers[f"{name} temperature"] = f"{test['temperature']:.2f}"
             numbers[f"{name} calibration error"] = percent(test["calibration_error"])
             numbers[f"{name} scaled calibration error"] = percent(test["calibration_error_scaled"])
     for pair in results.pairs:

@@ -79,7 +79,10 @@ def probe_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """The thesis's second table: a row a run, test metrics in % with their 95 % intervals."""
+    """The thesis's second table: a row a run, test metrics in % with their 95 % intervals.
+
+    ``choices tested`` above 1: the test set had been seen before this choice was made.
+    """
     rows = []
     for run in runs:
         if is_tested(run):
@@ -87,12 +90,12 @@ def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             row = {"run": run.path.name}
             for name in METRICS:
                 row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
-            rows.append(row | {"images": test["n"]})
+            rows.append(row | {"n": test["n"], "choices tested": 1 + len(test["history"])})
     return pd.DataFrame(rows)
 
 
 def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """A row a run: what was tested. ``choices tested`` above 1: the test set had been seen before.
+    """A row a run: what was tested, and how far its confidence can be believed.
 
     ``temperature`` and the calibration errors (in points, before and after scaling) as
     :mod:`thesis_lib.calibration` has them.
@@ -103,8 +106,8 @@ def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             test = read_json(run.test_file)
             row = {"run": run.path.name, "method": run.config.method}
             row |= {"checkpoint": test["checkpoint"], "head epoch": test["head_epoch"]}
-            row |= {"choices tested": 1 + len(test["history"]), "temperature": test["temperature"]}
             row |= {
+                "temperature": test["temperature"],
                 "error": 100 * test["calibration_error"],
                 "error, scaled": 100 * test["calibration_error_scaled"],
             }
