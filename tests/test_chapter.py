@@ -7,7 +7,7 @@ import subprocess
 
 import pandas as pd
 import pytest
-from conftest import TINY, write_classes
+from conftest import CLASSES, TINY, write_classes
 from PIL import Image
 
 from thesis_lib import figures
@@ -98,6 +98,7 @@ def test_verify_finds_that_all_agrees(done, capsys):
     assert main(["chapter"]) == 0
     capsys.readouterr()
     assert main(["verify", "figures/tiny"]) == 0
+    # two runs' metrics, the numbers, and the two files of the chapter
     things = len(list(done.rglob("*.csv"))) + len(list(done.rglob("*.pdf"))) + 2 + 1 + 2
     assert capsys.readouterr().out == f"{things} agree, 0 differ, 0 unknown\n"
 
@@ -121,9 +122,93 @@ def a_macro_typed_over(done, run):
     return r"numbers.tex: .*TestAccuracy.* differ"
 
 
+def a_table_without_its_csv(done, run):
+    file = done / "test.tex"
+    file.write_text(file.read_text().replace("66.", "99."))
+    for ending in (".csv", ".md"):
+        (done / f"test{ending}").unlink()
+    return r"test: .*test.csv is not there"
+
+
+def a_table_without_its_source(done, run):
+    for ending in (".csv", ".md", ".json"):
+        (done / f"test{ending}").unlink()
+    return r"test: .*test.json is not there"
+
+
+def no_numbers(done, run):
+    (done / "numbers.tex").unlink()
+    return r"numbers.tex: .* is not there"
+
+
+def another_runs_table(done, run):
+    other = next(p for p in done.iterdir() if p.is_dir() and p.name != run.path.name)
+    for file in other.glob("per_class.*"):
+        shutil.copy(file, done / run.path.name / file.name)
+    return rf"{run.path.name}/per_class is of the run {other.name}"
+
+
+def another_runs_figure(done, run):
+    other = next(p for p in done.iterdir() if p.is_dir() and p.name != run.path.name)
+    for file in other.glob("confusion_matrix.*"):
+        shutil.copy(file, done / run.path.name / file.name)
+    return rf"{run.path.name}/confusion_matrix is of the run {other.name}"
+
+
+def another_figure_of_the_run(done, run):
+    for kind in (".png", ".pdf"):
+        shutil.copy(
+            done / run.path.name / f"views{kind}", done / run.path.name / f"embedding{kind}"
+        )
+    return r"embedding was made as 'views'"
+
+
+def another_fingerprint(done, run):
+    file = done / "test.json"
+    told = read_json(file)
+    told["source"]["data_fingerprint"] = "0" * 16
+    write_json(file, told)
+    return r"test.json says data_fingerprint '0+', made again"
+
+
+def another_source_in_latex(done, run):
+    file = done / "cost.tex"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(["% made from nothing at all", *lines[1:]]) + "\n")
+    return r"cost.tex is not as it comes out now"
+
+
+def an_interval_typed_over(done, run):
+    stored = read_json(run.test_file)
+    write_json(run.test_file, stored | {"accuracy_interval": [0.9, 0.91], "n": 999})
+    return r"test.json: accuracy_interval is \[0.9, 0.91\], but predictions.csv gives"
+
+
+def no_predictions(done, run):
+    run.predictions_file.write_text("")
+    return r"test.json: cannot be made again: .*predictions.csv is no sound table"
+
+
+def no_metrics(done, run):
+    run.metrics_file.unlink()
+    return rf"pretraining: metrics.csv of {run.path.name} changed after it was drawn"
+
+
+def no_source(done, run):
+    write_json(done / "test.json", {})
+    return r"test: cannot be made again: .*test.json does not tell what its table was made from"
+
+
+def leaking_images(done, run):
+    data = done.parents[1] / "data" / "tiny"
+    for image in (data / "test" / CLASSES[0]).iterdir():
+        shutil.copy(image, data / "train" / CLASSES[0] / f"copy_{image.name}")
+    return r"without_leaks: cannot be made again: data/tiny has changed since"
+
+
 def a_metric_typed_over(done, run):
     write_json(run.test_file, read_json(run.test_file) | {"f1": 0.999})
-    return r"test.json: f1 is 0.999000, but predictions.csv gives 0\."
+    return r"test.json: f1 is 0.999, but predictions.csv gives 0\."
 
 
 def another_training(done, run):
@@ -141,7 +226,7 @@ def another_plot(done, run):
 
 def no_run(done, run):
     shutil.rmtree(run.path)
-    return rf"{run.path.name}/per_class.csv cannot be made again: .* is no run"
+    return rf"{run.path.name}/per_class: cannot be made again: .* is no run"
 
 
 def another_image(done, run):
@@ -154,6 +239,10 @@ def another_image(done, run):
     "change",
     [
         *(a_number_typed_over, a_number_typed_over_in_latex, a_macro_typed_over),
+        *(a_table_without_its_csv, a_table_without_its_source, no_numbers, another_runs_table),
+        *(another_runs_figure, another_figure_of_the_run, another_fingerprint),
+        *(another_source_in_latex, an_interval_typed_over, no_predictions, no_metrics),
+        *(no_source, leaking_images),
         *(a_metric_typed_over, another_training, another_plot, no_run, another_image),
     ],
 )
@@ -164,12 +253,43 @@ def test_verify_names_what_no_longer_agrees(done, capsys, change):
     assert any(re.search(f"^differs: .*{pattern}", line) for line in out.splitlines()), out
 
 
+def test_verify_of_a_copy_of_a_run_and_without_the_data(done, tmp_path, capsys):
+    run = find_runs("tiny")[0].path.name
+    shutil.copytree(done, tmp_path / "thesis" / "plots")
+    assert main(["verify", str(tmp_path / "thesis" / "plots")]) == 0
+    assert main(["verify", f"figures/tiny/{run}"]) == 0
+    shutil.rmtree(done.parents[1] / "data")
+    capsys.readouterr()
+    assert main(["verify", f"figures/tiny/{run}"]) == 0
+    out = capsys.readouterr().out
+    assert "not checked: without_leaks, whose data set data/tiny is not here" in out
+
+
+def test_chapter_of_other_runs_than_its_tables_is_refused(done, capsys):
+    run = find_runs("tiny")[0]
+    shutil.rmtree(run.path)
+    assert main(["chapter"]) == 2
+    assert (
+        f"does not show the tested runs that there are ({run.path.name})" in capsys.readouterr().err
+    )
+
+
+def test_chapter_of_half_a_run(done, capsys):
+    run = find_runs("tiny")[0]
+    for file in (run.selection_file, run.metrics_file):
+        file.unlink()
+    (done / "test.json").unlink()
+    assert main(["chapter"]) == 0
+    text = (done / "chapter_body.tex").read_text()
+    assert f"{run.path.name}/pretraining.pdf" not in text and "confusion_matrix.pdf" in text
+
+
 def test_verify_says_what_it_cannot_check(done, capsys):
     (done / "mine.csv").write_text("a\n1\n")
     Image.new("RGB", (4, 4)).save(done / "mine_too.png")
     assert main(["verify", "figures/tiny"]) == 0
     out = capsys.readouterr().out
-    assert "not checked: mine.csv" in out and "not checked: mine_too.png" in out
+    assert "not checked: mine, which is no table" in out and "not checked: mine_too, which" in out
     with pytest.raises(InputError, match="holds no figures or tables"):
         verify(done.parent / "nothing")
 

@@ -24,11 +24,13 @@ def compiled(folder, body: str) -> subprocess.CompletedProcess:
     packages = "".join(f"\\usepackage{{{name}}}" for name in latex.PACKAGES)
     text = (
         f"\\documentclass[11pt]{{report}}\\usepackage[T1]{{fontenc}}{packages}"
-        f"\\begin{{document}}\n{body}\n\\end{{document}}\n"
+        f"\\setlength{{\\textwidth}}{{160mm}}\\begin{{document}}\n{body}\n\\end{{document}}\n"
     )
     (folder / "main.tex").write_text(text, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    for _ in range(3):  # a long table's widths are known after the first
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    return run
 
 
 def test_table_is_written_in_its_forms_with_its_source(tmp_path):
@@ -36,7 +38,7 @@ def test_table_is_written_in_its_forms_with_its_source(tmp_path):
     assert [path.suffix for path in paths] == [".csv", ".json", ".md", ".tex"]
     pd.testing.assert_frame_equal(pd.read_csv(paths[0]), HOSTILE)
     told = json.loads(paths[1].read_text())
-    assert told == {"table": "t", "caption": "Hostile & names.", "source": SOURCE}
+    assert told == {"caption": "Hostile & names.", "source": SOURCE}
     assert r"a\|b" in paths[2].read_text()
     lines = paths[3].read_text().splitlines()
     assert lines[0] == f"% {SOURCE['line']}"
@@ -73,9 +75,9 @@ def test_a_wide_table_is_turned_and_a_long_one_runs_over_pages():
     wide = pd.DataFrame([["x" * 60] * 4], columns=list("abcd"))
     assert latex_table(wide, "C.", "tab:t", 160).startswith(r"\begin{sidewaystable}")
     assert latex_table(wide[["a"]], "C.", "tab:t", 160).startswith(r"\begin{table}")
-    long = pd.DataFrame({"class": ["x" * 90] * 87, "f1": 0.5})
+    long = pd.DataFrame({"class": ["x" * 120] * 87, "f1": 0.5})
     text = latex_table(long, "C.", "tab:t", 160)
-    assert r"\begin{longtable}{>{\raggedright\arraybackslash}p{70mm}S[" in text
+    assert r"\begin{longtable}{>{\raggedright\arraybackslash}p{" in text
     assert text.count(r"\\") == 87 + 4  # caption, two heads, the foot
 
 
@@ -100,13 +102,30 @@ def test_every_table_compiles(tmp_path):
         ),
         "long": pd.DataFrame({"class": [f"{i:03d}_{'x ' * 40}" for i in range(87)], "f1": 0.51234}),
         "wide": pd.DataFrame([["Longish words here" * 3] * 4], columns=list("abcd")),
+        "comparison": pd.DataFrame(
+            {
+                "run a": [f"seresnext50_32x4d-bs32-seed{i}-long_tag" for i in range(66)],
+                "run b": [f"test_resnet-bs64-seed{i}" for i in range(66)],
+                "b - a (points)": "-0.73 (-2.11 to +0.65)",
+                "only a right": 10,
+                "only b right": 20,
+                "p": "0.0625",
+                "p (Holm)": "1",
+                "shown": "no",
+            }
+        ),
+        "many_runs": pd.DataFrame(
+            {"checkpoint": [1000, 950]}
+            | {f"resnet50-bs32-seed{i}": ["95.10 / 37 *", "94.00 / 9"] for i in range(12)}
+        ),
+        "infinite": pd.DataFrame({"split": ["val"], "ratio": [np.inf]}),
         "empty_cells": pd.DataFrame({"a": ["", "*"], "b": [np.nan, -0.001], "c": [1, 20000]}),
     }
     body = "\\input{t}\n"
     for name, table in tables.items():
         write_table(table, tmp_path / name, f"Table {name}.", SOURCE, 3, [(0, table.columns[1])])
         body += f"\\input{{{name}}}\n"
-    special = escape_latex('&%$#_{}\\~^<>|"…')
+    special = escape_latex("&%$#_{}\\~^<>|…`--" + '"')
     done = compiled(tmp_path, f"{body}\n{special}")
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull \\hbox" not in done.stdout, done.stdout[-3000:]

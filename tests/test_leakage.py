@@ -231,7 +231,7 @@ def test_damaged_hashes_are_made_anew(folder, tmp_path, decoded, damage):
     first = leaks_of()
     table, receipt = (tmp_path / "runs" / "set" / f"image_hashes.{end}" for end in ("csv", "json"))
     sound = table.read_bytes()
-    assert sound.startswith(b"file,pixels,perceptual\n")
+    assert sound.startswith(b"file,modified,pixels,perceptual\n")
     if damage == "cut":
         table.write_bytes(sound[:300])
     if damage == "bytes":
@@ -445,3 +445,17 @@ def test_metrics_without_a_leak_are_one_row():
     assert table["test images"].tolist() == ["all"]
     leaks_of_val = made_up_leaks(identical_pixels=["val/a/00.png"])
     assert len(metrics_without_leaks(made_up(), leaks_of_val, ["a", "b b", "c"])) == 1
+
+
+def test_an_image_replaced_by_one_of_the_same_size_is_hashed_anew(folder, decoded):
+    assert leaks_of().empty
+    source, target = folder / "train" / "NA" / "a.bmp", folder / "test" / "NA" / "b.bmp"
+    picture(900).save(source)
+    picture(901).save(target)
+    assert leaks_of().empty
+    dataset = open_dataset("data/set")
+    target.write_bytes(source.read_bytes())
+    decoded.clear()
+    assert open_dataset("data/set").fingerprint == dataset.fingerprint
+    assert only(leaks_of(), "identical pixels")["file"] == "test/NA/b.bmp"
+    assert [path.name for path in decoded] == ["b.bmp"]

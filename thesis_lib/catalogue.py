@@ -49,7 +49,7 @@ def write_table(name: str, results: Results) -> pd.DataFrame:
             table,
             results.folder / name,
             entry.caption(results, table),
-            results.source,
+            {**results.source, "name": name},
             entry.decimals,
             entry.bold(results, table),
             results.config.text_width,
@@ -59,7 +59,7 @@ def write_table(name: str, results: Results) -> pd.DataFrame:
 
 def save_figure(name: str, figure: Figure, results: Results) -> Figure:
     """Write a figure as PDF and PNG to the figures' folder, and return it to be shown."""
-    figures.save(figure, results.folder / name, results.source)
+    figures.save(figure, results.folder / name, {**results.source, "name": name})
     return figure
 
 
@@ -124,9 +124,10 @@ def _test_caption(results: Results, table: pd.DataFrame) -> str:
         f"Metrics (%) on {images} test images, with 95 % intervals: Wilson's for accuracy, a "
         "bootstrap's over test images for the macro means over all classes."
     )
-    absent = read_json(results.runs[0].test_file)["classes_without_test_image"]
-    if absent and results.part == "test":
-        caption += f" Classes without a test image count as 0: {', '.join(absent)}."
+    if results.part == "test":
+        for words, names in results.counted_as_zero.items():
+            if names:
+                caption += f" Classes {words} count as 0: {', '.join(names)}."
     seen = table.loc[table["choices tested"] > 1, "run"].tolist()
     if seen:
         caption += f" The test set had been seen before the last choice of {', '.join(seen)}."

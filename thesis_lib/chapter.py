@@ -5,11 +5,12 @@ from pathlib import Path
 
 from thesis_lib.captions import FIGURES
 from thesis_lib.config import InputError, RunConfig, nearest
-from thesis_lib.files import read_json, write_text
+from thesis_lib.files import write_text
 from thesis_lib.latex import PACKAGES, comment, escape_latex, first_sentence
-from thesis_lib.results import Results, results_of_data, results_of_run, results_of_runs
-from thesis_lib.runs import figures_folder, relative_to_root
+from thesis_lib.results import FILES, Results, results_of_data, results_of_run, results_of_runs
+from thesis_lib.runs import figures_folder, find_runs, relative_to_root
 from thesis_lib.stages import is_tested
+from thesis_lib.table_files import read_source
 
 BODY, DOCUMENT, NUMBERS = "chapter_body.tex", "chapter.tex", "numbers.tex"
 # part -> what it shows, in the order of the chapter: tables by t/, figures by f/
@@ -33,6 +34,8 @@ ORDER = {
 }
 FEW_PAIRS = 6  # with more, only those that differ are told one by one
 RUN_PARTS = ("pretrain", "probe", "test")
+# Names may be broken after "_" as they may after "-", also where they stand in headings.
+BREAKABLE = "\\begingroup\\sloppy\\protected\\def\\_{\\textunderscore\\allowbreak}\n"
 PAGE_MM = 254.0  # of A4; a figure of a whole page leaves 24 of them to its caption
 # What pdfLaTeX's T1 fonts have above Latin Extended-A; of anything else it has no idea.
 TYPOGRAPHIC = "–—‘’‚“”„†‡•…‰‹›€™"
@@ -56,10 +59,27 @@ def write_chapter(data_name: str) -> list[Path]:
             f"{relative_to_root(folder)} holds no figures{nearest(data_name, known)}; run the "
             "notebooks first, with `thesis run`"
         )
+    _check_runs(data_name)
     texts = chapter_text(data_name)
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
+
+
+def _check_runs(data_name: str) -> None:
+    """Refuse tables of other runs than there are."""
+    file = figures_folder(data_name) / "test.json"
+    if not file.is_file():
+        return
+    told = {
+        name for name, facts in read_source(file)["runs"].items() if "test.json" in facts["files"]
+    }
+    there = {run.path.name for run in find_runs(data_name) if is_tested(run)}
+    if told != there:
+        raise InputError(
+            f"{relative_to_root(file.parent)} does not show the tested runs that there are "
+            f"({', '.join(sorted(told ^ there))}); run notebook 06 again, with `thesis run`"
+        )
 
 
 def chapter_text(data_name: str) -> dict[str, str]:
@@ -84,21 +104,22 @@ def _settings(folder: Path) -> dict:
     file = folder / "leakage.json"
     if not file.is_file():
         return {}
-    source = read_json(file)["source"]
+    source = read_source(file)
     return {"data": source["data"], **source["settings"]}
 
 
 def _body(parts: list[Results]) -> str:
     data, everything, *of_runs = parts
     name = escape_latex(data.config.data_name)
-    text = f"\\chapter{{Results on {name}}}\n\n{_section('The data set')}{_shown(data)}"
+    text = f"{BREAKABLE}\\chapter{{Results on {name}}}\n\n"
+    text += f"{_section('The data set')}{_shown(data)}"
     text += f"\\clearpage\n{_section('All runs')}{_sentences(everything)}{_shown(everything)}"
     for results in of_runs:
         run = results.run
         if results.part == RUN_PARTS[0]:
             text += f"\\clearpage\n{_section(f'Run {run.path.name}')}"
         text += _shown(results)
-    return text
+    return f"{text}\\endgroup\n"
 
 
 def _section(title: str) -> str:
@@ -124,12 +145,13 @@ def _sentences(everything: Results) -> str:
 def _shown(results: Results) -> str:
     """The figures and tables of a part that are there, each with its caption."""
     below = "" if results.part in ("data", "comparison") else f"{results.run.path.name}/"
-    text = ""
+    text, needed = "", FILES[results.part] if below else ()
     for entry in ORDER[results.part]:
         kind, name = entry.split("/")
         if kind == "t" and (results.folder / f"{name}.tex").is_file():
             text += f"\\input{{\\resultsfolder {below}{name}}}\n"
-        if kind == "f" and (results.folder / f"{name}.pdf").is_file():
+        there = all(getattr(run, file).is_file() for run in results.runs for file in needed)
+        if kind == "f" and there and (results.folder / f"{name}.pdf").is_file():
             text += _figure(f"{below}{name}", FIGURES[name](results))
     return text
 
@@ -178,5 +200,5 @@ def _unknown_letters(text: str) -> Iterable[str]:
         if ord(letter) > 0x17F and letter not in TYPOGRAPHIC:
             yield (
                 f"\\ifPDFTeX\\DeclareUnicodeCharacter{{{ord(letter):04X}}}"
-                f"{{[U+{ord(letter):04X}]}}\\fi"
+                f"{{[U+{ord(letter):04X}]\\allowbreak}}\\fi"
             )

@@ -231,7 +231,7 @@ def verify(options: argparse.Namespace) -> int:
 
     verdict = verify_folder(options.figures)
     for name in verdict.unknown:
-        print(f"not checked: {name}, which does not tell what it was made from")
+        print(f"not checked: {name}")
     for line in verdict.differ:
         print(f"differs: {line}")
     print(f"{verdict.agree} agree, {len(verdict.differ)} differ, {len(verdict.unknown)} unknown")

@@ -16,6 +16,8 @@ from thesis_lib.coercion import REFUSED, coerce, describe
 IDENTITY, PRETRAIN, PROBE, MACHINE = "identity", "pretrain", "probe", "machine"
 # method -> the name of its loss
 METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
+# settings that shape figures and tables, and neither a run nor its results
+SHOWN = ("duplicate_distance", "group_by", "text_width")
 # what a field of few values can be
 CHOICES = {
     "method": tuple(METHODS),
@@ -57,7 +59,7 @@ def is_pattern(text: str) -> bool:
     """Whether a text is a regular expression."""
     try:
         re.compile(text)
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
     return True
 

@@ -138,7 +138,10 @@ def read_embedding(run: RunDirectory) -> pd.DataFrame:
 
 
 def _read(file: Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
-    return pd.read_csv(file, dtype=dict.fromkeys(text_columns, str), keep_default_na=False)
+    try:
+        return pd.read_csv(file, dtype=dict.fromkeys(text_columns, str), keep_default_na=False)
+    except ValueError as error:  # of pandas for what is empty or no CSV
+        raise InputError(f"{file} is no sound table ({error}); test the run again") from None
 
 
 def embedding_table(features: np.ndarray, predictions: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -16,19 +16,22 @@ from thesis_lib.files import read_json, write_csv, write_json
 from thesis_lib.progress import track
 from thesis_lib.runs import data_runs_folder
 
-HASHES = ["file", "pixels", "perceptual"]
+HASHES = ["file", "modified", "pixels", "perceptual"]
 
 
 def image_hashes(dataset: DataSet) -> pd.DataFrame:
-    """The hashes of all images that can be read: file, pixels and perceptual (hex).
+    """The hashes of all images that can be read: file, modified (ns), pixels, perceptual (hex).
 
     Stored as ``runs/<data>/image_hashes.csv``, with the data set's fingerprint and the table's
-    own hash in ``image_hashes.json``. Where both hold, only what could not be read is tried
-    again; else all is read anew.
+    own hash in ``image_hashes.json``. Where both hold, only what was modified since and what
+    could not be read is read again; else all is.
     """
     whole = dataset.whole or dataset  # so that what is stored suits every part of the files
     known = _stored_hashes(whole)
     files = [file for split in whole.splits.values() for file in split.files]
+    modified = {file: _modified(whole.root / file) for file in files}
+    # The fingerprint knows sizes alone, and images without compression have the same by nature.
+    known = known[known["file"].map(modified) == known["modified"]]
     missing = sorted(set(files) - set(known["file"]))
     read = _hash_images(whole.root, missing)
     if len(read):
@@ -70,17 +73,24 @@ def _receipt(dataset: DataSet, table_file: Path) -> dict[str, str]:
 
 
 def _hash_images(root: Path, files: list[str]) -> pd.DataFrame:
-    def read(file: str) -> tuple[str, str, str] | None:
+    def read(file: str) -> tuple[str, str, str, str] | None:
+        modified = _modified(root / file)
         try:
             pixels = read_pixels(root / file)
         except InputError:
             return None
-        return file, _pixel_hash(pixels), str(imagehash.phash(Image.fromarray(pixels)))
+        perceptual = str(imagehash.phash(Image.fromarray(pixels)))
+        return file, modified, _pixel_hash(pixels), perceptual
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = track(pool.map(read, files), len(files), "image hashes", "image")
         rows = [row for row in results if row is not None]
     return pd.DataFrame(rows, columns=HASHES, dtype=str)
+
+
+def _modified(path: Path) -> str:
+    """When a file was modified last, in ns; "" for a link to nothing."""
+    return str(path.stat().st_mtime_ns) if path.exists() else ""
 
 
 def _pixel_hash(pixels: np.ndarray) -> str:

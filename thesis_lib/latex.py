@@ -1,24 +1,29 @@
 """Tables and texts as LaTeX: booktabs rules, siunitx columns, nothing wider than the page."""
 
+import math
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 PACKAGES = ("array", "booktabs", "graphicx", "longtable", "rotating", "siunitx")
 LONG_TABLE_ROWS = 40  # with more, a table runs over pages
-LETTER_MM, COLUMN_GAP_MM = 1.5, 2.8  # at \footnotesize of a 10 or 11 pt document, on average
-WIDEST_TEXT_MM = 70  # of a text column in a table that runs over pages: it cannot be scaled
+LETTER_MM, COLUMN_GAP_MM = 1.6, 2.8  # at \footnotesize of a 10 or 11 pt document, on average
+SLACK_MM = 5  # since widths are of average letters
+LEAST_TEXT_MM = 15  # of a text column that is broken into lines
 SMALL = f"\\footnotesize\n\\setlength{{\\tabcolsep}}{{{COLUMN_GAP_MM / 2}mm}}\n"
-SIDEWAYS = 1.25  # a table this many times wider than the text is turned rather than shrunk
+TINY = f"\\scriptsize\n\\setlength{{\\tabcolsep}}{{{COLUMN_GAP_MM / 2}mm}}\n"
+TINY_SCALE = 0.9  # of \\scriptsize to \\footnotesize
+SIDEWAYS = 1.35  # a table this many times wider than the text is turned rather than shrunk
 
 SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"},
-    **{"…": r"\ldots{}", "\n": " "},
+    **{"…": r"\ldots{}", "\n": " ", "`": r"\textasciigrave{}"},
 }
+TWO_COLUMNS = r"\multicolumn{2}{c}"
 NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?")
 QUANTITY = re.compile(r"[+-]?\d[\d,.]*(?: |$)")  # "11,831 of 12,288 MiB", and no "012_Acartia"
 # A number, and what is said of it: "95.10 (94.57 to 95.58)", "95.10 / 37 *".
@@ -27,17 +32,24 @@ NUMBER_AND_MORE = re.compile(r"([+-]?\d+(?:\.\d+)?)( [(/].*)")
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of a tabular: its specification, header and cells as LaTeX, and width in mm."""
+    """A column of a tabular: its specification, header and cells as LaTeX; widths in mm."""
 
     specification: str
     header: str
     cells: list[str]
-    width: float
+    cell_width: float
+    header_width: float = 0.0
+
+    @property
+    def width(self) -> float:
+        """What the column takes with its header in one line."""
+        return max(self.cell_width, self.header_width)
 
 
 def escape_latex(text: str) -> str:
     """A plain text as LaTeX prints it."""
-    return "".join(SPECIAL.get(character, character) for character in text)
+    escaped = "".join(SPECIAL.get(character, character) for character in text)
+    return re.sub("-(?=-)", "-{}", escaped)  # which else would be a dash
 
 
 def comment(text: str) -> str:
@@ -71,6 +83,10 @@ def latex_table(
         for name in table.columns
         for column in _columns(table[name], decimals, {row for row, of in bold if of == name})
     ]
+    width = _total_width(columns)
+    if width > text_width:
+        columns = [_with_upright_header(column) for column in columns]
+        width = _total_width(columns)
     lines = {
         "caption": f"\\caption[{escape_latex(first_sentence(caption))}]{{{escape_latex(caption)}}}",
         "label": f"\\label{{{label}}}",
@@ -79,10 +95,21 @@ def latex_table(
             " & ".join(row) + r" \\" for row in zip(*(c.cells for c in columns), strict=True)
         ),
     }
-    width = sum(column.width + COLUMN_GAP_MM for column in columns)
     if len(table) > LONG_TABLE_ROWS:
-        return _long_table(columns, lines)
+        return _long_table(columns, lines, text_width)
     return _floating_table(columns, lines, "sideways" * (width > SIDEWAYS * text_width) + "table")
+
+
+def _total_width(columns: list[_Column]) -> float:
+    return sum(column.width + COLUMN_GAP_MM for column in columns)
+
+
+def _with_upright_header(column: _Column) -> _Column:
+    """The column with its header turned, where that is much longer than the cells."""
+    if column.header_width < 1.5 * column.cell_width or not column.header:
+        return column
+    before, name = re.fullmatch(r"(\\multicolumn\{2\}\{c\})?\{(.*)\}", column.header).groups("")
+    return replace(column, header=f"{before}{{\\rotatebox{{90}}{{{name}}}}}", header_width=0.0)
 
 
 def first_sentence(text: str) -> str:
@@ -100,7 +127,7 @@ def _columns(values: pd.Series, decimals: int, bold: set[int]) -> list[_Column]:
     if any(parted) and all(match or not text for match, text in zip(parted, texts, strict=True)):
         numbers = _numbers(
             [match[1] if match else "" for match in parted],
-            f"\\multicolumn{{2}}{{c}}{{{header}}}",
+            f"{TWO_COLUMNS}{{{header}}}",
             bold,
         )
         more = [match[2].strip() if match else "" for match in parted]
@@ -117,7 +144,7 @@ def spoken(column: str) -> str:
 def _printed(values: pd.Series, decimals: int) -> list[str]:
     if pd.api.types.is_integer_dtype(values):
         return [str(value) for value in values]
-    return ["" if pd.isna(value) else f"{value:.{decimals}f}" for value in values]
+    return [f"{value:.{decimals}f}" if math.isfinite(value) else "" for value in values]
 
 
 def _numbers(texts: list[str], header: str, bold: set[int]) -> _Column:
@@ -131,8 +158,9 @@ def _numbers(texts: list[str], header: str, bold: set[int]) -> _Column:
     cells = [
         (r"\bfseries " if row in bold else "") + (text or "{--}") for row, text in enumerate(texts)
     ]
-    title = len(header.strip("{}")) if header.startswith("{") else 0
-    return _Column(specification, header, cells, LETTER_MM * max(len(digits), title))
+    title = header.removeprefix(TWO_COLUMNS).strip("{}")
+    width, title_width = LETTER_MM * len(digits), LETTER_MM * len(title)
+    return _Column(specification, header, cells, width, title_width)
 
 
 def _texts(texts: list[str], header: str, specification: str, bold: set[int]) -> _Column:
@@ -141,8 +169,9 @@ def _texts(texts: list[str], header: str, specification: str, bold: set[int]) ->
         f"{{\\bfseries {text}}}" if row in bold else _no_option(text)
         for row, text in enumerate(escaped)
     ]
-    longest = max((len(text) for text in (*texts, header.strip("{}"))), default=0)
-    return _Column(specification, header, cells, LETTER_MM * longest)
+    longest = max((len(text) for text in texts), default=0)
+    title_width = LETTER_MM * len(header.strip("{}"))
+    return _Column(specification, header, cells, LETTER_MM * longest, title_width)
 
 
 def _no_option(text: str) -> str:
@@ -162,17 +191,33 @@ def _floating_table(columns: list[_Column], lines: dict[str, str], environment: 
     )
 
 
-def _long_table(columns: list[_Column], lines: dict[str, str]) -> str:
+def _long_table(columns: list[_Column], lines: dict[str, str], text_width: float) -> str:
+    """A table over pages: too wide a one is set smaller, and its texts are broken into lines."""
+    fits = _total_width(columns) + SLACK_MM <= text_width
+    size, scale = (SMALL, 1.0) if fits else (TINY, TINY_SCALE)
+    widths = _broken_widths(columns, text_width, scale)
     specification = "".join(
-        f">{{\\raggedright\\arraybackslash}}p{{{WIDEST_TEXT_MM}mm}}"
-        if column.width > WIDEST_TEXT_MM and not column.specification.startswith("S")
-        else column.specification
-        for column in columns
+        f">{{\\raggedright\\arraybackslash}}p{{{width:.1f}mm}}" if width else column.specification
+        for column, width in zip(columns, widths, strict=True)
     )
     head = f"\\toprule\n{lines['header']}\n\\midrule\n"
     return (
-        f"{{{SMALL}\\begin{{longtable}}{{{specification}}}\n"
+        f"{{{size}\\begin{{longtable}}{{{specification}}}\n"
         f"{lines['caption']}\n{lines['label']} \\\\\n{head}\\endfirsthead\n{head}\\endhead\n"
         f"\\midrule\n\\multicolumn{{{len(columns)}}}{{r}}{{continued}} \\\\\n\\endfoot\n"
         f"\\bottomrule\n\\endlastfoot\n{lines['rows']}\n\\end{{longtable}}}}\n"
     )
+
+
+def _broken_widths(columns: list[_Column], text_width: float, scale: float) -> list[float]:
+    """Widths in mm of the columns that are broken into lines so that all fit; 0 for the others."""
+    gaps = COLUMN_GAP_MM * len(columns)
+    missing = scale * sum(column.width for column in columns) + gaps + SLACK_MM - text_width
+    texts = [c for c in columns if c.specification == "l" and c.width > LEAST_TEXT_MM]
+    if missing <= 0 or not texts:
+        return [0.0] * len(columns)
+    share = 1 - missing / (scale * sum(column.width for column in texts))
+    return [
+        max(LEAST_TEXT_MM, share * scale * column.width) if column in texts else 0.0
+        for column in columns
+    ]

@@ -7,11 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from thesis_lib.config import InputError
 from thesis_lib.evaluate import METRICS
 from thesis_lib.files import read_json, write_text
 from thesis_lib.latex import comment, escape_latex
-from thesis_lib.results import Results
-from thesis_lib.stages import is_pretrained, is_tested, read_metrics
+from thesis_lib.leakage import leak_table, metrics_without_leaks
+from thesis_lib.results import Results, results_of_data, results_of_run
+from thesis_lib.runs import find_data
+from thesis_lib.stages import is_pretrained, is_tested, read_metrics, trained_fingerprint
 from thesis_lib.tables import elapsed_words, is_measured, percent
 
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
@@ -36,13 +39,16 @@ def numbers_text(numbers: Mapping[str, str]) -> str:
     r"""``\newcommand{\name}{value}`` for each number of the text.
 
     Raises:
-        ValueError: where two numbers would get the same macro.
+        InputError: where two numbers would get the same macro.
     """
     macros: dict[str, str] = {}
     for words, value in numbers.items():
         name = macro_name(words)
         if name in macros:
-            raise ValueError(f"two numbers would be \\{name}; the second is {words!r}")
+            raise InputError(
+                f"two numbers would be \\{name}, the second being {words!r}: LaTeX has letters "
+                "alone for names; give one of the runs another tag"
+            )
         macros[name] = value
     lines = [f"\\newcommand{{\\{name}}}{{{escape_latex(v)}}}\n" for name, v in macros.items()]
     return "".join(lines)
@@ -87,4 +93,31 @@ def chapter_numbers(results: Results) -> dict[str, str]:
         numbers[f"{words} accuracy low"] = percent(pair.low)
         numbers[f"{words} accuracy high"] = percent(pair.high)
         numbers[f"{words} p"] = f"{pair.p_holm:.3f}" if pair.p_holm >= 0.001 else "< 0.001"
+    if results.pairs:
+        numbers["pairs of runs"] = str(len(results.pairs))
+        numbers["pairs shown to differ"] = str(sum(pair.is_shown for pair in results.pairs))
+    if find_data(results.config.data).is_dir():
+        numbers |= _data_numbers(results)
+    return numbers
+
+
+def _data_numbers(results: Results) -> dict[str, Any]:
+    """What is counted on the data set itself, and metrics without the images that leak."""
+    data = results_of_data(results.config)
+    numbers = {"classes": str(len(data.dataset.classes))}
+    for split, part in data.dataset.splits.items():
+        numbers[f"{split} images"] = f"{len(part):,}"
+    for row in leak_table(data.leaks, data.dataset).to_dict("records"):
+        numbers[f"leaking test images {row['kind']}"] = f"{row['test images']:,}"
+    for run in results.runs:
+        if is_tested(run) and trained_fingerprint(run) == data.dataset.fingerprint:
+            tested = results_of_run(run, "test")
+            kept = metrics_without_leaks(tested.predictions, data.leaks, tested.classes)
+            for row in kept[kept["test images"] == "without any leak"].to_dict("records"):
+                name = f"{run.path.name} without leaks"
+                numbers[f"{name} test images"] = f"{row['images']:,}"
+                for metric in METRICS:
+                    for end in ("", "_low", "_high"):
+                        words = f"{name} test {metric}{end.replace('_', ' ')}"
+                        numbers[words] = percent(row[metric + end])
     return numbers

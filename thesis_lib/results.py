@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from thesis_lib.comparison import Comparison, compare_runs
-from thesis_lib.config import RunConfig
+from thesis_lib.config import SHOWN, InputError, RunConfig
 from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import DataStatistics, data_statistics
 from thesis_lib.evaluate import confusion_counts
@@ -28,7 +28,6 @@ FILES = {
     "test": ("test_file", "predictions_file", "embedding_file", "calibration_file"),
     "comparison": ("metrics_file", "probe_file", "test_file", "predictions_file"),
 }
-SETTINGS = ("duplicate_distance", "group_by", "text_width")  # that shape tables, not runs
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,20 @@ class Results:
 
     @cached_property
     def dataset(self) -> DataSet:
-        """The data set, which has to be on this disk."""
-        return open_dataset(self.config.data)
+        """The data set, which has to be on this disk.
+
+        Raises:
+            InputError: where it is not there, or no longer the one that the runs are of.
+        """
+        dataset = open_dataset(self.config.data)
+        for run in self.runs:
+            trained = trained_fingerprint(run)
+            if trained not in (None, dataset.fingerprint):
+                raise InputError(
+                    f"{self.config.data} has changed since {run.path.name} was trained on it "
+                    f"(fingerprint {trained}, now {dataset.fingerprint}); put it back as it was"
+                )
+        return dataset
 
     @cached_property
     def statistics(self) -> DataStatistics:
@@ -81,6 +92,18 @@ class Results:
         """Test images by true (rows) and predicted (columns) class."""
         true, predicted = self.predictions["true"], self.predictions["predicted"]
         return confusion_counts(true, predicted, self.classes)
+
+    @cached_property
+    def counted_as_zero(self) -> dict[str, list[str]]:
+        """The classes that count as 0 in the macro means, by what they lack in the test."""
+        lacking = {
+            "without a test image": self.confusion.sum(1) == 0,
+            "never predicted": (self.confusion.sum(0) == 0) & (self.confusion.sum(1) > 0),
+        }
+        return {
+            words: [name for name, lacks in zip(self.classes, those, strict=True) if lacks]
+            for words, those in lacking.items()
+        }
 
     @cached_property
     def pairs(self) -> list[Comparison]:
@@ -111,6 +134,8 @@ class Results:
             }
             for run in self.runs
         }
+        if self.part == "comparison":  # a run that has just begun shows nowhere
+            runs = {name: facts for name, facts in runs.items() if facts["files"]}
         commit = code_commit() or "unknown"
         named = ", ".join(runs) or "none"
         return {
@@ -121,7 +146,7 @@ class Results:
             "data": self.config.data,
             "data_fingerprint": fingerprint,
             "commit": commit,
-            "settings": {name: getattr(self.config, name) for name in SETTINGS},
+            "settings": {name: getattr(self.config, name) for name in SHOWN},
             "runs": runs,
         }
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from thesis_lib.files import write_csv, write_json, write_text
+from thesis_lib.config import InputError
+from thesis_lib.files import read_json, write_csv, write_json, write_text
 from thesis_lib.latex import PACKAGES, comment, latex_table, spoken
 
 ENDINGS = (".csv", ".json", ".md", ".tex")
@@ -35,13 +36,26 @@ def write_table(
     """
     paths = [stem.with_name(stem.name + ending) for ending in ENDINGS]
     write_csv(paths[0], table)
-    write_json(paths[1], {"table": stem.name, "caption": caption, "source": source})
+    write_json(paths[1], {"caption": caption, "source": source})
     write_text(paths[2], markdown(table, decimals, bold))
     label = ":".join(filter(None, ("tab", source.get("label"), stem.name)))
     latex = latex_table(table, caption, label, text_width, decimals, bold)
     needed = comment(f"needs the packages {', '.join(PACKAGES)}")
     write_text(paths[3], comment(source["line"]) + needed + latex)
     return paths
+
+
+def read_source(file: Path) -> dict[str, Any]:
+    """What the JSON beside a table says that it was made from.
+
+    Raises:
+        InputError: where it says nothing.
+    """
+    content = read_json(file)
+    source = content.get("source") if isinstance(content, dict) else None
+    if not isinstance(source, dict) or not {"part", "data", "settings", "runs"} <= set(source):
+        raise InputError(f"{file} does not tell what its table was made from; make it again")
+    return source
 
 
 def markdown(table: pd.DataFrame, decimals: int, bold: Collection[tuple[int, str]] = ()) -> str:

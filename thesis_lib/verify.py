@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from PIL import Image
 from thesis_lib.catalogue import TABLES, write_table
 from thesis_lib.chapter import BODY, DOCUMENT, NUMBERS, chapter_text
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.evaluate import METRICS, classification_metrics
+from thesis_lib.evaluate import classification_metrics
 from thesis_lib.figures import SOURCE
 from thesis_lib.files import read_json
+from thesis_lib.final_test import read_predictions
 from thesis_lib.quoted_numbers import chapter_numbers, numbers_text
 from thesis_lib.results import (
     Results,
@@ -25,15 +26,17 @@ from thesis_lib.results import (
     results_of_run,
     results_of_runs,
 )
-from thesis_lib.runs import RunDirectory, data_runs_folder, relative_to_root
+from thesis_lib.runs import RunDirectory, data_runs_folder, find_data, relative_to_root
 from thesis_lib.stages import is_tested
+from thesis_lib.table_files import ENDINGS, read_source
 
+NEED_DATA = ("class_counts", "imbalance", "channels", "leakage", "without_leaks")
 CLOSE = 1e-9  # between a metric on disk and the same counted again
 
 
 @dataclass
 class Verdict:
-    """What agrees with the runs (its number), what does not, and what nothing is known of."""
+    """How many things agree with the runs; what does not, and what could not be checked."""
 
     agree: int = 0
     differ: list[str] = field(default_factory=list)
@@ -49,30 +52,55 @@ def verify(folder: Path) -> Verdict:
     """Make every table and number again, and hold them and the figures against the runs.
 
     Tables, ``numbers.tex`` and the chapter are made anew from the runs; a figure tells which
-    files it was drawn from, and their hashes. The metrics of every run's ``test.json`` are
-    counted again from its predictions.
+    files it was drawn from, and their hashes. The metrics and intervals of every run's
+    ``test.json`` are counted again from its predictions.
 
     Args:
-        folder: ``figures/<data>``, or a copy of it.
+        folder: ``figures/<data>``, a run's folder in it, or a copy of either.
 
     Raises:
         InputError: where there are no figures or tables.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".png", ".pdf"))
-    if not files:
+    files = [path for path in folder.rglob("*") if path.suffix in (*ENDINGS, ".png", ".pdf")]
+    written_else = {folder / Path(name).stem for name in (DOCUMENT, BODY, NUMBERS)}
+    stems = sorted({path.with_suffix("") for path in files} - written_else)
+    if not stems:
         raise InputError(f"{folder} holds no figures or tables; give a folder such as figures/NAME")
     verdict, known = Verdict(), Known()
-    stems = sorted({path.with_suffix("") for path in files} - {folder / Path(DOCUMENT).stem})
     for stem in stems:
-        name = stem.relative_to(folder).as_posix()
-        if stem.with_name(f"{stem.name}.csv").is_file():
-            _check_table(stem, name, known, verdict)
-        if any(stem.with_name(f"{stem.name}{kind}").is_file() for kind in (".png", ".pdf")):
-            _check_figure(stem, name, known, verdict)
+        if any(_beside(stem, ending).is_file() for ending in ENDINGS):
+            _check(_check_table, stem, folder, known, verdict)
+        if any(_beside(stem, ending).is_file() for ending in (".png", ".pdf")):
+            _check(_check_figure, stem, folder, known, verdict)
     for run in known.runs.values():
-        verdict.take(list(_metric_faults(run)))
-    _check_texts(folder, known, verdict)
+        _check(_check_metrics, run.test_file, folder, known, verdict)
+    _check(_check_texts, folder / NUMBERS, folder, known, verdict)
     return verdict
+
+
+def _beside(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)  # a stem may hold a dot of its own
+
+
+def _name(path: Path, folder: Path) -> str:
+    inside = path.is_relative_to(folder)
+    return path.relative_to(folder).as_posix() if inside else relative_to_root(path)
+
+
+def _check(
+    check: Callable[[Path, Path, "Known", Verdict], None],
+    path: Path,
+    folder: Path,
+    known: "Known",
+    verdict: Verdict,
+) -> None:
+    """Check one thing; whatever is missing or spoilt for that is a fault of this thing alone."""
+    try:
+        check(path, folder, known, verdict)
+    except FileNotFoundError as error:
+        verdict.take([f"{_name(path, folder)}: {error.filename} is not there"])
+    except (InputError, OSError, LookupError, ValueError, TypeError) as error:
+        verdict.take([f"{_name(path, folder)}: cannot be made again: {error}"])
 
 
 class Known:
@@ -106,27 +134,50 @@ class Known:
         return results_of_run(run, source["part"])
 
 
-def _check_table(stem: Path, name: str, known: Known, verdict: Verdict) -> None:
-    told = stem.with_name(f"{stem.name}.json")
-    if not told.is_file() or stem.name not in TABLES:
-        verdict.unknown.append(f"{name}.csv")
+def _check_table(stem: Path, folder: Path, known: Known, verdict: Verdict) -> None:
+    name, told = _name(stem, folder), _beside(stem, ".json")
+    if stem.name not in TABLES:
+        verdict.unknown.append(f"{name}, which is no table of the workbook")
         return
-    try:
-        results = known.results_of(read_json(told)["source"])
-        with tempfile.TemporaryDirectory() as scratch:
-            again = replace(results, folder=Path(scratch))
-            write_table(stem.name, again)
-            verdict.take(list(_table_faults(stem, name, Path(scratch) / stem.name)))
-    except InputError as error:
-        verdict.take([f"{name}.csv cannot be made again: {error}"])
+    source = read_source(told)
+    if stem.name in NEED_DATA and not find_data(source["data"]).is_dir():
+        verdict.unknown.append(f"{name}, whose data set {source['data']} is not here")
+        return
+    results = known.results_of(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        again = Path(scratch) / stem.name
+        write_table(stem.name, replace(results, folder=again.parent))
+        faults = [*_place_faults(stem, folder, source), *_table_faults(stem, name, again)]
+        if again.with_name(told.name).is_file():
+            faults += _told_faults(name, source, read_source(_beside(again, ".json")))
+    verdict.take(faults)
+
+
+def _place_faults(stem: Path, folder: Path, source: dict[str, Any]) -> Iterator[str]:
+    """Where something lies in another place, or under another name, than it was made for."""
+    if source.get("name") != stem.name:
+        yield f"{_name(stem, folder)} was made as {source.get('name')!r}"
+    of_run = source.get("label")
+    lies_in = stem.parent.resolve().name
+    if of_run and lies_in != of_run:
+        yield f"{_name(stem, folder)} is of the run {of_run}"
+
+
+def _told_faults(name: str, told: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Where a table says that it comes from something else than it does."""
+    for key in ("data_fingerprint", "settings"):
+        if told.get(key) != now[key]:
+            yield f"{name}.json says {key} {told.get(key)!r}, made again {now[key]!r}"
+    files = {run: facts.get("files") for run, facts in told["runs"].items()}
+    if files != {run: facts["files"] for run, facts in now["runs"].items()}:
+        yield f"{name}.json tells of other files of the runs than there are now"
 
 
 def _table_faults(stem: Path, name: str, again: Path) -> Iterator[str]:
-    new = again.with_name(f"{again.name}.csv")
-    if not new.is_file():
+    if not _beside(again, ".csv").is_file():
         yield f"{name}.csv: made again, it has no row"
         return
-    before, now = (_cells(path.with_name(f"{path.name}.csv")) for path in (stem, again))
+    before, now = (_cells(_beside(path, ".csv")) for path in (stem, again))
     if before.shape != now.shape or list(before) != list(now):
         yield f"{name}.csv: has {_shape(before)}, made again {_shape(now)}"
     elif not before.equals(now):
@@ -138,10 +189,10 @@ def _table_faults(stem: Path, name: str, again: Path) -> Iterator[str]:
             f"made again {now[column].iloc[row]!r}{more}"
         )
     for ending in (".md", ".tex"):
-        ours, theirs = (path.with_name(path.name + ending) for path in (stem, again))
+        ours, theirs = (_beside(path, ending) for path in (stem, again))
         if not ours.is_file():
             yield f"{name}{ending} is not there"
-        elif _without_comments(ours) != _without_comments(theirs):
+        elif _lines(ours) != _lines(theirs):
             yield f"{name}{ending} is not as it comes out now"
 
 
@@ -153,19 +204,27 @@ def _shape(table: pd.DataFrame) -> str:
     return f"{len(table)} rows and {len(table.columns)} columns"
 
 
-def _without_comments(file: Path) -> list[str]:
-    """Its lines but those that name commits, which change with the code."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if not line.startswith("%")]
+def _lines(file: Path) -> list[str]:
+    return _without_commits(file.read_text(encoding="utf-8"))
 
 
-def _check_figure(stem: Path, name: str, known: Known, verdict: Verdict) -> None:
-    png, pdf = (stem.with_name(f"{stem.name}{ending}") for ending in (".png", ".pdf"))
+def _without_commits(text: str) -> list[str]:
+    """Its lines, without the commit of the code, which changes without the numbers."""
+    return [line.split("; code:")[0] for line in text.splitlines()]
+
+
+def _check_figure(stem: Path, folder: Path, known: Known, verdict: Verdict) -> None:
+    name, (png, pdf) = _name(stem, folder), (_beside(stem, ending) for ending in (".png", ".pdf"))
     told = _told(png)
     if told is None:
-        verdict.unknown.append(f"{name}{'.png' if png.is_file() else '.pdf'}")
+        verdict.unknown.append(f"{name}, which does not tell what it was drawn from")
         return
-    faults = [f"{name}: {fault}" for fault in _source_faults(json.loads(told), known)]
+    source = json.loads(told)
+    if source["part"] == "data" and not find_data(source["data"]).is_dir():
+        verdict.unknown.append(f"{name}, whose data set {source['data']} is not here")
+        return
+    faults = [f"{name}: {fault}" for fault in _source_faults(source, known)]
+    faults += _place_faults(stem, folder, source)
     if not pdf.is_file():
         faults.append(f"{name}.pdf is not there")
     elif _in_pdf(told) not in pdf.read_bytes():
@@ -190,53 +249,50 @@ def _in_pdf(text: str) -> bytes:
 
 def _source_faults(source: dict[str, Any], known: Known) -> Iterator[str]:
     """What has changed since a figure was drawn."""
-    try:
-        results = known.results_of(source)
-        if source["part"] == "data" and results.dataset.fingerprint != source["data_fingerprint"]:
-            yield f"the data set {source['data']} has changed"
-    except InputError as error:
-        yield f"cannot be checked: {error}"
-        return
+    results = known.results_of(source)
+    if source["data_fingerprint"] != results.source["data_fingerprint"]:
+        yield f"the data set {source['data']} has changed"
     folder = data_runs_folder(results.config.data_name)
     for name, facts in source["runs"].items():
         changed = [
-            f for f, digest in facts["files"].items() if file_digest(folder / name / f) != digest
+            file
+            for file, digest in facts["files"].items()
+            if file_digest(folder / name / file) != digest
         ]
         if changed:
             yield f"{', '.join(changed)} of {name} changed after it was drawn"
-    if source["part"] == "comparison":
-        added = {run.path.name for run in results.runs} - set(source["runs"])
-        if added:
-            yield f"drawn before there were the runs {', '.join(sorted(added))}"
+    added = set(results.source["runs"]) - set(source["runs"])
+    if added:
+        yield f"drawn before there were the runs {', '.join(sorted(added))}"
 
 
-def _metric_faults(run: RunDirectory) -> Iterator[str]:
-    """Where a run's test.json is not what its predictions give."""
-    stored = read_json(run.test_file)
-    predictions = Results("test", run.config, (run,), run.figures).predictions
+def _check_metrics(file: Path, folder: Path, known: Known, verdict: Verdict) -> None:
+    """A run's test.json against its predictions."""
+    run, stored = known.runs[file.parent.name], read_json(file)
+    predictions = read_predictions(run)
     counted = classification_metrics(
         predictions["true"], predictions["predicted"], stored["classes"]
     )
-    for metric in METRICS:
-        if abs(stored[metric] - counted[metric]) > CLOSE:
-            yield (
-                f"{relative_to_root(run.test_file)}: {metric} is {stored[metric]:.6f}, but "
-                f"predictions.csv gives {counted[metric]:.6f}"
-            )
+    verdict.take(
+        [
+            f"{_name(file, folder)}: {key} is {stored.get(key)}, but predictions.csv gives {value}"
+            for key, value in counted.items()
+            if not np.allclose(stored.get(key, np.nan), value, rtol=0, atol=CLOSE)
+        ]
+    )
 
 
-def _check_texts(folder: Path, known: Known, verdict: Verdict) -> None:
-    """numbers.tex and the chapter, where they are there."""
+def _check_texts(numbers: Path, folder: Path, known: Known, verdict: Verdict) -> None:
+    """numbers.tex and the chapter, where notebook 06 has been run."""
     everything = next((r for r in known.results.values() if r.part == "comparison"), None)
-    numbers = folder / NUMBERS
-    if everything and numbers.is_file():
-        now = numbers_text(chapter_numbers(everything)).splitlines()
-        before = _without_comments(numbers)
-        differing = sorted(set(before) ^ set(now))
-        more = f" and {len(differing) - 1} more lines" if len(differing) > 1 else ""
-        verdict.take([f"{NUMBERS}: {differing[0]}{more} differ"] if differing else [])
-    if everything and (folder / BODY).is_file():
+    if everything is None:
+        return
+    now = numbers_text(chapter_numbers(everything)).splitlines()
+    before = [line for line in _lines(numbers) if not line.startswith("%")]
+    differing = sorted(set(before) ^ set(now))
+    more = f" and {len(differing) - 1} more lines" if len(differing) > 1 else ""
+    verdict.take([f"{NUMBERS}: {differing[0]}{more} differ"] if differing else [])
+    if (folder / BODY).is_file():
         for name, text in chapter_text(everything.config.data_name).items():
-            lines = [line for line in text.splitlines() if not line.startswith("%")]
-            same = (folder / name).is_file() and _without_comments(folder / name) == lines
+            same = (folder / name).is_file() and _lines(folder / name) == _without_commits(text)
             verdict.take([] if same else [f"{name} is not as it comes out now: `thesis chapter`"])

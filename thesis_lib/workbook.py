@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import IDENTITY, MACHINE, PROBE, InputError, RunConfig
+from thesis_lib.config import IDENTITY, MACHINE, PROBE, SHOWN, InputError, RunConfig
 from thesis_lib.files import read_json, sweep_partial
 from thesis_lib.locks import locked
 from thesis_lib.receipts import STAGE_OF, receipt_holds
@@ -63,7 +63,10 @@ class Task:
         if self.notebook.stage != "pretrain":
             fields = RunConfig.field_names(IDENTITY, PROBE, MACHINE)
         shown = shown_parameters(notebook_path(self.notebook))
-        return {n: settings[n] for n in fields if n in shown or settings[n] != defaults[n]}
+        # What shapes figures and tables is to be the same in all notebooks, whatever a run was
+        # made with before.
+        asked = {*shown, *SHOWN, *(n for n in fields if settings[n] != defaults[n])}
+        return {n: settings[n] for n in fields if n in asked}
 
     def is_done(self) -> bool:
         """Whether the executed copy is there, of these parameters, and still holds."""
