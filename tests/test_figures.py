@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from thesis_lib import figures
@@ -21,6 +22,15 @@ from thesis_lib import figures
 SOURCE = {"line": "data set digits (fingerprint 0123); runs: none; code: abc", "part": "data"}
 FEW = ["Actinoptychus", "Bacillariophyceae", "Chaetoceros", "Ditylum", "Odontella", "Rhizosolenia"]
 MANY = [f"{i:03d}_Megalopa larva_Phase {i % 3}_Type {chr(65 + i % 26)}" for i in range(1, 88)]
+ONE_LONG = ["n" * 90, *(f"species {i} of a genus" for i in range(86))]
+LONG = [f"{i:03d}_" + "n" * 86 for i in range(87)]
+THREE_HUNDRED = [f"{i:03d}_Megalopa larva_Phase {i % 3}" for i in range(300)]
+COMMON_BACKBONES = [
+    *("resnet18", "resnet34", "resnet101", "resnext50_32x4d", "densenet121", "vgg16"),
+    *("efficientnet_b0", "mobilenetv3_large_100", "convnext_tiny", "regnety_032", "inception_v3"),
+    *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"),
+    "swin_tiny_patch4_window7_224",
+]
 HOSTILE = ["$x$ and $y", "a_b^{2}", "R&D 100%", "Ωμέγα", "中文", "日本語", "\\alpha # ~", "x" * 90]
 
 
@@ -110,6 +120,17 @@ def of_runs():
         "no_mistakes": figures.mistakes([], []),
         "no_leaking_pairs": figures.leaking_pairs([]),
     }
+
+
+def of_many_classes(kind, classes):
+    """Draw a confusion matrix or an embedding, whose classes are in a key, on made-up data."""
+    k = len(classes)
+    if kind == "confusion_matrix":
+        return figures.confusion_matrix(900 * np.eye(k, dtype=int), classes, normalize=False)
+    xy = np.random.default_rng(0).random((3 * k, 2))
+    true = np.resize(np.array(classes, dtype=object), 3 * k)
+    points = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "true": true, "predicted": true})
+    return figures.embedding(points, classes)
 
 
 @pytest.fixture(scope="module")
@@ -206,20 +227,37 @@ def test_no_text_is_smaller_than_five_points(drawn):
             assert text.get_fontsize() >= 5, (name, text.get_text())
 
 
+def faults_of(name, figure):
+    """Texts of a figure that leave it, and pairs of texts that overlap."""
+    faults, canvas, found = [], figure.bbox.padded(1), texts(figure)
+    for text, extent in found:
+        inside = canvas.x0 <= extent.x0 and extent.x1 <= canvas.x1
+        inside &= canvas.y0 <= extent.y0 and extent.y1 <= canvas.y1
+        if not inside:
+            faults.append((name, text.get_text(), str(extent)))
+    boxes = np.array([extent.extents for _, extent in found]).reshape(-1, 4)
+    # A pixel of play, as boxes are as high as the font and letters are not.
+    low, high = boxes[:, :2] + 1, boxes[:, 2:] - 1
+    overlap = ((low[:, None] <= high) & (low <= high[:, None])).all(axis=-1)
+    for i, j in np.argwhere(np.triu(overlap, 1)):
+        faults.append((name, found[i][0].get_text(), found[j][0].get_text()))
+    return faults
+
+
 def test_texts_neither_overlap_nor_leave_the_canvas(drawn):
-    faults = []
-    for name, figure in drawn.items():
-        canvas, found = figure.bbox.padded(1), texts(figure)
-        for text, extent in found:
-            inside = canvas.x0 <= extent.x0 and extent.x1 <= canvas.x1
-            inside &= canvas.y0 <= extent.y0 and extent.y1 <= canvas.y1
-            if not inside:
-                faults.append((name, text.get_text(), str(extent)))
-        for (a, box), (b, other) in combinations(found, 2):
-            # A pixel of play, as boxes are as high as the font and letters are not.
-            if box.padded(-1).overlaps(other.padded(-1)):
-                faults.append((name, a.get_text(), b.get_text()))
-    assert not faults
+    assert not [fault for name, figure in drawn.items() for fault in faults_of(name, figure)]
+
+
+@pytest.mark.parametrize("kind", ["confusion_matrix", "embedding"])
+@pytest.mark.parametrize("classes", [ONE_LONG, LONG, THREE_HUNDRED], ids=["one", "all", "300"])
+def test_long_and_many_names_leave_the_key_on_the_page(kind, classes):
+    figure = of_many_classes(kind, classes)
+    assert figure.get_size_inches()[1] * 25.4 <= figures.PAGE_HEIGHT_MM + 0.1
+    assert not faults_of(kind, figure)
+    key = [text.get_text() for text, _ in texts(figure) if text.get_va() == "top"]
+    if classes is not THREE_HUNDRED:  # so many are shortened all
+        shown = [name for name in classes if any(text.endswith(name) for text in key)]
+        assert shown == [name for name in classes if len(name) < 90]
 
 
 def test_class_counts_of_many_classes_names_all_in_full(drawn):
@@ -269,7 +307,7 @@ def test_a_backbone_has_one_color_whatever_else_is_drawn():
     known = ["resnet50", "seresnext50_32x4d", "lenet5"]
     assert len({figures.run_color(name) for name in known}) == 3
     other = figures.run_color("vit_small_patch16_224")
-    assert other == figures.PALETTE[9]  # literally, as Python's own hash would differ by process
+    assert other == "#89025b"  # literally, as Python's own hash would differ by process
     assert other not in map(figures.run_color, known)
     table = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0]})
     for runs in (["lenet5"], ["resnet50", "lenet5"], ["lenet5", "resnet50"]):
@@ -279,6 +317,24 @@ def test_a_backbone_has_one_color_whatever_else_is_drawn():
         )
         lines = {line.get_label(): line.get_color() for line in drawn.axes[0].lines}
         assert lines["lenet5"] == figures.run_color("lenet5")
+
+
+def lab(colors):
+    """CIELAB (n, 3) of sRGB colours under D65, and their relative luminance (n,) as of WCAG."""
+    rgb = np.array([to_rgb(color) for color in colors])
+    rgb = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]]
+    xyz = rgb @ np.transpose(to_xyz)
+    x, y, z = np.cbrt(xyz / [0.9505, 1.0, 1.0888]).T  # no colour here is near black
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1), xyz[:, 1]
+
+
+def test_common_backbones_have_colors_that_can_be_told_apart_on_white():
+    others = [figures.run_color(name) for name in COMMON_BACKBONES]
+    assert (1.05 / (lab(figures.OTHER_COLORS)[1] + 0.05) >= 3).all()
+    colors, _ = lab([*others, *figures.BACKBONE_COLORS.values()])
+    apart = [np.linalg.norm(a - b) for a, b in combinations(colors, 2)]  # CIE76
+    assert min(apart) > 16 and sum(distance < 20 for distance in apart) <= 6, sorted(apart)[:9]
 
 
 def test_batch_sizes_differ_by_line_style():

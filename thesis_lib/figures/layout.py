@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import count
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +20,8 @@ from thesis_lib.figures.style import (
     figure_size,
     text_width,
 )
+
+READABLE_MM = 25.0  # of a key's column: about twenty letters
 
 
 def _figure(height: float, layout: str | None = "constrained") -> Figure:
@@ -52,16 +55,29 @@ def page(height: float) -> tuple[Figure, Axes]:
 
 
 def figure_over_key(height: float, classes: Sequence[str]) -> tuple[Figure, SubFigure]:
-    """Return a figure and its upper part, over a key of class numbers (none without classes)."""
+    """Return a figure and its upper part, over a key of class numbers (none without classes).
+
+    Names that keep the figure from fitting a page are shortened, as little as possible; where
+    that would leave too little of them, the upper part becomes lower than `height`.
+    """
     numbered = [
         name if name.startswith(number) else f"{number}  {name}"
         for number, name in zip(class_numbers(classes), classes, strict=True)
     ]
     width, line = text_width(), 1.2 * TINY * POINT
+
+    def fits(above: float, columns: int) -> bool:
+        return above + -(-len(classes) // columns) * line + 2 <= PAGE_HEIGHT_MM
+
     widest = max((printed_width(name, TINY) for name in numbered), default=width)
-    columns = max(1, int(width // (widest + 3)))
+    unshortened = max(1, int(width // (widest + 3)))
+    readable = max(unshortened, int(width // READABLE_MM))
+    options = range(unshortened, readable + 1)
+    columns = next((n for n in options if fits(height, n)), readable)
+    columns = next(n for n in count(columns) if fits(height / 2, n))
     rows = -(-len(classes) // columns)
     key = rows * line + 2
+    height = min(height, PAGE_HEIGHT_MM - key)
     figure = _figure(height + key)
     above, below = figure.subfigures(2, 1, height_ratios=[height, key])
     canvas = _canvas(below, width, key)

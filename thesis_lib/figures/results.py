@@ -27,6 +27,7 @@ from thesis_lib.figures.layout import (
 )
 from thesis_lib.figures.style import (
     BODY,
+    INCH,
     NAMED_CLASSES,
     PALETTE,
     POINT,
@@ -73,7 +74,8 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool
         figure, top = figure_over_key(text_width() - 20, classes)
         axes = top.subplots()
         mesh = axes.pcolormesh(edges, edges, shown, **style)
-        number_ticks(axes, class_numbers(classes), text_width() - 45)
+        height = top.bbox.height / figure.dpi * INCH
+        number_ticks(axes, class_numbers(classes), height - 25)
         log_colorbar(top, mesh, axes, unit)
     axes.set(aspect="equal", xlim=edges[[0, -1]], ylim=edges[[-1, 0]])
     axes.spines[:].set_visible(True)

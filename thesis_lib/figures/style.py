@@ -29,8 +29,15 @@ BACKBONE_COLORS = {
     "resnet50": PALETTE[0],
     "seresnext50_32x4d": PALETTE[1],
     "lenet5": PALETTE[2],
+    "test_resnet": PALETTE[4],
 }
-OTHER_COLORS = [PALETTE[i] for i in (3, 4, 5, 7, 9)]  # without the two that are pale on paper
+# Nine hues, away from the first three, in three lightnesses: all have a contrast of 3 on white.
+OTHER_COLORS = [
+    color
+    for lightness in (0.3, 0.45, 0.6)
+    for color in sns.husl_palette(9, h=20 / 359, s=1, l=lightness).as_hex()
+]
+COLOR_SEED = 14161  # of all below 20,000, the one that tells the commonest backbones apart best
 SPLIT_COLORS = {"train": "0.72", "val": PALETTE[9], "test": "black"}
 BATCH_STYLES = {32: ("solid", "o"), 64: ("dashed", "s")}
 OTHER_STYLES = [("dotted", "^"), ("dashdot", "v"), ((0, (6, 1)), "P"), ((0, (3, 1, 1, 1)), "X")]
@@ -118,8 +125,11 @@ def save(figure: Figure, stem: Path, source: Mapping[str, Any]) -> list[Path]:
 
 
 def run_color(backbone: str) -> str:
-    """Colour of a backbone as a hex string, the same on every figure."""
-    other = zlib.crc32(backbone.encode()) % len(OTHER_COLORS)
+    """Colour of a backbone as a hex string, the same on every figure.
+
+    It follows from the name alone, so two uncommon backbones may share one of the colours.
+    """
+    other = zlib.crc32(backbone.encode(), COLOR_SEED) % len(OTHER_COLORS)
     return BACKBONE_COLORS.get(backbone, OTHER_COLORS[other])
 
 
