@@ -125,7 +125,7 @@ def _plot(table: pd.DataFrame) -> plt.Figure:
         axes.minorticks_off()
     plain_log_ticks(time_axes.yaxis)
     memory_axes.set_ylim(0)
-    time_axes.legend()
+    time_axes.legend(loc="lower right")
     return figure
 
 
