@@ -4,6 +4,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -63,11 +64,12 @@ def _hash_files(dataset: DataSet) -> tuple[Path, Path]:
     return folder / "image_hashes.csv", folder / "image_hashes.json"
 
 
-def _receipt(dataset: DataSet, table_file: Path) -> dict[str, str]:
+def _receipt(dataset: DataSet, table_file: Path) -> dict[str, Any]:
     """What the stored hashes depend on, and what tells that they are whole."""
     return {
         "fingerprint": dataset.fingerprint,
         "imagehash": imagehash.__version__,
+        "columns": HASHES,
         "sha256": hashlib.sha256(table_file.read_bytes()).hexdigest(),
     }
 

@@ -60,16 +60,18 @@ def figure_over_key(height: float, classes: Sequence[str]) -> tuple[Figure, SubF
     Names that keep the figure from fitting a page are shortened, as little as possible; where
     that would leave too little of them, the upper part becomes lower than `height`.
     """
-    numbered = [
-        name if name.startswith(number) else f"{number}  {name}"
-        for number, name in zip(class_numbers(classes), classes, strict=True)
+    numbers = class_numbers(classes)
+    names = [
+        name[len(number) :] if name.startswith(number) else f"  {name}"
+        for number, name in zip(numbers, classes, strict=True)
     ]
     width, line = text_width(), 1.2 * TINY * POINT
 
     def fits(above: float, columns: int) -> bool:
         return above + -(-len(classes) // columns) * line + 2 <= PAGE_HEIGHT_MM
 
-    widest = max((printed_width(name, TINY) for name in numbered), default=width)
+    numbered = zip(numbers, names, strict=True)
+    widest = max((printed_width(number + name, TINY) for number, name in numbered), default=width)
     unshortened = max(1, int(width // (widest + 3)))
     readable = max(unshortened, int(width // READABLE_MM))
     options = range(unshortened, readable + 1)
@@ -81,9 +83,10 @@ def figure_over_key(height: float, classes: Sequence[str]) -> tuple[Figure, SubF
     figure = _figure(height + key)
     above, below = figure.subfigures(2, 1, height_ratios=[height, key])
     canvas = _canvas(below, width, key)
-    for i, name in enumerate(numbered):
+    for i, (number, name) in enumerate(zip(numbers, names, strict=True)):
         x, y = i // rows * width / columns, i % rows * line
-        canvas.text(x + 1, y, shorten(name, width / columns - 2, TINY), size=TINY, va="top")
+        name = shorten(name, width / columns - 2 - printed_width(number, TINY), TINY)
+        canvas.text(x + 1, y, number + name, size=TINY, va="top")
     return figure, above
 
 
