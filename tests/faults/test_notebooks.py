@@ -4,6 +4,7 @@ Each fault has its control: without the protection, it would be reported done, o
 """
 
 import contextlib
+import gc
 import json
 import os
 import random
@@ -204,6 +205,7 @@ def test_executions_leave_neither_threads_nor_open_files_behind(tmp_path, monkey
     held = []
     for _ in range(4):
         assert execute_notebook(*notebook("print('here')")) is None
+        gc.collect()  # also what earlier tests left in circles: it would go in between
         held.append((threading.active_count(), psutil.Process().num_fds()))
     assert held[1:] == held[:1] * 3  # the first makes the event loop that all use
 
