@@ -6,6 +6,7 @@ them.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -37,8 +38,8 @@ class Table:
     bold: Callable[[Results, pd.DataFrame], Bold] = lambda results, table: ()
 
 
-def write_table(name: str, results: Results) -> pd.DataFrame:
-    """Make a table, write it to the figures' folder in all its forms, and return it.
+def write_table(name: str, results: Results, folder: Path | None = None) -> pd.DataFrame:
+    """Make a table, write it to a folder (that of the figures) in all its forms, and return it.
 
     One without a row is not written: there is nothing to print yet.
     """
@@ -47,7 +48,7 @@ def write_table(name: str, results: Results) -> pd.DataFrame:
     if len(table):
         write_files(
             table,
-            results.folder / name,
+            (folder or results.folder) / name,
             entry.caption(results, table),
             {**results.source, "name": name},
             entry.decimals,

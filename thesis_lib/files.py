@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -101,6 +102,11 @@ def write_json(path: Path, content: Any) -> None:
 def write_csv(path: Path, table: "pd.DataFrame") -> None:
     """Write a CSV file (without the index) whole or not at all."""
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def file_digest(path: Path) -> str | None:
+    """A file's SHA-256, hex; None where it is not there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def read_json(path: Path) -> Any:

@@ -12,9 +12,11 @@ LONG_TABLE_ROWS = 40  # with more, a table runs over pages
 LETTER_MM, COLUMN_GAP_MM = 1.6, 2.8  # at \footnotesize of a 10 or 11 pt document, on average
 SLACK_MM = 5  # since widths are of average letters
 LEAST_TEXT_MM = 15  # of a text column that is broken into lines
-SMALL = f"\\footnotesize\n\\setlength{{\\tabcolsep}}{{{COLUMN_GAP_MM / 2}mm}}\n"
-TINY = f"\\scriptsize\n\\setlength{{\\tabcolsep}}{{{COLUMN_GAP_MM / 2}mm}}\n"
-TINY_SCALE = 0.9  # of \\scriptsize to \\footnotesize
+SMALL, TINY = (
+    f"\\{size}\n\\setlength{{\\tabcolsep}}{{{COLUMN_GAP_MM / 2}mm}}\n"
+    for size in ("footnotesize", "scriptsize")
+)
+TINY_SCALE = 0.9  # of \scriptsize to \footnotesize
 SIDEWAYS = 1.35  # a table this many times wider than the text is turned rather than shrunk
 
 SPECIAL = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
-from thesis_lib.files import read_json, write_json
+from thesis_lib.files import file_digest, read_json, write_json
 from thesis_lib.runs import RunDirectory, data_runs_folder, find_runs, relative_to_root
 from thesis_lib.stages import IS_DONE, probe_inputs, selection_digest, trained_fingerprint
 
@@ -89,4 +89,4 @@ def _inputs(notebook: str, config: RunConfig) -> Any:
 def _results(run: RunDirectory) -> list[str | None]:
     """Hashes of the small files of a run that tables are made from."""
     files = (run.config_file, run.metrics_file, run.probe_file, run.selection_file, run.test_file)
-    return [hashlib.sha256(f.read_bytes()).hexdigest() if f.is_file() else None for f in files]
+    return [file_digest(file) for file in files]

@@ -1,6 +1,5 @@
 """What figures and tables are made from: a data set, one run, or all runs, with its provenance."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from thesis_lib.config import SHOWN, InputError, RunConfig
 from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import DataStatistics, data_statistics
 from thesis_lib.evaluate import confusion_counts
-from thesis_lib.files import read_json
+from thesis_lib.files import file_digest, read_json
 from thesis_lib.final_test import read_predictions
 from thesis_lib.leakage import find_leaks
 from thesis_lib.runs import RunDirectory, figures_folder, find_runs
@@ -126,10 +125,9 @@ class Results:
             run.path.name: {
                 "commits": stage_commits(run),
                 "files": {
-                    name: digest
-                    for kind in FILES[self.part]
-                    if (digest := file_digest(getattr(run, kind)))
-                    for name in [getattr(run, kind).name]
+                    file.name: digest[:16]
+                    for file in (getattr(run, kind) for kind in FILES[self.part])
+                    if (digest := file_digest(file))
                 },
             }
             for run in self.runs
@@ -171,8 +169,3 @@ def stage_commits(run: RunDirectory) -> dict[str, str]:
     """The commit of the code that each stage of a run was computed with last."""
     entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
     return {entry["stage"]: entry.get("git_commit") or "unknown" for entry in entries}
-
-
-def file_digest(file: Path) -> str | None:
-    """Beginning of a file's SHA-256; None where it is not there."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None

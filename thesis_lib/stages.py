@@ -6,7 +6,6 @@ module reads small files alone, so that ``thesis status`` answers at once.
 
 import contextlib
 import csv
-import hashlib
 import math
 import os
 import platform
@@ -23,7 +22,7 @@ from typing import Any
 import psutil
 
 from thesis_lib.config import MACHINE, InputError, RunConfig
-from thesis_lib.files import read_json, write_json
+from thesis_lib.files import file_digest, read_json, write_json
 from thesis_lib.runs import RunDirectory
 
 METRICS_COLUMNS = (
@@ -107,11 +106,12 @@ def selection_digest(run: RunDirectory) -> str:
     Raises:
         InputError: where nothing has been selected yet.
     """
-    if not run.selection_file.is_file():
+    digest = file_digest(run.selection_file)
+    if digest is None:
         raise InputError(
             f"{run.path.name} has no selection.json; run notebook 03 or `thesis probe` first"
         )
-    return hashlib.sha256(run.selection_file.read_bytes()).hexdigest()[:16]
+    return digest[:16]
 
 
 def is_tested(run: RunDirectory) -> bool:

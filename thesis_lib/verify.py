@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from thesis_lib.final_test import read_predictions
 from thesis_lib.quoted_numbers import chapter_numbers, numbers_text
 from thesis_lib.results import (
     Results,
-    file_digest,
     results_of_data,
     results_of_run,
     results_of_runs,
@@ -146,7 +145,7 @@ def _check_table(stem: Path, folder: Path, known: Known, verdict: Verdict) -> No
     results = known.results_of(source)
     with tempfile.TemporaryDirectory() as scratch:
         again = Path(scratch) / stem.name
-        write_table(stem.name, replace(results, folder=again.parent))
+        write_table(stem.name, results, again.parent)
         faults = [*_place_faults(stem, folder, source), *_table_faults(stem, name, again)]
         if again.with_name(told.name).is_file():
             faults += _told_faults(name, source, read_source(_beside(again, ".json")))
@@ -252,16 +251,13 @@ def _source_faults(source: dict[str, Any], known: Known) -> Iterator[str]:
     results = known.results_of(source)
     if source["data_fingerprint"] != results.source["data_fingerprint"]:
         yield f"the data set {source['data']} has changed"
-    folder = data_runs_folder(results.config.data_name)
+    now = results.source["runs"]
     for name, facts in source["runs"].items():
-        changed = [
-            file
-            for file, digest in facts["files"].items()
-            if file_digest(folder / name / file) != digest
-        ]
+        files = now.get(name, {}).get("files", {})
+        changed = [file for file, digest in facts["files"].items() if files.get(file) != digest]
         if changed:
             yield f"{', '.join(changed)} of {name} changed after it was drawn"
-    added = set(results.source["runs"]) - set(source["runs"])
+    added = set(now) - set(source["runs"])
     if added:
         yield f"drawn before there were the runs {', '.join(sorted(added))}"
 
