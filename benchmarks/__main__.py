@@ -9,7 +9,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cached_views, data_pass, evaluation, growth, probing, start, training
+from benchmarks import (
+    cached_views,
+    data_pass,
+    evaluation,
+    growth,
+    prediction,
+    probing,
+    pruning,
+    start,
+    training,
+)
 from benchmarks.timing import Result
 from thesis_lib.files import read_json, write_json, write_text
 from thesis_lib.stages import provenance
@@ -27,6 +37,8 @@ GOALS = {
     9: start.start,
     10: evaluation.evaluation_time,
     11: growth.growth,
+    12: pruning.pruning,
+    13: prediction.flat_memory,
 }
 
 
@@ -76,7 +88,7 @@ def write(number: int, found: list[Result], device: torch.device, rounds: int) -
         "",
         f"`make bench`: torch {', '.join(versions)}, {torch.get_num_threads()} threads. Best of "
         "some rounds in turns; ratios of the best for 1, 7, 9 and 10, medians of the rounds' "
-        "ratios for 2, 3, 4, 6 and 8. The JSON beside it has every round.",
+        "ratios for 2, 3, 4, 6, 8 and 12. The JSON beside it has every round.",
         "",
         "| # | what | ours | the other | ratio | goal | |",
         "|---|---|---|---|---|---|---|",

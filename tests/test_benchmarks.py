@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -10,11 +11,22 @@ from torch.nn.functional import normalize
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import __main__ as table
-from benchmarks import cached_views, data_pass, evaluation, growth, old_way, timing, training
+from benchmarks import (
+    cached_views,
+    data_pass,
+    evaluation,
+    growth,
+    old_way,
+    pruning,
+    timing,
+    training,
+)
 from benchmarks.pictures import open_folder, write_organisms, write_pictures
 from thesis_lib.data import DataSet
 from thesis_lib.data_statistics import measure
+from thesis_lib.index import has_faiss
 from thesis_lib.losses import SupConLoss
+from thesis_lib.pruning import kept_images
 
 
 def test_old_loss_is_the_same_loss():
@@ -88,3 +100,41 @@ def test_halves_share_no_image_and_all_classes(tmp_path):
     train, val = cached_views.halves(open_folder(tmp_path / "train"))
     assert not set(train.files) & set(val.files) and len(train) == len(val) == 9
     assert set(train.labels) == set(val.labels) == {0, 1, 2}
+
+
+def test_older_ways_of_pruning_keep_the_same_images():
+    vectors, labels = pruning.made_up_vectors(are_alike=True, width=64)
+    own = np.flatnonzero(labels == 2)
+    expected = kept_images(vectors[own], labels[own], [0.8, 0.9])
+    assert 0 < expected[0].sum() < expected[1].sum() < len(own)
+    for threshold, kept in zip((0.8, 0.9), expected, strict=True):
+        assert (pruning.naive_loop(vectors[own], threshold) == kept).all()
+        if has_faiss():
+            assert (pruning.one_by_one(vectors[own], threshold) == kept).all()
+
+
+def test_made_up_vectors_have_the_published_sizes():
+    vectors, labels = pruning.made_up_vectors(are_alike=False, width=8)
+    assert vectors.shape == (33_135, 8) and np.bincount(labels).max() == 5432
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_comparisons_are_those_of_kept_images_with_later_ones_of_their_class():
+    labels = np.array([1, 0, 1, 1, 0])
+    kept = np.array([[True, True, True, True, True], [True, True, False, True, False]])
+    assert pruning.comparisons(kept, labels) == (3 + 1) + (2 + 1)
+
+
+def test_bare_products_are_of_each_block_with_what_stays_and_with_itself(monkeypatch):
+    monkeypatch.setattr(pruning, "ROWS_AT_ONCE", 2)
+    shapes, multiply = [], torch.Tensor.__matmul__
+
+    def note(first, second):
+        shapes.append((len(first), second.shape[1]))
+        return multiply(first, second)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", note)
+    labels = np.array([0, 1, 0, 0, 1, 0, 0])
+    stays = np.array([True, True, False, True, True, True, True])
+    pruning.bare_products(np.eye(7, dtype=np.float32), labels, stays)()
+    assert shapes == [(2, 0), (2, 2), (2, 1), (2, 2), (1, 3), (1, 1), (2, 0), (2, 2)]

@@ -98,8 +98,8 @@ def test_verify_finds_that_all_agrees(done, capsys):
     assert main(["chapter"]) == 0
     capsys.readouterr()
     assert main(["verify", "figures/tiny"]) == 0
-    # two runs' metrics, the numbers, and the two files of the chapter
-    things = len(list(done.rglob("*.csv"))) + len(list(done.rglob("*.pdf"))) + 2 + 1 + 2
+    # two runs' metrics by head and by table, the numbers, and the two files of the chapter
+    things = len(list(done.rglob("*.csv"))) + len(list(done.rglob("*.pdf"))) + 4 + 1 + 2
     assert capsys.readouterr().out == f"{things} agree, 0 differ, 0 unknown\n"
 
 
@@ -181,7 +181,20 @@ def another_source_in_latex(done, run):
 def an_interval_typed_over(done, run):
     stored = read_json(run.test_file)
     write_json(run.test_file, stored | {"accuracy_interval": [0.9, 0.91], "n": 999})
-    return r"test.json: accuracy_interval is \[0.9, 0.91\], but predictions.csv gives"
+    return r"test.json: accuracy_interval is \[0.9, 0.91\], but the predictions give"
+
+
+def a_metric_of_the_table_typed_over(done, run):
+    stored = read_json(run.retrieval_test_file)
+    write_json(run.retrieval_test_file, stored | {"recall": 0.999})
+    return r"retrieval.json: recall is 0.999, but the predictions give 0\."
+
+
+def a_point_of_the_curve_typed_over(done, run):
+    curve = pd.read_csv(run.retrieval_file)
+    curve.loc[3, "accuracy"] = 0.9999
+    curve.to_csv(run.retrieval_file, index=False)
+    return r"retrieval_curve.csv: 'accuracy' of '0.83' is '.*', made again '99.99 .*'"
 
 
 def no_predictions(done, run):
@@ -208,7 +221,7 @@ def leaking_images(done, run):
 
 def a_metric_typed_over(done, run):
     write_json(run.test_file, read_json(run.test_file) | {"f1": 0.999})
-    return r"test.json: f1 is 0.999, but predictions.csv gives 0\."
+    return r"test.json: f1 is 0.999, but the predictions give 0\."
 
 
 def another_training(done, run):
@@ -242,7 +255,8 @@ def another_image(done, run):
         *(a_table_without_its_csv, a_table_without_its_source, no_numbers, another_runs_table),
         *(another_runs_figure, another_figure_of_the_run, another_fingerprint),
         *(another_source_in_latex, an_interval_typed_over, no_predictions, no_metrics),
-        *(no_source, leaking_images),
+        *(no_source, leaking_images, a_metric_of_the_table_typed_over),
+        a_point_of_the_curve_typed_over,
         *(a_metric_typed_over, another_training, another_plot, no_run, another_image),
     ],
 )
@@ -296,7 +310,10 @@ def test_verify_says_what_it_cannot_check(done, capsys):
 
 def test_every_table_that_the_notebooks_write_is_of_the_catalogue(done):
     written = {path.stem for path in done.rglob("*.csv")}
-    assert set(TABLES) - written == {"published_probe", "reproduced"}  # of DYB alone
+    assert set(TABLES) - written == {
+        *("published_probe", "reproduced"),  # of DYB alone
+        "retrieval_test_curve",  # on request
+    }
 
 
 def test_results_of_a_run_are_of_one(done):

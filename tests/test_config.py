@@ -12,6 +12,7 @@ from thesis_lib.config import (
     MACHINE,
     PRETRAIN,
     PROBE,
+    RETRIEVE,
     InputError,
     RunConfig,
     nearest,
@@ -208,9 +209,9 @@ def test_config_survives_json():
 
 def test_every_field_has_a_stage_and_a_help():
     for f in fields(RunConfig):
-        assert f.metadata["stage"] in (IDENTITY, PRETRAIN, PROBE, MACHINE)
+        assert f.metadata["stage"] in (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE)
         assert f.metadata["help"]
-    stages = (IDENTITY, PRETRAIN, PROBE, MACHINE)
+    stages = (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE)
     by_stage = [name for stage in stages for name in RunConfig.field_names(stage)]
     assert sorted(by_stage) == sorted(RunConfig.field_names())
 
@@ -219,7 +220,7 @@ def test_differences_are_of_the_given_stages_alone():
     one, other = RunConfig(epochs=3, head_epochs=5, workers=0), RunConfig(epochs=4, head_epochs=6)
     assert one.differences(other, (PRETRAIN,)) == {"epochs": (3, 4)}
     assert one.differences(other, (PRETRAIN, PROBE)) == {"epochs": (3, 4), "head_epochs": (5, 6)}
-    assert one.differences(one, (IDENTITY, PRETRAIN, PROBE, MACHINE)) == {}
+    assert one.differences(one, (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE)) == {}
 
 
 def test_run_name_follows_the_contract_and_is_safe_as_a_folder():

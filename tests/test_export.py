@@ -14,7 +14,10 @@ from thesis_lib.cli import main
 from thesis_lib.config import InputError
 from thesis_lib.data import read_pixels
 from thesis_lib.export import export_run
+from thesis_lib.files import read_json
 from thesis_lib.final_test import final_test, read_predictions
+from thesis_lib.finished_model import TABLE_NAME, open_export
+from thesis_lib.lookup import StoredTable
 from thesis_lib.pretrain import pretrain
 from thesis_lib.probe import probe_checkpoints
 
@@ -59,7 +62,7 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
     assert folder == run.path / "export"
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1  # all may be read alike
     assert sorted(f.name for f in folder.iterdir()) == [
-        *("config.json", "model.onnx", "model.safetensors"),
+        *("config.json", "model.onnx", "model.safetensors", "table.safetensors"),
     ]
     images, expected = images_of(run)
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -69,6 +72,10 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     (logits,) = session.run(None, {"images": images.numpy()})
     assert np.abs(torch.from_numpy(logits).softmax(1).numpy() - expected).max() < 1e-4
+    ours, opened = checkpoints.load_classifier(run)[0], open_export(folder, {}).classifier
+    with torch.inference_mode():
+        assert torch.allclose(opened.backbone(images), ours.backbone(images), atol=1e-5)
+        assert torch.allclose(opened(images), ours(images), atol=1e-5)
 
 
 def test_config_tells_what_another_program_needs(workbook, tiny_config):
@@ -92,6 +99,29 @@ def test_config_tells_what_another_program_needs(workbook, tiny_config):
     told = {p.key: json.loads(p.value) for p in onnx.load(folder / "model.onnx").metadata_props}
     assert told["classes"] == CLASSES and told["image_size"] == 32
     assert told["mean"] == pytest.approx(facts["mean"])
+
+
+def test_export_holds_the_pruned_table_and_the_temperature(workbook, tiny_config):
+    run = finished(tiny_config)
+    folder = export_run(run)
+    stored, exported = StoredTable.load(run.table_file), StoredTable.load(folder / TABLE_NAME)
+    assert len(exported.table) == len(stored.chosen) <= len(stored.table)
+    assert np.array_equal(exported.chosen.vectors, stored.chosen.vectors)
+    assert exported.chosen.files == stored.chosen.files and exported.chosen.classes == CLASSES
+    for share in (0.05, 0.5):
+        assert exported.unlike_below(share) == stored.unlike_below(share)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["temperature"] == read_json(run.selection_file)["temperature"]
+
+
+def test_export_without_the_data_goes_without_a_table(workbook, tiny_config, capsys):
+    run = finished(tiny_config)
+    (workbook / "data" / "tiny").rename(workbook / "elsewhere")
+    assert main(["export", run.path.name]) == 0
+    out = capsys.readouterr().out
+    assert "without a look-up table: there is no data folder data/tiny" in out
+    assert not (run.path / "export" / TABLE_NAME).exists()
+    assert (run.path / "export" / "model.onnx").is_file()
 
 
 def test_timm_alone_loads_a_backbone_of_its_own(workbook, tiny_config):

@@ -71,7 +71,7 @@ def of_classes(classes):
         "confusion_matrix_shares": figures.confusion_matrix(matrix, classes, normalize=True),
         "embedding": figures.embedding(points, classes),
         "mistakes": figures.mistakes(images, captions),
-        "leaking_pairs": figures.leaking_pairs(pairs_of(images, true, wrong)),
+        "image_pairs": figures.image_pairs(pairs_of(images, true, wrong), "none"),
         "per_class_f1": figures.per_class_f1(f1),
     }
 
@@ -96,7 +96,18 @@ def of_runs():
     bins = {"low": edges, "high": edges + 1 / 15, "images": np.arange(15) ** 3}
     bins["accuracy"] = np.where(np.arange(15) > 3, edges, np.nan)
     reliability = pd.concat([pd.DataFrame({"temperature": t, **bins}) for t in (1, 25.68)])
+    curve = pd.DataFrame({"threshold": np.arange(80, 101) / 100, "split": "val"})
+    curve = curve.assign(accuracy=0.93, accuracy_low=0.92, accuracy_high=0.94)
+    curve = curve.assign(index_mib=curve.index * 9.0, seconds_per_image=curve.index * 1e-4)
+    tested = curve[9:10].assign(split="test")
+    scores = np.repeat(["similarity", "max softmax", "energy"], 5)
+    novelty = pd.DataFrame({"score": scores, "auroc": 0.9, "false_alarms": np.arange(15) / 20})
     return {
+        "retrieval_curve": figures.retrieval_curve(pd.concat([curve, tested]), 0.89, "C0", 0.94),
+        "retrieval_curves": figures.retrieval_curve(
+            pd.concat([curve.assign(split="train"), curve.assign(split="test")]), 1.0, "C0"
+        ),
+        "novelty": figures.novelty(novelty),
         "pretraining": figures.pretraining(
             metrics, metrics["loss"], 25, 30, [10, 20, 30, 40], "C0", "SupCon loss"
         ),
@@ -118,7 +129,7 @@ def of_runs():
         "reliability": figures.reliability(reliability, (0.0735, 0.0366)),
         "image_sizes": figures.image_sizes(sizes),
         "no_mistakes": figures.mistakes([], []),
-        "no_leaking_pairs": figures.leaking_pairs([]),
+        "no_image_pairs": figures.image_pairs([], "no leaks found"),
     }
 
 
@@ -412,11 +423,11 @@ def test_no_mistakes_says_so(drawn):
 
 
 def test_no_leaks_says_so(drawn):
-    assert [text.get_text() for text, _ in texts(drawn["no_leaking_pairs"])] == ["no leaks found"]
+    assert [text.get_text() for text, _ in texts(drawn["no_image_pairs"])] == ["no leaks found"]
 
 
-def test_leaking_pairs_stand_side_by_side_over_their_caption(drawn):
-    figure = drawn["leaking_pairs-few"]
+def test_image_pairs_stand_side_by_side_over_their_caption(drawn):
+    figure = drawn["image_pairs-few"]
     canvas, captions = figure.axes[0], [text.get_text() for text, _ in texts(figure)]
     assert len(canvas.images) == 24 and len(captions) == 12
     assert all("near-duplicate, 2 of 64 bits\ntest: " in caption for caption in captions)
@@ -426,9 +437,11 @@ def test_leaking_pairs_stand_side_by_side_over_their_caption(drawn):
 
 
 @pytest.mark.parametrize("n", [1, 5, 40])
-def test_any_number_of_leaking_pairs_fits_a_page(n):
+def test_any_number_of_image_pairs_fits_a_page(n):
     images = [np.full((9, 300), 7, dtype=np.uint8)[..., None].repeat(3, axis=2)] * n
-    figure = figures.leaking_pairs(pairs_of(images, np.resize(MANY, n), np.resize(HOSTILE, n)))
+    figure = figures.image_pairs(
+        pairs_of(images, np.resize(MANY, n), np.resize(HOSTILE, n)), "none"
+    )
     assert figure.get_size_inches()[1] * 25.4 <= 240
     for _, extent in texts(figure):
         assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1

@@ -17,17 +17,24 @@ LAYERS = [
     {"files", "locks", "interruption", "failures", "parameters", "latex"},
     {"runs", "splits", "grouped_split", "archive_members", "archives", "augment"},
     {"stages", "data", "manifests"},
-    {"data_statistics", "image_hashes", "images", "loaders", "checkpoints", "supcontrast"},
+    {
+        *("data_statistics", "image_hashes", "images", "new_images"),
+        *("loaders", "checkpoints", "supcontrast"),
+    },
     {"plateau", "resume", "training"},
-    {"pretrain", "features", "heads", "calibration"},
-    {"probe", "evaluate", "leakage", "comparison", "final_test", "import_run", "export"},
+    {"pretrain", "features", "heads", "calibration", "index", "lookup", "pruning"},
+    {"probe", "evaluate", "leakage", "comparison", "final_test", "import_run"},
+    {"novelty", "pruning_curve", "retrieval", "finished_model", "export", "predict", "ecotaxa"},
     {"figures", "published_results", "results", "table_files"},
-    {"tables", "quoted_numbers", "captions", "catalogue"},
+    {"tables", "retrieval_tables", "quoted_numbers", "captions", "catalogue"},
     {"receipts", "chapter", "verify"},
-    {"execution", "workbook", "status", "demo", "options", "report", "commands", "cli", "__main__"},
+    {
+        *("explore", "execution", "workbook", "status", "demo"),
+        *("options", "report", "commands", "cli", "__main__"),
+    },
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-TRAINING = {room for number, rooms in enumerate(LAYERS) for room in rooms if number < 9}
+TRAINING = {room for number, rooms in enumerate(LAYERS) for room in rooms if number < 10}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -28,7 +28,7 @@ def parameters(path):
 
 def test_the_notebooks_are_there():
     names = [path.stem[:2] for path in NOTEBOOKS]
-    assert names == ["01", "02", "03", "04", "06"]
+    assert names == ["01", "02", "03", "04", "05", "06"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -71,7 +71,7 @@ class TestEachNotebook:
 def test_defaults_are_a_run_of_the_demo():
     config = RunConfig(**parameters(FOLDER / "02_supcon_pretraining.ipynb"))
     assert config in demo_configs("digits")
-    for name in ("03_checkpoint_probing", "04_final_test"):
+    for name in ("03_checkpoint_probing", "04_final_test", "05_cosine_retrieval"):
         found = parameters(FOLDER / f"{name}.ipynb")
         assert all(getattr(config, key) == value for key, value in found.items())
 

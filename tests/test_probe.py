@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from torchvision.transforms.functional import normalize, to_tensor
 
 from thesis_lib import checkpoints, probe
@@ -173,9 +174,27 @@ def test_features_are_extracted_once_a_checkpoint_and_split(trained, monkeypatch
 
     monkeypatch.setattr(probe, "extract_features", counting)
     table = probe_checkpoints(trained)
-    assert len(calls) == 2 * len(table)
+    assert len(calls) == 3 * len(table)  # crops and whole images of train, whole ones of val
     probe_checkpoints(trained)
-    assert len(calls) == 2 * len(table)  # finished: nothing is done again
+    assert len(calls) == 3 * len(table)  # finished: nothing is done again
+
+
+@pytest.mark.parametrize("head_views", [0, 2])
+def test_nearest_neighbour_accuracy_is_scikit_learns(trained, head_views):
+    run = RunDirectory(trained.config.updated(head_views=head_views))
+    dataset, table = open_dataset(run.config.data), probe_checkpoints(run)
+    for row in table.itertuples():
+        path = checkpoints.checkpoint_path(run, row.checkpoint)
+        backbone, facts = checkpoints.load_backbone(path)
+        common = (run.config, facts["mean"], facts["std"], torch.device("cpu"))
+        train, val = (
+            extract_features(backbone, Images(dataset.splits[name]), *common)[0].double().numpy()
+            for name in ("train", "val")
+        )
+        nearest = KNeighborsClassifier(1, algorithm="brute", metric="cosine")
+        nearest.fit(train, dataset.splits["train"].labels)
+        score = nearest.score(val, dataset.splits["val"].labels)
+        assert row.knn_accuracy == pytest.approx(score)
 
 
 def test_probing_that_was_cut_short_goes_on(trained, monkeypatch):
@@ -186,7 +205,7 @@ def test_probing_that_was_cut_short_goes_on(trained, monkeypatch):
 
     def dying(*arguments, **options):
         calls.append(arguments)
-        if len(calls) == 4:
+        if len(calls) == 5:
             raise KeyboardInterrupt
         return extract_features(*arguments, **options)
 
@@ -198,7 +217,7 @@ def test_probing_that_was_cut_short_goes_on(trained, monkeypatch):
         probe, "extract_features", lambda *a, **o: calls.append(a) or extract_features(*a, **o)
     )
     again = probe_checkpoints(trained)
-    assert len(calls) == 2 * (len(whole) - 1)
+    assert len(calls) == 3 * (len(whole) - 1)
     pd.testing.assert_frame_equal(whole, again)
 
 

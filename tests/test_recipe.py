@@ -100,7 +100,7 @@ def test_command_of_the_readme_is_the_thesiss_experiment(stand_ins, capsys, numb
     assert settings["small_images"] is None  # on by default up to 64 px alone
     assert not (stand_ins / "runs").exists()
     assert ("03 and 04 are left out" in out) == (number == 3)
-    assert out.count("would run") == (3 if number == 3 else 5)
+    assert out.count("would run") == (4 if number == 3 else 6)
 
 
 def test_thesis_probes_seven_checkpoints_and_the_rule_of_the_recipe(stand_ins):
@@ -173,7 +173,9 @@ def test_a_data_set_without_val_runs_through(stand_ins, capfd):
     assert "02_supcon_pretraining" in out and "03_checkpoint_probing" not in out
     figures = stand_ins / "figures" / "DYB-cosine"
     assert (figures / "loss_curves.pdf").is_file() and not (figures / "test.tex").exists()
+    assert "leaving one out" in (figures / "retrieval.tex").read_text(encoding="utf-8")
+    assert (figures / "lenet5-bs16-seed42" / "retrieval_curve.pdf").is_file()
     assert main(command) == 0
-    assert capfd.readouterr().out.count("done already") == 3
+    assert capfd.readouterr().out.count("done already") == 4
     assert main(["probe", "lenet5-bs16-seed42"]) == 2
     assert "has no val/ folder" in capfd.readouterr().err

@@ -142,17 +142,18 @@ def test_data_set_first_then_each_run(executed):
     _, page = read()
     names = [h for h in page.headings if h[:1].isdigit() or "bs" in h]
     per_run = ["02 supcon pretraining", "03 checkpoint probing", "04 final test"]
+    per_run.append("05 cosine retrieval")
     runs = ["lenet5-bs16-seed42", "lenet5-bs8-seed42"]
     of_data = ["01 data stats", "06 thesis tables"]
     assert names == [*of_data, runs[0], *per_run, runs[1], *per_run]
-    assert "All 8 notebooks ran to their end" in page.text
+    assert "All 10 notebooks ran to their end" in page.text
     for fact in ("2026-01-02 03:04 UTC", "c0ffee", "c0ffee-dirty", "f1n9e7"):
         assert fact in page.text
 
 
 def test_figures_are_embedded_and_named_after_their_heading(executed):
     html, page = read()
-    assert html.count(f'src="data:image/png;base64,{PIXEL}"') == 8
+    assert html.count(f'src="data:image/png;base64,{PIXEL}"') == 10
     assert "Accuracy & loss: 03 checkpoint probing (lenet5-bs8-seed42)" in page.alts
     assert all(page.alts)
 
@@ -222,7 +223,7 @@ def test_failed_notebook_is_told_with_the_command_that_helps(executed):
     command = "thesis run --data data/tiny --backbone lenet5 --batch-size 8 --epochs 3"
     assert html.count(f"<code>{command}</code>") == 1  # though two notebooks want it
     assert "Never reached" not in page.text and "An Exception" not in page.text
-    assert "2 of 8 notebooks" in page.text
+    assert "2 of 10 notebooks" in page.text
 
 
 def without_receipt(name, config):

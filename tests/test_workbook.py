@@ -43,7 +43,7 @@ def executed(monkeypatch):
 
     monkeypatch.setattr(module, "execute", note)
     monkeypatch.setattr(receipts, "IS_DONE", dict.fromkeys(receipts.IS_DONE, lambda run: True))
-    monkeypatch.setattr(receipts, "probe_inputs", lambda run: run.config.to_dict())
+    monkeypatch.setattr(receipts, "probe_inputs", lambda run: run.config.head_epochs)
     monkeypatch.setattr(receipts, "selection_digest", lambda run: "chosen")
     return tasks
 
@@ -56,7 +56,7 @@ def test_grid_is_every_backbone_with_every_batch_size(workbook):
     ]
     labels = [task.label for task in tasks_of(configs)]
     assert labels[0] == "tiny: 01_data_stats" and labels[-1] == "tiny: 06_thesis_tables"
-    assert len(labels) == 2 + 4 * 3
+    assert len(labels) == 2 + 4 * 4
 
 
 def test_failure_ends_its_run_but_not_the_grid(workbook, executed, capsys):
@@ -74,7 +74,7 @@ def test_what_is_done_is_skipped(workbook, executed, capsys):
         os.utime(file, (1, 1))  # a copied or unpacked workbook
     executed.clear()
     assert run_grid(configs) == [] and executed == []
-    assert capsys.readouterr().out.count("done already") == 5
+    assert capsys.readouterr().out.count("done already") == 6
 
 
 def new_result(run):
@@ -89,6 +89,15 @@ def new_image(run):
 
 def other_head(run):
     return {"head_epochs": 6}
+
+
+def more_neighbours(run):
+    return {"neighbours": 3}
+
+
+def other_predictions(run):
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.predictions_file.write_text("path,true,predicted")
 
 
 def wider_text(run):
@@ -108,8 +117,10 @@ def torn_receipt(run):
     [
         (new_result, ["06"]),
         (new_image, ["01"]),
-        (other_head, ["02", "03", "04"]),
-        (wider_text, ["01", "02", "03", "04", "06"]),
+        (other_head, ["02", "03", "04", "05"]),
+        (more_neighbours, ["05"]),
+        (other_predictions, ["05"]),
+        (wider_text, ["01", "02", "03", "04", "05", "06"]),
         (no_receipt, ["04"]),
         (torn_receipt, ["04"]),
     ],
@@ -126,7 +137,7 @@ def test_what_has_changed_makes_anew_what_shows_it(workbook, executed, change, a
 def test_dry_run_prints_the_plan_and_writes_nothing(workbook, capsys):
     assert run_grid(grid(SETTINGS, ["lenet5"], [8, 16]), dry_run=True) == []
     out = capsys.readouterr().out
-    assert out.count("would run") == 8 and out.count("    epochs = 3\n") == 2
+    assert out.count("would run") == 10 and out.count("    epochs = 3\n") == 2
     assert not (workbook / "runs").exists()
 
 
@@ -162,10 +173,13 @@ def test_whole_workbook_on_real_images(workbook, capfd):
             *("config.json", "provenance.json", "metrics.csv", "tensorboard"),
             *("checkpoints/epoch_0003.pth", "checkpoints/last.pth", "probe.csv"),
             *("probe_curves.csv", "selection.json", "head.pth", "test.json", "predictions.csv"),
+            *("table.safetensors", "table.json", "retrieval.csv", "retrieval.json"),
+            *("novelty.csv", "retrieval_predictions.csv"),
             *(f"notebooks/{n.name}.ipynb" for n in module.RUN_NOTEBOOKS),
         ):
             assert (run.path / name).exists(), name
-        for name in ("views", "pretraining", "checkpoint_accuracy", "head_curves", "embedding"):
+        names = ("views", "pretraining", "checkpoint_accuracy", "head_curves", "embedding")
+        for name in (*names, "retrieval_curve", "nearest_images", "novelty"):
             assert (run.figures / f"{name}.pdf").is_file() and (
                 run.figures / f"{name}.png"
             ).is_file()
@@ -173,17 +187,17 @@ def test_whole_workbook_on_real_images(workbook, capfd):
     figures = workbook / "figures" / "tiny"
     for name in ("class_counts.pdf", "sample_images.png", "loss_curves.pdf", "runs_accuracy.pdf"):
         assert (figures / name).is_file(), name
-    for table in ("probe", "test", "cost", "class_counts"):
+    for table in ("probe", "test", "cost", "class_counts", "retrieval"):
         assert all((figures / f"{table}{suffix}").is_file() for suffix in (".csv", ".md", ".tex"))
     assert "\\newcommand" in (figures / "numbers.tex").read_text()
     assert not list(workbook.rglob("*.partial*")), "strays of half-written files"
     lines = status_lines()
     assert lines[0].startswith("tiny: 2 runs; notebooks done: 01_data_stats, 06_thesis_tables")
-    assert sum(line.count("done ") for line in lines[2:]) == 6
+    assert sum(line.count("done ") for line in lines[2:]) == 8
 
     # The same again: nothing to do. Another epoch count on the same run: refused.
     assert run_grid(configs) == []
-    assert capfd.readouterr().out.count("done already") == 8
+    assert capfd.readouterr().out.count("done already") == 10
     with pytest.raises(InputError, match=r"epochs = 3 \(asked: 4\).*--tag"):
         run_grid([configs[0].updated(epochs=4)])
 

@@ -88,6 +88,25 @@ def _runs_accuracy(results: Results) -> str:
     )
 
 
+def _retrieval_curve(results: Results) -> str:
+    choice = read_json(results.run.table_choice_file)
+    on = {"val": "validation images", "train": "training images, leaving one out"}
+    least = 100 * choice["images"] / choice["of_images"]
+    return (
+        f"Accuracy, size and time of the look-up table of {_of_run(results)} against the pruning "
+        f"threshold, on {on[choice['chosen_on']]}. Chosen is {choice['threshold']:.2f} with "
+        f"{choice['images']:,} of {choice['of_images']:,} images ({least:.1f} %)."
+    )
+
+
+def _nearest_images(results: Results) -> str:
+    images = len(results.misleading)
+    return (
+        "Test images beside the nearest image of the look-up table where that is of another "
+        f"class, the most similar of {images:,}, of {_of_run(results)}."
+    )
+
+
 def _loss_curves(method: str) -> Callable[[Results], str]:
     return lambda results: (
         f"{METHODS[method]} of all runs, smoothed. Losses of different batch sizes are not on one "
@@ -119,6 +138,12 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     ),
     "reliability": _reliability,
     "worst_mistakes": _mistakes,
+    "retrieval_curve": _retrieval_curve,
+    "nearest_images": _nearest_images,
+    "novelty": lambda r: (
+        "Images of classes that were left out of table and head, found by three scores, of "
+        f"{_of_run(r)}: one mark a part of the classes, and their mean."
+    ),
     "embedding": lambda r: (
         f"Features of the test images of {_of_run(r)}, laid out by t-SNE: neighbourhoods mean "
         "something, distances between groups do not."

@@ -11,12 +11,14 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from thesis_lib import figures, tables
+from thesis_lib import figures, retrieval_tables, tables
 from thesis_lib.comparison import comparison_matrix, comparison_table
 from thesis_lib.data_statistics import class_imbalance
 from thesis_lib.evaluate import METRICS, most_confused, per_class_table
 from thesis_lib.files import read_json
 from thesis_lib.leakage import leak_table, metrics_without_leaks
+from thesis_lib.novelty import FOLDS, novelty_table
+from thesis_lib.pruning_curve import MARGIN
 from thesis_lib.published_results import published_probe_table, reproduced_table
 from thesis_lib.results import Results
 from thesis_lib.table_files import write_table as write_files
@@ -187,6 +189,46 @@ def _per_class_caption(results: Results, table: pd.DataFrame) -> str:
     return f"Precision, recall and F1 of each class. The lowest F1: {weakest}."
 
 
+def _retrieval_caption(results: Results, table: pd.DataFrame) -> str:
+    chosen = {read_json(run.table_choice_file)["chosen_on"] for run in results.tabled}
+    images = "validation images" if chosen == {"val"} else "training images, leaving one out"
+    caption = (
+        "The cosine look-up table at the chosen threshold, on the test images (metrics in %, with "
+        f"95 % intervals). Chosen on {images}: the smallest table that is neither shown to be "
+        f"worse than the unpruned one nor measures worse by more than {100 * MARGIN:g} points. "
+        "Less head: accuracy less the linear head's on the same images, in points, with its "
+        "paired interval and the exact McNemar test's p."
+    )
+    seen = table.loc[table["choices tested"] > 1, "run"].tolist()
+    if seen:
+        caption += f" Another table had been tested before of {', '.join(seen)}."
+    return caption
+
+
+def _curve(results: Results) -> pd.DataFrame:
+    choice = read_json(results.run.table_choice_file)
+    return retrieval_tables.curve_table(results.run, choice["chosen_on"])
+
+
+def _curve_caption(results: Results, table: pd.DataFrame) -> str:
+    choice = read_json(results.run.table_choice_file)
+    images = {"val": "the validation images", "train": "the training images, leaving one out"}
+    return (
+        f"The look-up table against its pruning threshold, on {images[choice['chosen_on']]}: "
+        "size of the vectors, time of the search, metrics in % with 95 % intervals, accuracy less "
+        "the full table's in points, and the imbalance of its classes. Chosen is "
+        f"{choice['threshold']:.2f}."
+    )
+
+
+def _novelty_caption(results: Results, table: pd.DataFrame) -> str:
+    return (
+        f"How well images of classes left out of table and head are told from the others, in %: "
+        f"mean, and lowest to highest, of up to {FOLDS} parts of the classes. The backbone has "
+        "seen the classes left out, which flatters all three scores."
+    )
+
+
 def _comparison_caption(results: Results, table: pd.DataFrame) -> str:
     shown = sum(pair.is_shown for pair in results.pairs)
     return (
@@ -225,6 +267,17 @@ TABLES = {
     "without_leaks": Table(_without_leaks, _without_leaks_caption),
     "most_confused": Table(lambda r: most_confused(r.confusion, r.classes), _most_confused_caption),
     "per_class": Table(_per_class, _per_class_caption, decimals=3),
+    "retrieval": Table(lambda r: retrieval_tables.retrieval_table(r.runs), _retrieval_caption),
+    "retrieval_curve": Table(_curve, _curve_caption, decimals=3),
+    "retrieval_test_curve": Table(
+        lambda r: retrieval_tables.curve_table(r.run, "test"),
+        _fixed(
+            "The look-up table against its pruning threshold on the test images, shown because it "
+            "was asked for; the threshold was not chosen on it."
+        ),
+        decimals=3,
+    ),
+    "novelty": Table(lambda r: novelty_table(r.novelty), _novelty_caption),
     "cost": Table(
         lambda r: tables.cost_table(r.runs), _fixed("Elapsed time and peak memory of pretraining.")
     ),

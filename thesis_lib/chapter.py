@@ -7,7 +7,14 @@ from thesis_lib.captions import FIGURES
 from thesis_lib.config import InputError, RunConfig, nearest
 from thesis_lib.files import write_text
 from thesis_lib.latex import PACKAGES, comment, escape_latex, first_sentence
-from thesis_lib.results import FILES, Results, results_of_data, results_of_run, results_of_runs
+from thesis_lib.results import (
+    FILES,
+    RUN_PARTS,
+    Results,
+    results_of_data,
+    results_of_run,
+    results_of_runs,
+)
 from thesis_lib.runs import figures_folder, find_runs, relative_to_root
 from thesis_lib.stages import is_tested
 from thesis_lib.table_files import read_source
@@ -21,7 +28,7 @@ ORDER = {
     ),
     "comparison": (
         *("t/test", "f/runs_accuracy", "t/comparison_matrix", "t/comparison", "t/choices"),
-        *("t/probe", "t/published_probe", "t/reproduced", "t/cost"),
+        *("t/retrieval", "t/probe", "t/published_probe", "t/reproduced", "t/cost"),
         *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),
     ),
     "pretrain": ("f/views", "f/pretraining"),
@@ -31,9 +38,12 @@ ORDER = {
         *("f/confusion_matrix_counts", "t/most_confused", "t/per_class", "f/per_class_f1"),
         *("f/reliability", "f/worst_mistakes", "f/embedding"),
     ),
+    "retrieve": (
+        *("t/retrieval", "f/retrieval_curve", "t/retrieval_curve", "t/retrieval_test_curve"),
+        *("f/nearest_images", "t/novelty", "f/novelty"),
+    ),
 }
 FEW_PAIRS = 6  # with more, only those that differ are told one by one
-RUN_PARTS = ("pretrain", "probe", "test")
 # Names may be broken after "_" as they may after "-", also where they stand in headings.
 BREAKABLE = "\\begingroup\\sloppy\\protected\\def\\_{\\textunderscore\\allowbreak}\n"
 PAGE_MM = 254.0  # of A4; a figure of a whole page leaves 24 of them to its caption

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib import commands
-from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, InputError
+from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, InputError
 from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
 from thesis_lib.options import Parser, add_settings
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--copy", action="store_true", help="copy files instead of linking them")
 
     run = _command(added, "run", commands.run, "notebooks 01 to 06 over backbones x batch sizes")
-    add_settings(run, (IDENTITY, PRETRAIN, PROBE, MACHINE), grid=True)
+    add_settings(run, (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE), grid=True)
     run.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
     status = _command(added, "status", commands.status, "how far each run has got")
@@ -96,9 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     add_settings(pretrain, (IDENTITY, PRETRAIN, PROBE, MACHINE))
     probe = _command(added, "probe", commands.probe, f"stage 2 {words}")
     test = _command(added, "test", commands.test, f"stage 3 {words}")
-    for command in (probe, test):
+    retrieve = _command(
+        added, "retrieve", commands.retrieve, f"stage 4 {words}: the cosine look-up table"
+    )
+    for command in (probe, test, retrieve):
         command.add_argument("run", nargs="?", help="the run's folder, or name it by the options")
-        add_settings(command, (IDENTITY, PROBE, MACHINE))
+        stages = (IDENTITY, PROBE, RETRIEVE) if command is retrieve else (IDENTITY, PROBE)
+        add_settings(command, (*stages, MACHINE))
 
     importer = _command(
         added,
@@ -122,6 +126,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("run", help="the run's folder or name")
     export.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/export")
+
+    predict = _command(added, "predict", commands.predict, "classify new images by a finished run")
+    predict.add_argument("run", help="the run's folder or name, or the folder of an export of it")
+    predict.add_argument(
+        "images", nargs="+", help="folders, files, or patterns such as 'new/**/*.jpg'"
+    )
+    predict.add_argument("--output", type=Path, required=True, metavar="FILE", help="to write")
+    predict.add_argument(
+        "--format",
+        choices=("csv", "ecotaxa"),
+        default="csv",
+        help="csv (the default), or a table that EcoTaxa imports with the images: ecotaxa_*.tsv",
+    )
+    predict.add_argument(
+        "--false-alarms",
+        type=float,
+        default=0.05,
+        metavar="X",
+        help="share of the images like those trained on that may look unlike them (default 0.05)",
+    )
+    predict.add_argument(
+        "--device", default=argparse.SUPPRESS, metavar="NAME", help="auto, cpu, cuda or mps"
+    )
+    predict.add_argument(
+        "--workers",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="processes that load images; by default from the number of cores",
+    )
 
     for name, action, words in (
         ("chapter", commands.chapter, "write chapter.tex: every figure and table, with captions"),

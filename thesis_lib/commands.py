@@ -173,6 +173,22 @@ def test(options: argparse.Namespace) -> int:
     return 0
 
 
+def retrieve(options: argparse.Namespace) -> int:
+    """Make and test the look-up table of one run."""
+    from thesis_lib.retrieval import retrieve
+    from thesis_lib.tables import percent_with_interval
+
+    run = _find_run(options)
+    result = retrieve(run)
+    shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])
+    print(
+        f"{run.path.name}: look-up table of checkpoint {result['checkpoint']} at threshold "
+        f"{result['threshold']:.2f}: {result['images']:,} images, {result['index_mib']:.1f} MiB; "
+        f"test accuracy {shown} % of {result['n']:,} images"
+    )
+    return 0
+
+
 def import_checkpoint(options: argparse.Namespace) -> int:
     """Make a run of SupContrast's checkpoints."""
     from thesis_lib.import_run import describe_import, import_checkpoints
@@ -191,6 +207,47 @@ def export(options: argparse.Namespace) -> int:
     run = _find_run(options)
     print(describe_export(export_run(run, options.output), run))
     return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Classify new images by a finished run, or by an export of one."""
+    from collections import Counter
+
+    from thesis_lib.ecotaxa import import_hints, unreadable_file, write_ecotaxa
+    from thesis_lib.new_images import find_images
+    from thesis_lib.predict import check_output, counted, predictions, write_predictions
+
+    images, output = find_images(options.images), options.output
+    check_output(output, images)
+    model = _finished_model(options)
+    found = predictions(model, images, options.false_alarms)
+    if model.table is None:
+        print(f"nearest_image, similarity and looks_unlike stay empty: {model.lacking}")
+    counts: Counter[str] = Counter()
+    if options.format == "csv":
+        write_predictions(counted(found, counts), output, len(model.classes))
+        left_out, why, where = counts["unreadable"], "could not be read", "in its column problem"
+    else:
+        print("".join(f"{hint}\n" for hint in import_hints(images, output)), end="")
+        left_out = write_ecotaxa(counted(found, counts), output, images, len(model.classes))
+        why, where = "cannot be imported", f"in {unreadable_file(output)}"
+    if model.table is not None:
+        print(
+            f"look unlike all training images: {counts['unlike']:,} (of images like these "
+            f"{options.false_alarms:.1%} do so as well)"
+        )
+    problems = f"{left_out:,} {why}, listed {where}" if left_out else "all could be read"
+    print(f"{output}: {counts['images']:,} images; {problems}")
+    return 0
+
+
+def _finished_model(options: argparse.Namespace) -> Any:
+    from thesis_lib.finished_model import find_export, open_export, open_run
+
+    folder = find_export(options.run)
+    if folder is None:
+        return open_run(_find_run(options))
+    return open_export(folder, given_settings(options))
 
 
 def chapter(options: argparse.Namespace) -> int:

@@ -12,8 +12,10 @@ from typing import Any
 from thesis_lib.coercion import REFUSED, coerce, describe
 
 # A field's stage says what follows when it changes: another backbone (pretrain), another
-# head for the same backbone (probe), or nothing but where it runs and what is shown (machine).
-IDENTITY, PRETRAIN, PROBE, MACHINE = "identity", "pretrain", "probe", "machine"
+# head for the same backbone (probe), another look-up table (retrieve), or nothing but where it
+# runs and what is shown (machine).
+IDENTITY, PRETRAIN, PROBE, RETRIEVE = "identity", "pretrain", "probe", "retrieve"
+MACHINE = "machine"
 # method -> the name of its loss
 METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
 # settings that shape figures and tables, and neither a run nor its results
@@ -147,6 +149,17 @@ class RunConfig:
         "random crops of each training image that the head learns from in turn; 0: the whole image",
     )
 
+    table_checkpoint: int | None = _setting(
+        None,
+        RETRIEVE,
+        "checkpoint (epoch) whose features fill the look-up table; by default the chosen one, or "
+        "the last where there is no val/ to choose on",
+    )
+    neighbours: int = _setting(1, RETRIEVE, "nearest images of the look-up table that vote")
+    test_curve: bool = _setting(
+        False, RETRIEVE, "also show every pruning threshold on the test set, marked as such"
+    )
+
     workers: int | None = _setting(
         None, MACHINE, "processes that load images; by default from the number of cores"
     )
@@ -210,7 +223,7 @@ class RunConfig:
             yield name, getattr(self, name) in allowed, listed
         for name in (
             *("image_size", "projection_dim", "epochs", "save_every"),
-            *("head_epochs", "head_batch_size"),
+            *("head_epochs", "head_batch_size", "neighbours"),
         ):
             yield name, getattr(self, name) >= 1, "at least 1"
         for name in ("decay_epochs", "head_decay_epochs"):
@@ -235,6 +248,8 @@ class RunConfig:
         yield "group_by", is_pattern(self.group_by), "a regular expression, or empty"
         last = self.probe_from is None or self.probe_from <= self.epochs
         yield "probe_from", last, f"at most epochs ({self.epochs})"
+        epoch = self.table_checkpoint
+        yield "table_checkpoint", epoch is None or epoch >= 1, "an epoch, 1 or more"
         yield "momentum", 0 <= self.momentum < 1, "from 0 to below 1"
         yield "plateau_share", 0 < self.plateau_share < 1, "between 0 and 1"
 

@@ -1,4 +1,4 @@
-"""A finished run as files for other programs: safetensors with timm's config.json, and ONNX."""
+"""A finished run as files that need it no more: timm's safetensors and config.json, and ONNX."""
 
 import contextlib
 import io
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from thesis_lib import checkpoints
 from thesis_lib.augment import EVALUATION_RESIZE
 from thesis_lib.config import InputError, RunConfig
+from thesis_lib.files import read_json
+from thesis_lib.finished_model import TABLE_NAME, table_of
+from thesis_lib.lookup import StoredTable
 from thesis_lib.models import Classifier, has_small_stem, size_options
 from thesis_lib.runs import RunDirectory, relative_to_root
 from thesis_lib.stages import is_probed
@@ -33,8 +36,10 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads the folder; for LeNet-5 and
     the small-image stem, which timm does not know, after ``import thesis_lib.models``. Both
     files take normalised images (n, 3, size, size) and give logits (n, classes); ``config.json``
-    (and the ONNX file's metadata) names mean, std, size and classes. The folder appears whole
-    or not at all, after its models have been held against the run's own.
+    (and the ONNX file's metadata) names mean, std, size and classes; the temperature in it
+    calibrates the confidence. ``table.safetensors`` is the pruned look-up table, made where it is
+    missing; where it cannot be made the folder does without, which is printed. The folder appears
+    whole or not at all, after its models have been held against the run's own.
 
     Args:
         run: with a selection.
@@ -52,6 +57,9 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
     if destination is not None and folder.exists():
         raise InputError(f"{folder} is there already; give another place, or delete it")
     ours, facts = checkpoints.load_classifier(run)
+    facts |= {"temperature": read_json(run.selection_file)["temperature"]}
+    # Before the export begins: making a table removes what killed writers left in the run.
+    table = _table(run, facts["checkpoint"])
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -61,6 +69,8 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
         with torch.inference_mode():
             expected = ours(images)
         _write_timm(partial, ours, run.config, facts)
+        if table is not None:
+            table.pruned().save(partial / TABLE_NAME)
         model = timm.create_model(f"local-dir:{partial}", pretrained=True).eval()
         with torch.inference_mode():
             _compare(model(images), expected, "timm's model")
@@ -75,6 +85,15 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _table(run: RunDirectory, checkpoint: int) -> StoredTable | None:
+    """The run's look-up table, for `thesis predict`; the model is as good without."""
+    try:
+        return table_of(run, checkpoint)
+    except InputError as error:
+        print(f"the export goes without a look-up table: {error}", flush=True)
+        return None
 
 
 def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) -> None:
@@ -114,6 +133,7 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
         "label_names": facts["classes"],
         "description": f"{config.run_name} on {config.data_name}, checkpoint "
         f"{facts['checkpoint']}, linear head",
+        "temperature": facts["temperature"],
     }
     save_for_hf(
         model, folder, model_config=description, model_args=arguments, safe_serialization=True

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from thesis_lib import checkpoints
 from thesis_lib.calibration import fit_temperature
@@ -20,7 +22,9 @@ from thesis_lib.files import sweep_partial, write_csv, write_json
 from thesis_lib.hardware import choose_device
 from thesis_lib.heads import best_row, train_heads
 from thesis_lib.images import Images, open_images
+from thesis_lib.index import unit_vectors
 from thesis_lib.locks import locked
+from thesis_lib.lookup import LookupTable
 from thesis_lib.plateau import epochs_to_probe, run_plateau
 from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.progress import track
@@ -38,7 +42,8 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
 
     Returns:
         A row a checkpoint: checkpoint (epoch), head_epoch, val_accuracy and its Wilson 95 %
-        interval (fractions), val_correct, val_images, head_learning_rate.
+        interval (fractions), val_correct, val_images, head_learning_rate, knn_accuracy (of the
+        nearest training image's class, by cosine similarity of the features).
 
     Raises:
         InputError: where the run is not trained to its end, or its data have changed.
@@ -72,7 +77,7 @@ def _probe(
     with stage(run, "probe"):
         for epoch in track(epochs, len(epochs), "probing", "checkpoint"):
             head = _read_head(run.heads / f"head_{epoch:04d}.pth")
-            if head.get("inputs") != inputs or "val_right" not in head:
+            if head.get("inputs") != inputs or "knn_right" not in head:
                 try:
                     found = _probe_checkpoint(run, epoch, dataset, train, val)
                 except checkpoints.DamagedError as error:
@@ -83,7 +88,8 @@ def _probe(
                 checkpoints.save(run.heads / f"head_{epoch:04d}.pth", head)
             heads[epoch] = head
             curves += [{"checkpoint": epoch, **row} for row in head["curve"]]
-            rows.append(_probe_row(epoch, head["curve"], len(val)))
+            row = _probe_row(epoch, head["curve"], len(val))
+            rows.append(row | {"knn_accuracy": head["knn_right"].float().mean().item()})
             write_csv(run.probe_curves_file, pd.DataFrame(curves))
             write_csv(run.probe_file, pd.DataFrame(rows))
 
@@ -145,7 +151,9 @@ def _probe_checkpoint(
     device = choose_device(run.config)
     backbone, facts = checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
     common = (run.config, facts["mean"], facts["std"], device)
-    train_features = extract_features(backbone, train, *common, views=run.config.head_views)
+    views = run.config.head_views
+    whole = extract_features(backbone, train, *common)
+    train_features = extract_features(backbone, train, *common, views) if views else whole
     val_features = extract_features(backbone, val, *common)[0]
     weights, curve = train_heads(
         train_features,
@@ -160,6 +168,7 @@ def _probe_checkpoint(
     return {
         "temperature": fit_temperature(logits, labels),
         "val_right": logits.argmax(1) == labels,
+        "knn_right": _knn_right(whole[0], train, val_features, val, dataset.classes),
         "checkpoint": epoch,
         "classes": dataset.classes,
         "mean": facts["mean"],
@@ -167,6 +176,16 @@ def _probe_checkpoint(
         "weights": weights,
         "curve": curve,
     }
+
+
+def _knn_right(
+    features: Tensor, train: Images, queries: Tensor, val: Images, classes: list[str]
+) -> Tensor:
+    """Which val images (m,) have the class of the nearest training image."""
+    vectors = unit_vectors(features.numpy())
+    table = LookupTable(vectors, train.split.labels, train.split.files, classes)
+    _, rows = table.search(unit_vectors(queries.numpy()))
+    return torch.from_numpy(table.vote(rows) == val.split.labels)
 
 
 def read_curves(run: RunDirectory) -> pd.DataFrame:

@@ -13,8 +13,15 @@ from thesis_lib.files import read_json, write_text
 from thesis_lib.latex import comment, escape_latex
 from thesis_lib.leakage import leak_table, metrics_without_leaks
 from thesis_lib.results import Results, results_of_data, results_of_run
-from thesis_lib.runs import find_data
-from thesis_lib.stages import is_pretrained, is_tested, read_metrics, trained_fingerprint
+from thesis_lib.retrieval import against_head
+from thesis_lib.runs import RunDirectory, find_data
+from thesis_lib.stages import (
+    is_pretrained,
+    is_retrieved,
+    is_tested,
+    read_metrics,
+    trained_fingerprint,
+)
 from thesis_lib.tables import elapsed_words, is_measured, percent
 
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
@@ -87,6 +94,8 @@ def chapter_numbers(results: Results) -> dict[str, str]:
             numbers[f"{name} temperature"] = f"{test['temperature']:.2f}"
             numbers[f"{name} calibration error"] = percent(test["calibration_error"])
             numbers[f"{name} scaled calibration error"] = percent(test["calibration_error_scaled"])
+        if is_retrieved(run):
+            numbers |= _retrieval_numbers(run)
     for pair in results.pairs:
         words = f"{pair.b} minus {pair.a}"
         numbers[f"{words} accuracy"] = percent(pair.difference)
@@ -98,6 +107,34 @@ def chapter_numbers(results: Results) -> dict[str, str]:
         numbers["pairs shown to differ"] = str(sum(pair.is_shown for pair in results.pairs))
     if find_data(results.config.data).is_dir():
         numbers |= _data_numbers(results)
+    return numbers
+
+
+def _retrieval_numbers(run: RunDirectory) -> dict[str, str]:
+    """What is quoted of a run's look-up table."""
+    test, choice = read_json(run.retrieval_test_file), read_json(run.table_choice_file)
+    name = f"{run.path.name} table"
+    numbers = {
+        f"{name} threshold": f"{test['threshold']:.2f}",
+        f"{name} images": f"{test['images']:,}",
+        f"{name} of images": f"{choice['of_images']:,}",
+        f"{name} mib": f"{test['index_mib']:.1f}",
+    }
+    for metric in METRICS:
+        low, high = test[f"{metric}_interval"]
+        numbers |= {
+            f"{name} test {metric}": percent(test[metric]),
+            f"{name} test {metric} low": percent(low),
+            f"{name} test {metric} high": percent(high),
+        }
+    pair = against_head(run)
+    if pair is not None:
+        numbers |= {
+            f"{name} minus head accuracy": percent(pair.difference),
+            f"{name} minus head accuracy low": percent(pair.low),
+            f"{name} minus head accuracy high": percent(pair.high),
+            f"{name} minus head p": f"{pair.p:.3f}" if pair.p >= 0.001 else "< 0.001",
+        }
     return numbers
 
 

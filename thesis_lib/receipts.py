@@ -18,6 +18,7 @@ STAGE_OF = {
     "02_supcon_pretraining": "pretrain",
     "03_checkpoint_probing": "probe",
     "04_final_test": "test",
+    "05_cosine_retrieval": "retrieve",
 }
 
 
@@ -82,11 +83,16 @@ def _inputs(notebook: str, config: RunConfig) -> Any:
             return probe_inputs(run)
         case "test":
             return selection_digest(run)
+        case "retrieve":
+            return [file_digest(run.retrieval_test_file), file_digest(run.predictions_file)]
         case "06_thesis_tables":
             return {run.path.name: _results(run) for run in find_runs(config.data_name)}
 
 
 def _results(run: RunDirectory) -> list[str | None]:
     """Hashes of the small files of a run that tables are made from."""
-    files = (run.config_file, run.metrics_file, run.probe_file, run.selection_file, run.test_file)
+    files = (
+        *(run.config_file, run.metrics_file, run.probe_file, run.selection_file, run.test_file),
+        run.retrieval_test_file,
+    )
     return [file_digest(file) for file in files]

@@ -16,8 +16,14 @@ from thesis_lib.evaluate import confusion_counts
 from thesis_lib.files import file_digest, read_json
 from thesis_lib.final_test import read_predictions
 from thesis_lib.leakage import find_leaks
+from thesis_lib.retrieval import (
+    against_head,
+    misleading,
+    read_retrieval,
+    read_retrieval_predictions,
+)
 from thesis_lib.runs import RunDirectory, figures_folder, find_runs
-from thesis_lib.stages import code_commit, trained_fingerprint
+from thesis_lib.stages import code_commit, is_retrieved, trained_fingerprint
 
 # What the figures and tables of a notebook are made from, by the part of the chapter.
 FILES = {
@@ -25,17 +31,24 @@ FILES = {
     "pretrain": ("metrics_file",),
     "probe": ("probe_file", "probe_curves_file", "selection_file"),
     "test": ("test_file", "predictions_file", "embedding_file", "calibration_file"),
-    "comparison": ("metrics_file", "probe_file", "test_file", "predictions_file"),
+    "retrieve": (
+        *("retrieval_file", "novelty_file", "table_choice_file"),
+        *("retrieval_test_file", "retrieval_predictions_file"),
+    ),
+    "comparison": (
+        *("metrics_file", "probe_file", "test_file", "predictions_file"),
+        *("retrieval_test_file", "retrieval_predictions_file"),
+    ),
 }
+RUN_PARTS = ("pretrain", "probe", "test", "retrieve")
 
 
 @dataclass(frozen=True)
 class Results:
     """One part of the chapter: what its figures and tables show, and where they go.
 
-    ``part`` is one of FILES: "data" (notebook 01), "pretrain", "probe", "test" (02 to 04, of the
-    one run in ``runs``) or "comparison" (06, of all runs on the data set). ``folder`` is that of
-    the figures.
+    ``part`` is one of FILES: "data" (notebook 01), one of RUN_PARTS (02 to 05, of the one run in
+    ``runs``) or "comparison" (06, of all runs on the data set). ``folder`` is that of the figures.
     """
 
     part: str
@@ -105,6 +118,37 @@ class Results:
         }
 
     @cached_property
+    def tabled(self) -> list[RunDirectory]:
+        """The runs whose look-up table was tested."""
+        return [run for run in self.runs if is_retrieved(run)]
+
+    @cached_property
+    def retrieval(self) -> pd.DataFrame:
+        """A row a pruning threshold and split of the run's look-up table."""
+        return read_retrieval(self.run)
+
+    @cached_property
+    def misleading(self) -> pd.DataFrame:
+        """The run's test images whose nearest image in the table is of another class."""
+        return misleading(read_retrieval_predictions(self.run))
+
+    @cached_property
+    def against_head(self) -> str:
+        """Whether the run's look-up table is shown to differ from its linear head, in words."""
+        pair = against_head(self.run)
+        if pair is None:
+            return "the linear head was not tested: there is nothing to compare with"
+        return pair.sentence
+
+    @cached_property
+    def novelty(self) -> pd.DataFrame:
+        """A row a part of the classes and score, of how novelty is found; may be empty."""
+        try:
+            return pd.read_csv(self.run.novelty_file)
+        except pd.errors.EmptyDataError:  # too few classes to leave any out
+            return pd.DataFrame()
+
+    @cached_property
     def pairs(self) -> list[Comparison]:
         """All pairs of tested runs."""
         return compare_runs(self.runs)
@@ -139,7 +183,7 @@ class Results:
         return {
             "line": f"data set {self.config.data_name} (fingerprint {fingerprint}); "
             f"runs: {named}; code: {commit}",
-            "label": self.run.path.name if self.part in ("pretrain", "probe", "test") else "",
+            "label": self.run.path.name if self.part in RUN_PARTS else "",
             "part": self.part,
             "data": self.config.data,
             "data_fingerprint": fingerprint,
@@ -155,7 +199,7 @@ def results_of_data(config: RunConfig) -> Results:
 
 
 def results_of_run(run: RunDirectory, part: str) -> Results:
-    """What notebook 02 ("pretrain"), 03 ("probe") or 04 ("test") shows of a run."""
+    """What notebook 02, 03, 04 or 05 shows of a run: the part of RUN_PARTS in this order."""
     return Results(part, run.config, (run,), run.figures)
 
 

@@ -76,6 +76,12 @@ class RunDirectory:
         self.predictions_file = self.path / "predictions.csv"
         self.embedding_file = self.path / "embedding.csv"
         self.calibration_file = self.path / "calibration.csv"
+        self.table_file = self.path / "table.safetensors"
+        self.table_choice_file = self.path / "table.json"
+        self.novelty_file = self.path / "novelty.csv"
+        self.retrieval_file = self.path / "retrieval.csv"
+        self.retrieval_test_file = self.path / "retrieval.json"
+        self.retrieval_predictions_file = self.path / "retrieval_predictions.csv"
         self.notebooks = self.path / "notebooks"
         self.figures = figures_folder(config.data_name) / config.run_name
 

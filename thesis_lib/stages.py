@@ -21,14 +21,14 @@ from typing import Any
 
 import psutil
 
-from thesis_lib.config import MACHINE, InputError, RunConfig
+from thesis_lib.config import IDENTITY, PRETRAIN, PROBE, InputError, RunConfig
 from thesis_lib.files import file_digest, read_json, write_json
-from thesis_lib.runs import RunDirectory
+from thesis_lib.runs import RunDirectory, find_data
 
 METRICS_COLUMNS = (
     *("epoch", "loss", "learning_rate", "seconds", "images_per_second", "peak_memory_mib"),
 )
-STAGES = ("pretrain", "probe", "test")
+STAGES = ("pretrain", "probe", "test", "retrieve")
 
 
 def read_metrics(run: RunDirectory) -> list[dict[str, float]]:
@@ -80,13 +80,17 @@ def probe_inputs(run: RunDirectory) -> dict[str, Any]:
     Raises:
         InputError: where the run is not trained to its end.
     """
+    return _settings(run, IDENTITY, PRETRAIN, PROBE)
+
+
+def _settings(run: RunDirectory, *stages: str) -> dict[str, Any]:
     if not is_pretrained(run):
         raise InputError(
             f"{run.path.name} is not trained to its last epoch ({run.config.epochs}); "
             "finish notebook 02 or `thesis pretrain` first"
         )
-    machine = RunConfig.field_names(MACHINE)
-    settings = {k: v for k, v in run.config.to_dict().items() if k not in machine}
+    names = RunConfig.field_names(*stages)
+    settings = {k: v for k, v in run.config.to_dict().items() if k in names}
     return {"data_fingerprint": trained_fingerprint(run), **settings}
 
 
@@ -122,7 +126,58 @@ def is_tested(run: RunDirectory) -> bool:
     return read_json(run.test_file)["selection"] == selection_digest(run)
 
 
-IS_DONE = dict(zip(STAGES, (is_pretrained, is_probed, is_tested), strict=True))
+def table_checkpoint(run: RunDirectory) -> int:
+    """The checkpoint whose features fill the run's look-up table.
+
+    Raises:
+        InputError: where none is named, and nothing has been selected although there is a val/.
+    """
+    if run.config.table_checkpoint is not None:
+        return run.config.table_checkpoint
+    if (find_data(run.config.data) / "val").is_dir() or run.selection_file.is_file():
+        selection_digest(run)
+        return read_json(run.selection_file)["checkpoint"]
+    return run.config.epochs
+
+
+def table_inputs(run: RunDirectory) -> dict[str, Any]:
+    """What a look-up table and the choice of its threshold depend on.
+
+    Raises:
+        InputError: where the run is not trained to its end, or there is no selection to go by.
+    """
+    return {
+        **_settings(run, IDENTITY, PRETRAIN),
+        "checkpoint": table_checkpoint(run),
+        "neighbours": run.config.neighbours,
+        "selection": selection_digest(run) if run.selection_file.is_file() else None,
+    }
+
+
+def is_table_made(run: RunDirectory) -> bool:
+    """Whether ``table.safetensors`` and the choice of its threshold are of the run as it is."""
+    files = (run.table_file, run.table_choice_file, run.retrieval_file, run.novelty_file)
+    if not is_pretrained(run) or not all(file.is_file() for file in files):
+        return False
+    return read_json(run.table_choice_file)["inputs"] == table_inputs(run)
+
+
+def table_digest(run: RunDirectory) -> str:
+    """Hash of ``table.json``: what the test of the table depends on."""
+    return (file_digest(run.table_choice_file) or "")[:16]
+
+
+def is_retrieved(run: RunDirectory) -> bool:
+    """Whether ``retrieval.json`` is of the table as it is, and has the curve if that is asked."""
+    files = (run.retrieval_test_file, run.retrieval_predictions_file)
+    if not all(file.is_file() for file in files) or not is_table_made(run):
+        return False
+    test = read_json(run.retrieval_test_file)
+    has_curve = test["test_curve"] or not run.config.test_curve
+    return test["table"] == table_digest(run) and has_curve
+
+
+IS_DONE = dict(zip(STAGES, (is_pretrained, is_probed, is_tested, is_retrieved), strict=True))
 
 
 @contextlib.contextmanager

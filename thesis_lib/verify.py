@@ -25,8 +25,8 @@ from thesis_lib.results import (
     results_of_run,
     results_of_runs,
 )
+from thesis_lib.retrieval import read_retrieval_predictions
 from thesis_lib.runs import RunDirectory, data_runs_folder, find_data, relative_to_root
-from thesis_lib.stages import is_tested
 from thesis_lib.table_files import ENDINGS, read_source
 
 NEED_DATA = ("class_counts", "imbalance", "channels", "leakage", "without_leaks")
@@ -52,7 +52,7 @@ def verify(folder: Path) -> Verdict:
 
     Tables, ``numbers.tex`` and the chapter are made anew from the runs; a figure tells which
     files it was drawn from, and their hashes. The metrics and intervals of every run's
-    ``test.json`` are counted again from its predictions.
+    ``test.json`` and ``retrieval.json`` are counted again from its predictions.
 
     Args:
         folder: ``figures/<data>``, a run's folder in it, or a copy of either.
@@ -72,7 +72,9 @@ def verify(folder: Path) -> Verdict:
         if any(_beside(stem, ending).is_file() for ending in (".png", ".pdf")):
             _check(_check_figure, stem, folder, known, verdict)
     for run in known.runs.values():
-        _check(_check_metrics, run.test_file, folder, known, verdict)
+        for file in (run.test_file, run.retrieval_test_file):
+            if file.is_file():
+                _check(_check_metrics, file, folder, known, verdict)
     _check(_check_texts, folder / NUMBERS, folder, known, verdict)
     return verdict
 
@@ -119,7 +121,7 @@ class Known:
         key = json.dumps((source["part"], source["data"], name, source["settings"]))
         if key not in self.results:
             self.results[key] = self._open(source, name)
-            self.runs |= {run.path.name: run for run in self.results[key].runs if is_tested(run)}
+            self.runs |= {run.path.name: run for run in self.results[key].runs}
         return self.results[key]
 
     def _open(self, source: dict[str, Any], name: str) -> Results:
@@ -263,15 +265,16 @@ def _source_faults(source: dict[str, Any], known: Known) -> Iterator[str]:
 
 
 def _check_metrics(file: Path, folder: Path, known: Known, verdict: Verdict) -> None:
-    """A run's test.json against its predictions."""
+    """A run's test.json or retrieval.json against its predictions."""
     run, stored = known.runs[file.parent.name], read_json(file)
-    predictions = read_predictions(run)
+    by_head = file == run.test_file
+    predictions = read_predictions(run) if by_head else read_retrieval_predictions(run)
     counted = classification_metrics(
         predictions["true"], predictions["predicted"], stored["classes"]
     )
     verdict.take(
         [
-            f"{_name(file, folder)}: {key} is {stored.get(key)}, but predictions.csv gives {value}"
+            f"{_name(file, folder)}: {key} is {stored.get(key)}, but the predictions give {value}"
             for key, value in counted.items()
             if not np.allclose(stored.get(key, np.nan), value, rtol=0, atol=CLOSE)
         ]

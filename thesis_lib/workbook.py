@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import IDENTITY, MACHINE, PROBE, SHOWN, InputError, RunConfig
+from thesis_lib.config import (
+    IDENTITY,
+    MACHINE,
+    PRETRAIN,
+    PROBE,
+    RETRIEVE,
+    SHOWN,
+    InputError,
+    RunConfig,
+)
 from thesis_lib.files import read_json, sweep_partial
 from thesis_lib.locks import locked
 from thesis_lib.receipts import STAGE_OF, receipt_holds
@@ -27,6 +36,13 @@ class Notebook:
 DATA_STATS = Notebook("01_data_stats")
 RUN_NOTEBOOKS = tuple(Notebook(name, stage) for name, stage in STAGE_OF.items())
 THESIS_TABLES = Notebook("06_thesis_tables")
+# Settings that a run's notebook is passed: 02 makes the run, the later ones find it by what names
+# it, and read the rest from its config.json.
+READ_LATER = (IDENTITY, PROBE, MACHINE)
+STAGES_READ = {
+    "pretrain": (IDENTITY, PRETRAIN, PROBE, MACHINE),
+    "retrieve": (IDENTITY, PROBE, RETRIEVE, MACHINE),
+}
 
 
 @dataclass(frozen=True)
@@ -51,17 +67,11 @@ class Task:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What papermill passes: settings that the notebook shows or that are not the default.
-
-        Notebook 02 makes the run and gets every such setting; the later ones find it by what
-        names it, and read the rest from its ``config.json``.
-        """
+        """What papermill passes: settings that the notebook shows or that are not the default."""
         settings, defaults = self.config.to_dict(), RunConfig().to_dict()
         if self.notebook.stage is None:
             return {name: settings[name] for name in shown_parameters(notebook_path(self.notebook))}
-        fields = RunConfig.field_names()
-        if self.notebook.stage != "pretrain":
-            fields = RunConfig.field_names(IDENTITY, PROBE, MACHINE)
+        fields = RunConfig.field_names(*STAGES_READ.get(self.notebook.stage, READ_LATER))
         shown = shown_parameters(notebook_path(self.notebook))
         # What shapes figures and tables is to be the same in all notebooks, whatever a run was
         # made with before.
@@ -109,12 +119,14 @@ def executed_parameters(path: Path) -> dict[str, Any]:
 
 
 def run_notebooks(data: str) -> tuple[Notebook, ...]:
-    """02 to 04; 02 alone for a data set without val/, on which alone 03 could choose."""
-    return RUN_NOTEBOOKS if (find_data(data) / "val").is_dir() else RUN_NOTEBOOKS[:1]
+    """02 to 05; 02 and 05 for a data set without val/, on which alone 03 could choose."""
+    if (find_data(data) / "val").is_dir():
+        return RUN_NOTEBOOKS
+    return tuple(n for n in RUN_NOTEBOOKS if n.stage in ("pretrain", "retrieve"))
 
 
 def tasks_of(configs: Sequence[RunConfig]) -> list[Task]:
-    """01 for the data set, 02 to 04 for each run, 06 for all; all configs on one data set."""
+    """01 for the data set, 02 to 05 for each run, 06 for all; all configs on one data set."""
     runs = [RunDirectory(config) for config in configs]
     notebooks = run_notebooks(configs[0].data)
     per_run = [Task(notebook, run.config, run) for run in runs for notebook in notebooks]

@@ -8,11 +8,12 @@ millimetres and text in points, both at print size. Importing the package sets t
 
 from thesis_lib.figures.data_set import (
     class_counts,
+    image_pairs,
     image_sizes,
-    leaking_pairs,
     sample_images,
     views,
 )
+from thesis_lib.figures.looking import cell_colors, picture_groups, threshold_curve
 from thesis_lib.figures.results import (
     confusion_matrix,
     embedding,
@@ -21,6 +22,7 @@ from thesis_lib.figures.results import (
     reliability,
     runs_accuracy,
 )
+from thesis_lib.figures.retrieval import novelty, retrieval_curve
 from thesis_lib.figures.style import (
     BACKBONE_COLORS,
     BATCH_STYLES,
@@ -74,6 +76,7 @@ __all__ = [
     "TICK",
     "TINY",
     "TITLE",
+    "cell_colors",
     "checkpoint_accuracy",
     "class_counts",
     "class_numbers",
@@ -82,18 +85,22 @@ __all__ = [
     "figure_size",
     "head_curves",
     "head_learning_rates",
+    "image_pairs",
     "image_sizes",
-    "leaking_pairs",
     "loss_curves",
     "mistakes",
+    "novelty",
     "per_class_f1",
+    "picture_groups",
     "pretraining",
     "reliability",
+    "retrieval_curve",
     "run_color",
     "run_line_style",
     "runs_accuracy",
     "sample_images",
     "save",
     "set_style",
+    "threshold_curve",
     "views",
 ]

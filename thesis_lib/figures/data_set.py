@@ -150,14 +150,15 @@ def views(
     return figure
 
 
-def leaking_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> Figure:
-    """Images beside their counterparts in another part; a line that says so where there are none.
+def image_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]], none: str) -> Figure:
+    """Images beside their counterparts.
 
-    pairs: two uint8 arrays (h, w, 3) of any size and a caption, its lines parted by newlines.
+    pairs: two uint8 arrays (h, w, 3) of any size and a caption, its lines parted by newlines;
+    none: what the figure says where there are no pairs.
     """
     if not pairs:
         figure, canvas = page(20)
-        canvas.text(text_width() / 2, 10, "no leaks found", size=BODY, ha="center", va="center")
+        canvas.text(text_width() / 2, 10, none, size=BODY, ha="center", va="center")
         return figure
     line, gap = 1.25 * SMALL * POINT, 0.8
     columns, side = thumbnail_grid(len(pairs), 2, CAPTION_LINES * line + 3, largest=22)

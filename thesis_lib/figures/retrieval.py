@@ -1,0 +1,82 @@
+"""Figures of the look-up table: its pruning curve, and how novelty is found."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+
+from thesis_lib.figures.axes import legend, percent_ticks
+from thesis_lib.figures.layout import subplots
+from thesis_lib.figures.style import PALETTE, SPLIT_COLORS, TICK
+
+SPLIT_WORDS = {
+    "val": "validation",
+    "train": "training images, leaving one out",
+    "test": "test (not used for the choice)",
+}
+
+
+def retrieval_curve(
+    curve: pd.DataFrame, threshold: float, color: str, head: float | None = None
+) -> Figure:
+    """Accuracy, size and time of a look-up table against its pruning threshold.
+
+    curve: a row a threshold and split: threshold, split, accuracy, accuracy_low, accuracy_high
+    (fractions), images, index_mib, seconds_per_image; threshold: the chosen one; head: the
+    linear head's validation accuracy, if there is one.
+    """
+    figure, (accuracy, size, time) = subplots(125, nrows=3, sharex=True, height_ratios=[2.2, 1, 1])
+    for split, points in curve.sort_values("threshold").groupby("split", sort=False):
+        tested = split == "test"
+        ink = SPLIT_COLORS["test"] if tested else color
+        style = {"color": ink, "marker": "s" if tested else "o", "markersize": 3}
+        x, low, high = (points[c] for c in ("threshold", "accuracy_low", "accuracy_high"))
+        if len(points) > 1:
+            accuracy.fill_between(x, low, high, color=ink, alpha=0.15, linewidth=0)
+        else:
+            accuracy.vlines(x, low, high, color=ink, linewidth=0.8)
+        accuracy.plot(x, points["accuracy"], **style, label=SPLIT_WORDS[split])
+        if not tested:
+            size.plot(x, points["index_mib"], **style)
+            time.plot(x, 1000 * points["seconds_per_image"], **style)
+    if head is not None:
+        words = "linear head, validation"
+        accuracy.axhline(head, color="0.3", linewidth=0.8, linestyle="dashed", label=words)
+    for panel in (accuracy, size, time):
+        panel.axvline(threshold, color="0.3", linewidth=0.8, linestyle="dotted")
+    accuracy.annotate(
+        f"chosen: {threshold:.2f}",
+        (threshold, 1),
+        xycoords=accuracy.get_xaxis_transform(),
+        size=TICK,
+        ha="left" if threshold < curve["threshold"].mean() else "right",
+        va="bottom",
+    )
+    percent_ticks(accuracy.yaxis)
+    time.xaxis.set_major_locator(MultipleLocator(0.05))
+    accuracy.set_ylabel("accuracy")
+    size.set(ylabel="size (MiB)", ylim=(0, None))
+    time.set(ylabel="search\n(ms an image)", ylim=(0, None), xlabel="pruning threshold (cosine)")
+    figure.align_ylabels()
+    legend(figure, accuracy, "lower")
+    return figure
+
+
+def novelty(rows: pd.DataFrame) -> Figure:
+    """How well three scores find images of classes that were left out, part by part.
+
+    rows: fold, score, auroc, false_alarms (fractions), as
+    :func:`thesis_lib.novelty.measure_novelty` gives them.
+    """
+    figure, panels = subplots(60, ncols=2, sharey=True)
+    scores = list(dict.fromkeys(rows["score"]))
+    columns = {"auroc": "AUROC", "false_alarms": "false alarms at 95 % recall"}
+    for axes, (column, words) in zip(panels, columns.items(), strict=True):
+        for place, score in enumerate(scores):
+            values = rows.loc[rows["score"] == score, column]
+            ink = PALETTE[place]
+            axes.plot(values, [place] * len(values), "o", color=ink, alpha=0.4, markersize=4)
+            axes.plot(values.mean(), place, "|", color=ink, markersize=16, markeredgewidth=2)
+        axes.set(xlabel=words, ylim=(len(scores) - 0.5, -0.5))
+        axes.set_yticks(range(len(scores)), scores)
+        percent_ticks(axes.xaxis)
+    return figure

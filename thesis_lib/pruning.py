@@ -1,0 +1,108 @@
+"""Which images of a look-up table stay when near-copies within a class are dropped, exactly."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+ROWS_AT_ONCE = 256
+MOST_THRESHOLDS = 31  # two bits for each in 64
+# Similarities from -1 to 1 are looked up in cells of width 1 / CELLS, a power of two: vectors
+# that rounding made longer than 1 get BEYOND cells more at each end.
+CELLS = 2**16
+BEYOND = 64
+SHIFT = CELLS + BEYOND  # of similarity 0
+
+
+def kept_images(vectors: np.ndarray, labels: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """The images that pruning keeps at each threshold.
+
+    Within each class, in the order of the rows, an image is kept, and every later one of its
+    class whose cosine similarity to a kept one exceeds the threshold is dropped. As a cosine
+    cannot exceed 1, nothing is dropped at a threshold of 1 or more, whatever rounding makes of
+    the similarity of identical images.
+
+    All thresholds take one pass over the float32 products of each block of images with the
+    earlier ones that some threshold keeps. A product that rounding might have moved across a
+    threshold is computed anew in float64, so the result is that of comparing every pair in
+    float64.
+
+    Args:
+        vectors: (n, d) float32, of length 1.
+        labels: (n,) the classes.
+        thresholds: at most 31, in any order.
+
+    Returns:
+        (thresholds, n) bool, in the order of ``thresholds``.
+
+    Raises:
+        ValueError: for more than 31 thresholds.
+    """
+    thresholds = np.asarray(thresholds, dtype=np.float64)
+    if len(thresholds) > MOST_THRESHOLDS:
+        raise ValueError(f"{len(thresholds)} thresholds; at most {MOST_THRESHOLDS} at once")
+    below = thresholds < 1
+    kept = np.ones((len(thresholds), len(labels)), dtype=bool)
+    table = _bits_of_cells(thresholds[below], vectors.shape[1])
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        bits = _kept_of_class(vectors, rows, thresholds[below], table)
+        kept[np.ix_(below, rows)] = bits >> np.arange(below.sum())[:, None] & 1
+    return kept
+
+
+def _bits_of_cells(thresholds: np.ndarray, d: int) -> torch.Tensor:
+    """What a similarity says of each threshold, by the cell that its float32 value lies in.
+
+    Bit t: it exceeds threshold t; bit 31 + t: it may or may not.
+    """
+    low = np.arange(-SHIFT, SHIFT)[:, None] / CELLS  # (cells, 1)
+    high = low + 1 / CELLS
+    # A float32 sum of d products of unit vectors errs by this at most, in whatever order it is
+    # summed (Higham 2002, section 3.1); d + 4, as the shift rounds too.
+    error = (d + 4) * 2.0**-24
+    error /= 1 - error
+    exceeds = low - error >= thresholds
+    may_exceed = (high + error > thresholds) & ~exceeds
+    bit = 1 << np.arange(len(thresholds))
+    return torch.from_numpy((exceeds * bit).sum(1) | (may_exceed * bit).sum(1) << MOST_THRESHOLDS)
+
+
+def _kept_of_class(
+    vectors: np.ndarray, rows: np.ndarray, thresholds: np.ndarray, table: torch.Tensor
+) -> np.ndarray:
+    """For each of a class's rows the thresholds that keep it, as bits: (rows,) int64."""
+    bit = 1 << np.arange(len(thresholds))
+    every = int(bit.sum())
+    kept = np.empty(len(rows), dtype=np.int64)
+    # The earlier images that some threshold keeps, then the block: their vectors, and their bits
+    # twice, as the table has them.
+    own = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
+    own_bits = np.zeros(len(rows), dtype=np.int64)
+    earlier = 0
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        block = rows[start : start + ROWS_AT_ONCE]
+        end = earlier + len(block)
+        # The mode is for speed: by the default one, take fills a copy first.
+        np.take(vectors, block, axis=0, out=own[earlier:end], mode="clip")
+        columns, bits = torch.from_numpy(own[:end]), own_bits[:end]
+        similarity = columns[earlier:] @ columns.T  # (block, end)
+        cells = similarity.mul_(CELLS).add_(SHIFT).long()
+        pairs = table.gather(0, cells.flatten()).view_as(cells).numpy()
+        for image, says in enumerate(pairs, start=earlier):
+            hits = says & bits  # (end,): itself and those after it have no bits yet
+            found = int(np.bitwise_or.reduce(hits))
+            if unsure := found >> MOST_THRESHOLDS & ~found:
+                near = np.flatnonzero(hits >> MOST_THRESHOLDS & unsure)
+                exact = (own[near].astype(np.float64) * own[image]).sum(1)
+                exceeded = ((exact[:, None] > thresholds) * bit).sum(1)
+                found |= int(np.bitwise_or.reduce(exceeded & bits[near]))
+            left = every & ~found
+            bits[image] = left | left << MOST_THRESHOLDS
+        kept[start : start + len(block)] = bits[earlier:] & every
+        staying = earlier + np.flatnonzero(bits[earlier:])
+        if len(staying) < len(block):  # close the gaps
+            stop = earlier + len(staying)
+            own[earlier:stop], bits[earlier:stop], bits[stop:] = own[staying], bits[staying], 0
+        earlier += len(staying)
+    return kept

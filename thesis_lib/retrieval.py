@@ -1,0 +1,303 @@
+"""Cosine retrieval: a look-up table of a run's training features, pruned, chosen, tested once."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from thesis_lib import checkpoints
+from thesis_lib.comparison import Comparison, compare
+from thesis_lib.config import InputError
+from thesis_lib.data import DataSet, open_dataset
+from thesis_lib.data_statistics import DataStatistics, data_statistics, readable
+from thesis_lib.evaluate import classification_metrics
+from thesis_lib.failures import plain_words
+from thesis_lib.features import extract_features
+from thesis_lib.files import read_json, sweep_partial, write_csv, write_json
+from thesis_lib.final_test import read_predictions
+from thesis_lib.hardware import choose_device
+from thesis_lib.images import open_images
+from thesis_lib.index import unit_vectors
+from thesis_lib.locks import locked
+from thesis_lib.lookup import LookupTable, StoredTable
+from thesis_lib.novelty import measure_novelty
+from thesis_lib.pretrain import check_fingerprint
+from thesis_lib.pruning import kept_images
+from thesis_lib.pruning_curve import THRESHOLDS, choose_threshold, curve_row, look_up, pruning_curve
+from thesis_lib.runs import RunDirectory
+from thesis_lib.stages import (
+    is_retrieved,
+    is_table_made,
+    is_tested,
+    stage,
+    table_checkpoint,
+    table_digest,
+    table_inputs,
+)
+
+QUERY_SHARE = 5  # without val/: every fifth training image asks how novelty is found
+
+
+def stored_table(run: RunDirectory) -> StoredTable:
+    """The run's look-up table, with the pruning threshold that was chosen; made where missing.
+
+    Reads the checkpoint (the chosen one, or ``config.table_checkpoint``), and the train and val
+    images; never the test images. Writes ``table.safetensors``, ``retrieval.csv`` (a row a
+    threshold), ``novelty.csv`` and, last, ``table.json``.
+
+    Raises:
+        InputError: where nothing has been selected yet, the checkpoint is not there, or the
+            data have changed.
+    """
+    if not is_table_made(run):
+        with _opened(run, ("train",)) as (dataset, statistics), stage(run, "retrieve"):
+            _make_table(run, dataset, statistics)
+    return StoredTable.load(run.table_file)
+
+
+def retrieve(run: RunDirectory) -> dict[str, Any]:
+    """Make the look-up table where it is missing, and test it once, at the chosen threshold.
+
+    Writes ``retrieval_predictions.csv`` (path, true, predicted, similarity, nearest), the test's
+    row of ``retrieval.csv`` (with ``config.test_curve`` a row for every threshold) and, last,
+    ``retrieval.json``. Returns at once where they are of the same table.
+
+    Returns:
+        The content of ``retrieval.json``: see
+        :func:`thesis_lib.evaluate.classification_metrics`; ``threshold``, ``images`` and
+        ``index_mib`` of the table, and ``history``: what other tables were tested before.
+
+    Raises:
+        InputError: see :func:`stored_table`.
+    """
+    if is_retrieved(run):
+        return read_json(run.retrieval_test_file)
+    with (
+        _opened(run, ("train", "test")) as (dataset, statistics),
+        stage(run, "retrieve"),
+    ):
+        if not is_table_made(run):
+            _make_table(run, dataset, statistics)
+        return _test(run, dataset, statistics)
+
+
+@contextmanager
+def _opened(run: RunDirectory, needs: tuple[str, ...]) -> Iterator[tuple[DataSet, DataStatistics]]:
+    """The run's data set, as it was trained on, while no other process is at the run."""
+    table_inputs(run)  # raises where there is nothing to go by
+    dataset = open_dataset(run.config.data, needs)
+    check_fingerprint(run, dataset)
+    statistics = data_statistics(dataset)
+    dataset = readable(dataset, statistics, run.config)
+    batch = "the features of all images"
+    with locked(run.path), plain_words(batch, run.config.worker_timeout):
+        sweep_partial(run.path, older_than=0)
+        yield dataset, statistics
+
+
+def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> None:
+    """Features, pruning, curve, choice and novelty; ``table.json`` says last that all is there."""
+    run.table_choice_file.unlink(missing_ok=True)
+    run.write_config()
+    backbone, facts = _load_backbone(run)
+    train = dataset.splits["train"]
+    features, seconds = _features(run, backbone, facts, dataset, "train", statistics)
+    table = LookupTable(unit_vectors(features), train.labels, train.files, dataset.classes)
+    if run.config.neighbours > len(table):
+        raise InputError(
+            f"neighbours must be at most the {len(table):,} training images, "
+            f"not {run.config.neighbours}"
+        )
+    kept = kept_images(table.vectors, table.labels, THRESHOLDS)
+    if "val" in dataset.splits:
+        split, true, own = "val", dataset.splits["val"].labels, None
+        asking = _features(run, backbone, facts, dataset, "val", statistics)[0]
+        known, asking_labels = np.ones(len(table), dtype=bool), true
+    else:  # each training image asks the others
+        split, true, own = "train", train.labels, np.arange(len(table))
+        known = own % QUERY_SHARE > 0
+        asking, asking_labels = features[~known], true[~known]
+    queries = table.vectors if own is not None else unit_vectors(asking)
+    neighbours = run.config.neighbours
+    curve, _ = pruning_curve(table, kept, split, queries, true, neighbours, own)
+    threshold = choose_threshold(curve)
+    chosen = THRESHOLDS.index(threshold)
+    novelty = measure_novelty(
+        features[known],
+        train.labels[known],
+        kept[chosen][known],
+        asking,
+        asking_labels,
+        dataset.classes,
+        run.config.updated(head_learning_rates=(_head_learning_rate(run),)),
+    )
+    holds = kept[chosen]
+    rows = None if own is None else np.where(holds, np.cumsum(holds) - 1, -1)
+    similarity = look_up(table.only(holds), queries, 1, rows)["similarity"]
+    StoredTable(
+        table,
+        np.array(THRESHOLDS),
+        kept,
+        threshold,
+        neighbours,
+        np.sort(similarity),
+        table_checkpoint(run),
+        dataset.fingerprint,
+    ).save(run.table_file)
+    write_csv(run.retrieval_file, curve)
+    write_csv(run.novelty_file, novelty)
+    row = curve.iloc[chosen]
+    choice = {
+        "checkpoint": table_checkpoint(run),
+        "neighbours": neighbours,
+        "threshold": threshold,
+        "chosen_on": split,
+        "images": len(table.only(holds)),
+        "of_images": len(table),
+        "index_mib": float(row["index_mib"]),
+        "accuracy": float(row["accuracy"]),
+        "difference": float(row["difference"]),
+        "difference_interval": [float(row["difference_low"]), float(row["difference_high"])],
+        "p": float(row["p"]),
+        "feature_seconds_per_image": seconds / len(table),
+        "inputs": table_inputs(run),
+    }
+    write_json(run.table_choice_file, choice)
+
+
+def _head_learning_rate(run: RunDirectory) -> float:
+    """That of the chosen head; without a selection the first of the settings."""
+    if run.selection_file.is_file():
+        return read_json(run.selection_file)["head_learning_rate"]
+    return run.config.head_learning_rates[0]
+
+
+def _load_backbone(run: RunDirectory) -> tuple[nn.Module, dict[str, Any]]:
+    epoch, kept = table_checkpoint(run), checkpoints.kept_epochs(run)
+    if epoch not in kept:
+        listed = ", ".join(map(str, kept)) or "none"
+        raise InputError(f"{run.path.name} keeps no checkpoint of epoch {epoch}; it keeps {listed}")
+    return checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
+
+
+def _features(
+    run: RunDirectory,
+    backbone: nn.Module,
+    facts: dict[str, Any],
+    dataset: DataSet,
+    split: str,
+    statistics: DataStatistics,
+) -> tuple[np.ndarray, float]:
+    """Features (n, d) of the central views of a split, and the seconds that they took."""
+    images, _ = open_images(dataset, split, statistics, run.config)
+    began = time.perf_counter()
+    device = choose_device(run.config)
+    features = extract_features(backbone, images, run.config, facts["mean"], facts["std"], device)
+    return features[0].numpy(), time.perf_counter() - began
+
+
+def _test(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> dict[str, Any]:
+    """Look the test images up in the chosen table; all thresholds only where that was asked."""
+    stored, choice = StoredTable.load(run.table_file), read_json(run.table_choice_file)
+    history = _history(run)
+    backbone, facts = _load_backbone(run)
+    test, table = dataset.splits["test"], stored.chosen
+    queries = unit_vectors(_features(run, backbone, facts, dataset, "test", statistics)[0])
+    found = look_up(table, queries, stored.neighbours)
+    row = curve_row(table, stored.threshold, "test", test.labels, found)
+    curve = read_retrieval(run)
+    rows = pd.DataFrame([row])
+    if run.config.test_curve:
+        common = ("test", queries, test.labels, stored.neighbours)
+        rows, _ = pruning_curve(stored.table, stored.kept, *common)
+    curve = pd.concat([curve[curve["split"] != "test"], rows], ignore_index=True)
+
+    classes = np.array(table.classes)
+    predictions = pd.DataFrame(
+        {
+            "path": test.files,
+            "true": classes[test.labels],
+            "predicted": classes[found["predicted"]],
+            "similarity": found["similarity"].round(6),
+            "nearest": [table.files[row] for row in found["row"]],
+        }
+    )
+    write_csv(run.retrieval_predictions_file, predictions)
+    write_csv(run.retrieval_file, curve)
+    result = classification_metrics(predictions["true"], predictions["predicted"], table.classes)
+    result |= {
+        "checkpoint": choice["checkpoint"],
+        "neighbours": stored.neighbours,
+        "threshold": stored.threshold,
+        "images": len(table),
+        "index_mib": table.mib,
+        "seconds_per_image": row["seconds_per_image"],
+        "classes": table.classes,
+        "skipped_images": dataset.left_out("test"),
+        "test_curve": run.config.test_curve,
+        "table": table_digest(run),
+        "history": history,
+    }
+    write_json(run.retrieval_test_file, result)
+    return result
+
+
+def _history(run: RunDirectory) -> list[dict[str, Any]]:
+    """What other tables of the run were tested before, oldest first."""
+    if not run.retrieval_test_file.is_file():
+        return []
+    before = read_json(run.retrieval_test_file)
+    names = ("table", "checkpoint", "neighbours", "threshold", "accuracy", "n")
+    entries = [*before["history"], {name: before[name] for name in names}]
+    return [entry for entry in entries if entry["table"] != table_digest(run)]
+
+
+def read_retrieval(run: RunDirectory) -> pd.DataFrame:
+    """``retrieval.csv``: a row a threshold and split."""
+    return pd.read_csv(run.retrieval_file, float_precision="round_trip")
+
+
+def read_retrieval_predictions(run: RunDirectory) -> pd.DataFrame:
+    """``retrieval_predictions.csv``: a row a test image, with class names as text."""
+    text = dict.fromkeys(("path", "true", "predicted", "nearest"), str)
+    try:
+        return pd.read_csv(run.retrieval_predictions_file, dtype=text, keep_default_na=False)
+    except ValueError as error:  # of pandas for what is empty or no CSV
+        raise InputError(
+            f"{run.retrieval_predictions_file} is no sound table ({error}); remove it, and "
+            "`thesis retrieve` makes it again"
+        ) from None
+
+
+def misleading(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Test images whose nearest image in the table is of another class, most similar first.
+
+    Args:
+        predictions: of :func:`read_retrieval_predictions`.
+
+    Returns:
+        path, true, nearest, nearest_class, similarity.
+    """
+    classes = predictions["nearest"].map(lambda file: Path(file).parent.name)
+    wrong = predictions.assign(nearest_class=classes)[classes != predictions["true"]]
+    wrong = wrong.sort_values("similarity", ascending=False, kind="stable")
+    return wrong[["path", "true", "nearest", "nearest_class", "similarity"]].reset_index(drop=True)
+
+
+def against_head(run: RunDirectory) -> Comparison | None:
+    """The linear head and the look-up table on the same test images; None where one is missing."""
+    if not (is_tested(run) and is_retrieved(run)):
+        return None
+    by_head = read_predictions(run).set_index("path")
+    by_table = read_retrieval_predictions(run).set_index("path").loc[by_head.index]
+    return compare(
+        "the linear head",
+        "the look-up table",
+        (by_head["true"] == by_head["predicted"]).to_numpy(),
+        (by_table["true"] == by_table["predicted"]).to_numpy(),
+    )
