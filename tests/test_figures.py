@@ -84,6 +84,7 @@ def of_runs():
     probe = pd.DataFrame({"checkpoint": [30, 40], "val_accuracy": [0.912, 0.934]})
     probe["val_accuracy_low"] = probe["val_accuracy"] - 0.01
     probe["val_accuracy_high"] = probe["val_accuracy"] + 0.01
+    probe["knn_accuracy"] = [0.92, 0.93]
     curves = pd.DataFrame({"checkpoint": np.repeat([30, 40], 5), "head_epoch": [1, 2, 3, 4, 5] * 2})
     curves["train_loss"], curves["val_accuracy"] = 1 / curves["head_epoch"], 0.9
     rates = pd.concat([curves.assign(head_learning_rate=rate) for rate in (0.025, 0.25, 2.5)])

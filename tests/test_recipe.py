@@ -173,7 +173,7 @@ def test_a_data_set_without_val_runs_through(stand_ins, capfd):
     assert "02_supcon_pretraining" in out and "03_checkpoint_probing" not in out
     figures = stand_ins / "figures" / "DYB-cosine"
     assert (figures / "loss_curves.pdf").is_file() and not (figures / "test.tex").exists()
-    assert "leaving one out" in (figures / "retrieval.tex").read_text(encoding="utf-8")
+    assert "leaving one out" in (figures / "retrieval_size.tex").read_text(encoding="utf-8")
     assert (figures / "lenet5-bs16-seed42" / "retrieval_curve.pdf").is_file()
     assert main(command) == 0
     assert capfd.readouterr().out.count("done already") == 4

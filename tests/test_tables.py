@@ -1,6 +1,7 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 
 from thesis_lib import quoted_numbers, tables
@@ -15,6 +16,8 @@ from thesis_lib.published_results import (
     reproduces_dyb,
 )
 from thesis_lib.results import results_of_runs
+from thesis_lib.retrieval import against_head, read_retrieval, retrieve
+from thesis_lib.retrieval_tables import curve_table, retrieval_table, size_table
 from thesis_lib.runs import find_runs
 
 
@@ -44,6 +47,34 @@ def test_elapsed_time_in_the_words_of_the_thesis(seconds, words):
 
 def test_memory_in_the_words_of_the_thesis():
     assert tables.memory_words(11831, 12288) == "11,831 of 12,288 MiB (96.28 %)"
+
+
+def test_table_of_one_runs_checkpoints_has_the_nearest_neighbours_accuracy(tested):
+    probe = pd.read_csv(tested[0].probe_file).sort_values("checkpoint", ascending=False)
+    table = tables.checkpoint_table(tested[0])
+    expected = [f"{100 * value:.2f}" for value in probe["knn_accuracy"]]
+    assert table["nearest neighbour"].tolist() == expected
+    probe.drop(columns="knn_accuracy").to_csv(tested[0].probe_file, index=False)
+    assert "nearest neighbour" not in tables.checkpoint_table(tested[0])
+
+
+def test_tables_of_look_up_tables_say_what_was_measured(tested):
+    run = tested[0]
+    assert retrieval_table(tested).empty and size_table(tested).empty
+    test = retrieve(run)
+    (metrics,), (size,) = (
+        table.to_dict("records") for table in (retrieval_table(tested), size_table(tested))
+    )
+    low, high = (f"{100 * bound:.2f}" for bound in test["recall_interval"])
+    assert metrics["run"] == run.path.name and metrics["n"] == test["n"]
+    assert metrics["recall"] == f"{100 * test['recall']:.2f} ({low} to {high})"
+    assert (size["threshold"], size["images"]) == (f"{test['threshold']:.2f}", test["images"])
+    assert size["less head"].startswith(f"{100 * against_head(run).difference:.2f} (")
+    rows = curve_table(run, "val")
+    assert len(rows) == 21 and rows["images"].is_monotonic_decreasing
+    accuracy = read_retrieval(run).set_index(["threshold", "split"])["accuracy"]
+    assert rows.iloc[0]["accuracy"].startswith(f"{100 * accuracy.loc[1.0, 'val']:.2f} (")
+    assert curve_table(run, "test").empty  # one point is no curve
 
 
 def test_probe_table_has_a_row_a_checkpoint_and_a_star(tested):

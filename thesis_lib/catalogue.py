@@ -110,6 +110,12 @@ def _leakage_caption(results: Results, table: pd.DataFrame) -> str:
     )
 
 
+def _probe(results: Results) -> pd.DataFrame:
+    if results.part == "probe":
+        return tables.checkpoint_table(results.run)
+    return tables.probe_table(results.runs)
+
+
 def _probe_caption(results: Results, table: pd.DataFrame) -> str:
     caption = (
         "Validation accuracy (%) / head epoch that reached it, for every probed checkpoint. "
@@ -118,6 +124,8 @@ def _probe_caption(results: Results, table: pd.DataFrame) -> str:
     if results.part == "probe":
         against = read_json(results.run.selection_file)["against_last"]
         caption += f" {against[0].upper()}{against[1:]}."
+        if "nearest neighbour" in table:
+            caption += " Beside it, the accuracy of the nearest training image by cosine (%)."
     return caption
 
 
@@ -190,19 +198,26 @@ def _per_class_caption(results: Results, table: pd.DataFrame) -> str:
 
 
 def _retrieval_caption(results: Results, table: pd.DataFrame) -> str:
-    chosen = {read_json(run.table_choice_file)["chosen_on"] for run in results.tabled}
-    images = "validation images" if chosen == {"val"} else "training images, leaving one out"
     caption = (
-        "The cosine look-up table at the chosen threshold, on the test images (metrics in %, with "
-        f"95 % intervals). Chosen on {images}: the smallest table that is neither shown to be "
-        f"worse than the unpruned one nor measures worse by more than {100 * MARGIN:g} points. "
-        "Less head: accuracy less the linear head's on the same images, in points, with its "
-        "paired interval and the exact McNemar test's p."
+        "The cosine look-up table, at the threshold that was chosen for it, on the test images: "
+        "metrics (%) with 95 % intervals."
     )
     seen = table.loc[table["choices tested"] > 1, "run"].tolist()
     if seen:
         caption += f" Another table had been tested before of {', '.join(seen)}."
     return caption
+
+
+def _size_caption(results: Results, table: pd.DataFrame) -> str:
+    chosen = {read_json(run.table_choice_file)["chosen_on"] for run in results.tabled}
+    images = "validation images" if chosen == {"val"} else "training images, leaving one out"
+    return (
+        "Size and speed of the cosine look-up table at the chosen pruning threshold. Chosen on "
+        f"{images}: the smallest table that is neither shown to be worse than the unpruned one nor "
+        f"measures worse by more than {100 * MARGIN:g} points. Less head: accuracy less the linear "
+        "head's on the same test images, in points, with its paired interval and the exact "
+        "McNemar test's p."
+    )
 
 
 def _curve(results: Results) -> pd.DataFrame:
@@ -247,7 +262,7 @@ TABLES = {
     "imbalance": Table(lambda r: class_imbalance(r.dataset.counts()), _imbalance_caption),
     "channels": Table(_channels, _channels_caption, decimals=4),
     "leakage": Table(lambda r: leak_table(r.leaks, r.dataset), _leakage_caption),
-    "probe": Table(lambda r: tables.probe_table(r.runs), _probe_caption),
+    "probe": Table(_probe, _probe_caption),
     "test": Table(lambda r: tables.test_table(r.runs), _test_caption, bold=_best_accuracy),
     "choices": Table(
         lambda r: tables.choices_table(r.runs),
@@ -268,6 +283,7 @@ TABLES = {
     "most_confused": Table(lambda r: most_confused(r.confusion, r.classes), _most_confused_caption),
     "per_class": Table(_per_class, _per_class_caption, decimals=3),
     "retrieval": Table(lambda r: retrieval_tables.retrieval_table(r.runs), _retrieval_caption),
+    "retrieval_size": Table(lambda r: retrieval_tables.size_table(r.runs), _size_caption),
     "retrieval_curve": Table(_curve, _curve_caption, decimals=3),
     "retrieval_test_curve": Table(
         lambda r: retrieval_tables.curve_table(r.run, "test"),

@@ -28,7 +28,14 @@ ORDER = {
     ),
     "comparison": (
         *("t/test", "f/runs_accuracy", "t/comparison_matrix", "t/comparison", "t/choices"),
-        *("t/retrieval", "t/probe", "t/published_probe", "t/reproduced", "t/cost"),
+        *(
+            "t/retrieval",
+            "t/retrieval_size",
+            "t/probe",
+            "t/published_probe",
+            "t/reproduced",
+            "t/cost",
+        ),
         *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),
     ),
     "pretrain": ("f/views", "f/pretraining"),
@@ -39,8 +46,8 @@ ORDER = {
         *("f/reliability", "f/worst_mistakes", "f/embedding"),
     ),
     "retrieve": (
-        *("t/retrieval", "f/retrieval_curve", "t/retrieval_curve", "t/retrieval_test_curve"),
-        *("f/nearest_images", "t/novelty", "f/novelty"),
+        *("t/retrieval", "t/retrieval_size", "f/retrieval_curve", "t/retrieval_curve"),
+        *("t/retrieval_test_curve", "f/nearest_images", "t/novelty", "f/novelty"),
     ),
 }
 FEW_PAIRS = 6  # with more, only those that differ are told one by one

@@ -233,8 +233,8 @@ def predict(options: argparse.Namespace) -> int:
         why, where = "cannot be imported", f"in {unreadable_file(output)}"
     if model.table is not None:
         print(
-            f"look unlike all training images: {counts['unlike']:,} (of images like these "
-            f"{options.false_alarms:.1%} do so as well)"
+            f"look unlike all training images: {counts['unlike']:,} ({options.false_alarms:.1%} "
+            "of images of the known classes would)"
         )
     problems = f"{left_out:,} {why}, listed {where}" if left_out else "all could be read"
     print(f"{output}: {counts['images']:,} images; {problems}")

@@ -7,11 +7,9 @@ import torch
 
 ROWS_AT_ONCE = 256
 MOST_THRESHOLDS = 31  # two bits for each in 64
-# Similarities from -1 to 1 are looked up in cells of width 1 / CELLS, a power of two: vectors
-# that rounding made longer than 1 get BEYOND cells more at each end.
-CELLS = 2**16
-BEYOND = 64
-SHIFT = CELLS + BEYOND  # of similarity 0
+CELLS = 2**16  # in which similarities are looked up, from 0 to 1: scaling by it rounds nothing
+BEYOND = 64  # cells past 1 and -1, for vectors that rounding made longer than 1
+SHIFT = CELLS + BEYOND  # the cell of similarity 0; none is negative
 
 
 def kept_images(vectors: np.ndarray, labels: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:

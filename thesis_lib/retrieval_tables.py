@@ -13,7 +13,20 @@ from thesis_lib.tables import percent, percent_with_interval
 
 
 def retrieval_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """A row a run whose look-up table was tested: its size, speed and test metrics in %.
+    """A row a run whose look-up table was tested: its test metrics in % with their intervals."""
+    rows = []
+    for run in runs:
+        if is_retrieved(run):
+            test = read_json(run.retrieval_test_file)
+            row = {"run": run.path.name}
+            for name in METRICS:
+                row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
+            rows.append(row | {"n": test["n"], "choices tested": 1 + len(test["history"])})
+    return pd.DataFrame(rows)
+
+
+def size_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
+    """A row a run whose look-up table was tested: its threshold, size and speed.
 
     ``less head``: the table's accuracy less the linear head's on the same images, in points,
     with its paired 95 % interval and p of the exact McNemar test.
@@ -21,20 +34,18 @@ def retrieval_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     rows = []
     for run in runs:
         if is_retrieved(run):
-            test = read_json(run.retrieval_test_file)
+            test, pair = read_json(run.retrieval_test_file), against_head(run)
             row = {
                 "run": run.path.name,
                 "threshold": f"{test['threshold']:.2f}",
                 "images": test["images"],
                 "MiB": test["index_mib"],
                 "ms an image": 1000 * test["seconds_per_image"],
+                "less head": "",
             }
-            for name in METRICS:
-                row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
-            pair, row["less head"] = against_head(run), ""
             if pair is not None:
                 row["less head"] = _difference(pair.difference, pair.low, pair.high, pair.p)
-            rows.append(row | {"choices tested": 1 + len(test["history"])})
+            rows.append(row)
     return pd.DataFrame(rows)
 
 

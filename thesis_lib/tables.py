@@ -78,6 +78,15 @@ def probe_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     return table.rename_axis("checkpoint").reset_index()
 
 
+def checkpoint_table(run: RunDirectory) -> pd.DataFrame:
+    """:func:`probe_table` of one run, with the nearest neighbour's accuracy in % beside."""
+    table, probe = probe_table([run]), pd.read_csv(run.probe_file)
+    if "knn_accuracy" in probe:  # heads of earlier versions have none
+        nearest = probe.set_index("checkpoint")["knn_accuracy"].map(percent)
+        table["nearest neighbour"] = table["checkpoint"].map(nearest)
+    return table
+
+
 def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """The thesis's second table: a row a run, test metrics in % with their 95 % intervals.
 

@@ -109,8 +109,8 @@ def loss_curves(
 def checkpoint_accuracy(probe: pd.DataFrame, chosen: int, color: str) -> Figure:
     """Validation accuracy of the linear head on each checkpoint.
 
-    probe: columns checkpoint (epoch), val_accuracy, val_accuracy_low, val_accuracy_high
-    (fractions); chosen: epoch of the chosen checkpoint.
+    probe: columns checkpoint (epoch), val_accuracy, val_accuracy_low, val_accuracy_high and, if
+    it is there, knn_accuracy (fractions); chosen: epoch of the chosen checkpoint.
     """
     figure, axes = subplots(75)
     probe = probe.sort_values("checkpoint")
@@ -118,6 +118,9 @@ def checkpoint_accuracy(probe: pd.DataFrame, chosen: int, color: str) -> Figure:
     axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, label="95 % interval")
     axes.vlines(x, low, high, color=color, alpha=0.4, linewidth=0.8)  # shows also one alone
     axes.plot(x, probe["val_accuracy"], color=color, marker="o", label="linear head")
+    if "knn_accuracy" in probe:
+        style = {"color": "0.3", "marker": "s", "markersize": 3, "linestyle": "dashed"}
+        axes.plot(x, probe["knn_accuracy"], **style, label="nearest neighbour (cosine)")
     best = probe[probe["checkpoint"] == chosen]
     star = {"linestyle": "none", "marker": "*", "markersize": 11, "markeredgecolor": "black"}
     label = f"chosen: epoch {chosen}, {best['val_accuracy'].item():.2%}".replace("%", " %")
