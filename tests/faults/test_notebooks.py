@@ -347,7 +347,7 @@ def test_run_goes_on_where_a_signal_to_it_has_ended_it(workbook, mark, faults):
 
     last = Life(workbook, *options)
     assert last.end() == 0 and last.epochs[0][1] == position["epoch"]
-    assert last.text.count("ok tiny") == 2 and "tiny: 01_data_stats: done already" in last.text
+    assert last.text.count("ok tiny") == 3 and "tiny: 01_data_stats: done already" in last.text
     assert "done: 01_data_stats, 06_thesis_tables" in status_lines("tiny")[0]
     assert stage_states(run)["pretrain"]["state"] == "done"
     faults("SIGTERM to `thesis run`", 1, 1)
@@ -371,9 +371,9 @@ def test_grid_that_is_killed_ten_times_does_everything_once(workbook, mark, faul
 
     runs = [RunDirectory.open(file.parent) for file in workbook.glob("runs/tiny/*/config.json")]
     tasks = tasks_of([run.config for run in runs])
-    assert len(tasks) == 8 and all(task.is_done() for task in tasks)
+    assert len(tasks) == 10 and all(task.is_done() for task in tasks)
     again = Life(workbook, *options)
-    assert again.end() == 0 and again.text.count("done already") == 8
+    assert again.end() == 0 and again.text.count("done already") == 10
     lines = [line for life in lives for line in life.text.splitlines()]
     for task in tasks:
         ends = [number for number, line in enumerate(lines) if line.startswith(f"ok {task.label}:")]
