@@ -524,3 +524,16 @@ def test_folder_that_is_no_export_of_ours_is_refused(alone, capsys):
     weights.write_bytes(weights.read_bytes()[:1000])
     assert main(command) == 2
     one_line(capsys, "cannot be loaded")
+
+
+def test_link_or_device_is_never_replaced_by_the_output(tmp_path):
+    """As of /dev/stdout, which is a link to what the shell made of it."""
+    (tmp_path / "table.csv").write_text("mine")
+    link, pipe = tmp_path / "link.csv", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "table.csv")
+    os.mkfifo(pipe)
+    for place in (link, pipe):
+        with pytest.raises(InputError, match="is a link or a device, no plain file"):
+            predict.check_output(place, [])
+    predict.check_output(tmp_path / "table.csv", [])  # a table before is replaced
+    assert link.is_symlink() and link.read_text() == "mine"

@@ -177,7 +177,7 @@ def write_predictions(found: Iterable[Prediction], output: Path, classes: int) -
 
 
 def check_output(output: Path, images: Sequence[str]) -> None:
-    """Refuse a place where no file can be written, or where an image lies.
+    """Refuse a place where no file can be written, or where an image, a link or a device lies.
 
     Raises:
         InputError: saying which.
@@ -189,3 +189,6 @@ def check_output(output: Path, images: Sequence[str]) -> None:
         raise InputError(f"{output} cannot be written: {there} is a file, not a folder")
     if output.exists() and any(output.samefile(image) for image in images if Path(image).exists()):
         raise InputError(f"{output} is one of the images; give another file to write")
+    if output.is_symlink() or (output.exists() and not output.is_file()):
+        # Written whole or not at all, the file would take the place of the link or the device.
+        raise InputError(f"{output} is a link or a device, no plain file; give a file to write")
