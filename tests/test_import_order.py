@@ -22,7 +22,7 @@ LAYERS = [
         *("loaders", "checkpoints", "supcontrast"),
     },
     {"plateau", "resume", "training"},
-    {"pretrain", "features", "heads", "calibration", "index", "lookup", "pruning"},
+    {"pretrain", "run_data", "features", "heads", "calibration", "index", "lookup", "pruning"},
     {"probe", "evaluate", "leakage", "comparison", "final_test", "import_run"},
     {"novelty", "pruning_curve", "retrieval", "finished_model", "export", "predict", "ecotaxa"},
     {"figures", "published_results", "results", "table_files"},

@@ -259,7 +259,8 @@ def test_differences_are_to_the_full_table_on_the_same_images():
     kept = np.zeros((2, 60), dtype=bool)
     kept[0, :12] = kept[1] = True
     queries, true = vectors[::2] + 0.01, labels[::2]
-    curve, right = pruning_curve(table, kept, "val", queries, true, 1, thresholds=(0.8, 1.0))
+    curve, found = pruning_curve(table, kept, "val", queries, true, 1, thresholds=(0.8, 1.0))
+    right = np.array([one["predicted"] == true for one in found])
     assert curve["difference"].tolist() == [right[0].mean() - right[1].mean(), 0]
     assert curve.loc[0, "difference"] < 0
     counts = [[(right[1] & right[0]).sum(), (right[1] & ~right[0]).sum()]]

@@ -8,6 +8,7 @@ import pandas as pd
 from thesis_lib.config import METHODS
 from thesis_lib.files import read_json
 from thesis_lib.results import Results
+from thesis_lib.retrieval import CHOSEN_ON
 from thesis_lib.stages import read_metrics
 from thesis_lib.tables import percent, percent_with_interval
 
@@ -90,11 +91,10 @@ def _runs_accuracy(results: Results) -> str:
 
 def _retrieval_curve(results: Results) -> str:
     choice = read_json(results.run.table_choice_file)
-    on = {"val": "validation images", "train": "training images, leaving one out"}
     least = 100 * choice["images"] / choice["of_images"]
     return (
         f"Accuracy, size and time of the look-up table of {_of_run(results)} against the pruning "
-        f"threshold, on {on[choice['chosen_on']]}. Chosen is {choice['threshold']:.2f} with "
+        f"threshold, on {CHOSEN_ON[choice['chosen_on']]}. Chosen is {choice['threshold']:.2f} with "
         f"{choice['images']:,} of {choice['of_images']:,} images ({least:.1f} %)."
     )
 

@@ -21,6 +21,7 @@ from thesis_lib.novelty import FOLDS, novelty_table
 from thesis_lib.pruning_curve import MARGIN
 from thesis_lib.published_results import published_probe_table, reproduced_table
 from thesis_lib.results import Results
+from thesis_lib.retrieval import CHOSEN_ON
 from thesis_lib.table_files import write_table as write_files
 
 Bold = Collection[tuple[int, str]]
@@ -209,14 +210,14 @@ def _retrieval_caption(results: Results, table: pd.DataFrame) -> str:
 
 
 def _size_caption(results: Results, table: pd.DataFrame) -> str:
-    chosen = {read_json(run.table_choice_file)["chosen_on"] for run in results.tabled}
-    images = "validation images" if chosen == {"val"} else "training images, leaving one out"
+    # All runs are on one data set, which has a val/ or has none.
+    choice = read_json(results.tabled[0].table_choice_file)
     return (
         "Size and speed of the cosine look-up table at the chosen pruning threshold. Chosen on "
-        f"{images}: the smallest table that is neither shown to be worse than the unpruned one nor "
-        f"measures worse by more than {100 * MARGIN:g} points. Less head: accuracy less the linear "
-        "head's on the same test images, in points, with its paired interval and the exact "
-        "McNemar test's p."
+        f"{CHOSEN_ON[choice['chosen_on']]}: the smallest table that is neither shown to be worse "
+        f"than the unpruned one nor measures worse by more than {100 * MARGIN:g} points. Less "
+        "head: accuracy less the linear head's on the same test images, in points, with its "
+        "paired interval and the exact McNemar test's p."
     )
 
 
@@ -227,9 +228,8 @@ def _curve(results: Results) -> pd.DataFrame:
 
 def _curve_caption(results: Results, table: pd.DataFrame) -> str:
     choice = read_json(results.run.table_choice_file)
-    images = {"val": "the validation images", "train": "the training images, leaving one out"}
     return (
-        f"The look-up table against its pruning threshold, on {images[choice['chosen_on']]}: "
+        f"The look-up table against its pruning threshold, on {CHOSEN_ON[choice['chosen_on']]}: "
         "size of the vectors, time of the search, metrics in % with 95 % intervals, accuracy less "
         "the full table's in points, and the imbalance of its classes. Chosen is "
         f"{choice['threshold']:.2f}."

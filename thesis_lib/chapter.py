@@ -28,14 +28,8 @@ ORDER = {
     ),
     "comparison": (
         *("t/test", "f/runs_accuracy", "t/comparison_matrix", "t/comparison", "t/choices"),
-        *(
-            "t/retrieval",
-            "t/retrieval_size",
-            "t/probe",
-            "t/published_probe",
-            "t/reproduced",
-            "t/cost",
-        ),
+        *("t/retrieval", "t/retrieval_size", "t/probe", "t/published_probe", "t/reproduced"),
+        "t/cost",
         *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),
     ),
     "pretrain": ("f/views", "f/pretraining"),

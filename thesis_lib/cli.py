@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib import commands
-from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, InputError
+from thesis_lib.config import FALSE_ALARMS, IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, InputError
 from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
 from thesis_lib.options import Parser, add_settings
 
@@ -142,9 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--false-alarms",
         type=float,
-        default=0.05,
+        default=FALSE_ALARMS,
         metavar="X",
-        help="share of the images like those trained on that may look unlike them (default 0.05)",
+        help="share of the images like those trained on that may look unlike them "
+        f"(default {FALSE_ALARMS})",
     )
     predict.add_argument(
         "--device", default=argparse.SUPPRESS, metavar="NAME", help="auto, cpu, cuda or mps"

@@ -18,6 +18,7 @@ IDENTITY, PRETRAIN, PROBE, RETRIEVE = "identity", "pretrain", "probe", "retrieve
 MACHINE = "machine"
 # method -> the name of its loss
 METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
+FALSE_ALARMS = 0.05  # share of images of known classes that may look unlike what was trained on
 # settings that shape figures and tables, and neither a run nor its results
 SHOWN = ("duplicate_distance", "group_by", "text_width")
 # what a field of few values can be

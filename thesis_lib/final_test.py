@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,16 +13,13 @@ from sklearn.manifold import TSNE
 from thesis_lib.calibration import calibration, expected_calibration_error
 from thesis_lib.checkpoints import load_classifier
 from thesis_lib.config import InputError
-from thesis_lib.data import DataSet, open_dataset
-from thesis_lib.data_statistics import data_statistics, readable
+from thesis_lib.data import DataSet
 from thesis_lib.evaluate import classification_metrics
-from thesis_lib.failures import plain_words
 from thesis_lib.features import extract_features
-from thesis_lib.files import read_json, sweep_partial, write_csv, write_json
+from thesis_lib.files import read_json, write_csv, write_json
 from thesis_lib.hardware import choose_device
 from thesis_lib.images import Images
-from thesis_lib.locks import locked
-from thesis_lib.pretrain import check_fingerprint
+from thesis_lib.run_data import run_data
 from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_probed, is_tested, selection_digest, stage
 
@@ -52,12 +50,7 @@ def final_test(run: RunDirectory) -> dict:
         )
     if is_tested(run):
         return read_json(run.test_file)
-    dataset = open_dataset(run.config.data, needs=("train", "test"))
-    check_fingerprint(run, dataset)
-    dataset = readable(dataset, data_statistics(dataset), run.config)
-    batch = "the features of all images"
-    with locked(run.path), plain_words(batch, run.config.worker_timeout):
-        sweep_partial(run.path, older_than=0)
+    with run_data(run, ("train", "test")) as (dataset, _):
         return _test(run, dataset, digest)
 
 
@@ -122,26 +115,41 @@ def _history(run: RunDirectory, digest: str) -> list[dict]:
     if not run.superseded_test_file.is_file():
         return []
     before = read_json(run.superseded_test_file)
-    names = ("selection", "checkpoint", "head_epoch", "accuracy", "n")
+    return tested_before(before, ("selection", "checkpoint", "head_epoch", "accuracy", "n"), digest)
+
+
+def tested_before(before: dict[str, Any], names: tuple[str, ...], now: str) -> list[dict[str, Any]]:
+    """What other choices a test's result tells of, itself among them, oldest first.
+
+    Args:
+        before: the result, with its ``history``.
+        names: what is kept of it; the first is the hash of the choice.
+        now: that of the choice tested now.
+    """
     entries = [*before.get("history", []), {name: before.get(name) for name in names}]
-    return [entry for entry in entries if entry["selection"] != digest]
+    return [entry for entry in entries if entry[names[0]] != now]
 
 
 def read_predictions(run: RunDirectory) -> pd.DataFrame:
     """``predictions.csv``, with class names as text also where they look like numbers."""
-    return _read(run.predictions_file, ("path", "true", "predicted"))
+    return read_texts(run.predictions_file, ("path", "true", "predicted"), "test the run again")
 
 
 def read_embedding(run: RunDirectory) -> pd.DataFrame:
     """``embedding.csv``: x, y, true, predicted, a row a test image of up to MOST_EMBEDDED."""
-    return _read(run.embedding_file, ("true", "predicted"))
+    return read_texts(run.embedding_file, ("true", "predicted"), "test the run again")
 
 
-def _read(file: Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
+def read_texts(file: Path, text_columns: tuple[str, ...], remedy: str) -> pd.DataFrame:
+    """A CSV whose named columns are text, also where it looks like numbers or is ``NA``.
+
+    Raises:
+        InputError: for what is no table, with the remedy.
+    """
     try:
         return pd.read_csv(file, dtype=dict.fromkeys(text_columns, str), keep_default_na=False)
     except ValueError as error:  # of pandas for what is empty or no CSV
-        raise InputError(f"{file} is no sound table ({error}); test the run again") from None
+        raise InputError(f"{file} is no sound table ({error}); {remedy}") from None
 
 
 def embedding_table(features: np.ndarray, predictions: pd.DataFrame, seed: int) -> pd.DataFrame:

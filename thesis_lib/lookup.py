@@ -91,10 +91,13 @@ class StoredTable:
     checkpoint: int
     fingerprint: str
 
+    def number(self, threshold: float) -> int:
+        """Which of the thresholds it is."""
+        return int(np.abs(self.thresholds - threshold).argmin())
+
     def at(self, threshold: float) -> LookupTable:
         """The table as pruned at one of the thresholds."""
-        row = int(np.abs(self.thresholds - threshold).argmin())
-        return self.table.only(self.kept[row])
+        return self.table.only(self.kept[self.number(threshold)])
 
     @cached_property
     def chosen(self) -> LookupTable:

@@ -12,13 +12,12 @@ import torch
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from thesis_lib.config import RunConfig
+from thesis_lib.config import FALSE_ALARMS, RunConfig
 from thesis_lib.heads import train_heads
 from thesis_lib.index import Index, unit_vectors
 
 FOLDS = 5
 RECALL = 0.95
-FALSE_ALARMS = 0.05
 SCORES = ("similarity", "max softmax", "energy")
 
 

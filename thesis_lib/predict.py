@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from thesis_lib import augment
-from thesis_lib.config import InputError
+from thesis_lib.config import FALSE_ALARMS, InputError
 from thesis_lib.failures import plain_words
 from thesis_lib.files import atomic_path
 from thesis_lib.finished_model import FinishedModel
@@ -48,7 +48,7 @@ class Prediction:
 
 
 def predictions(
-    model: FinishedModel, images: Sequence[str], false_alarms: float = 0.05
+    model: FinishedModel, images: Sequence[str], false_alarms: float = FALSE_ALARMS
 ) -> Iterator[Prediction]:
     """Classify images, in their order, in little memory however many there are.
 

@@ -35,8 +35,9 @@ from thesis_lib.locks import locked
 from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
 from thesis_lib.progress import EpochProgress
 from thesis_lib.resume import Position
+from thesis_lib.run_data import check_fingerprint
 from thesis_lib.runs import RunDirectory, data_runs_folder, figures_folder, relative_to_root
-from thesis_lib.stages import is_pretrained, stage, trained_fingerprint
+from thesis_lib.stages import is_pretrained, stage
 from thesis_lib.training import NotFiniteError, create_optimizer, train_epoch
 
 
@@ -83,16 +84,6 @@ def check(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
         check_fingerprint(run, dataset)
     choose_device(config)
     return run, dataset, create_model(config, len(dataset.classes))
-
-
-def check_fingerprint(run: RunDirectory, dataset: DataSet) -> None:
-    """Raise InputError where the data set's files are not those that the run was trained on."""
-    trained = trained_fingerprint(run)
-    if trained is not None and trained != dataset.fingerprint:
-        raise InputError(
-            f"the files of {relative_to_root(dataset.root)} are not those that "
-            f"{run.path.name} was trained on; restore them, or start another run with --tag NAME"
-        )
 
 
 def pretrain(config: RunConfig) -> RunDirectory:

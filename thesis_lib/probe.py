@@ -13,21 +13,19 @@ from thesis_lib import checkpoints
 from thesis_lib.calibration import fit_temperature
 from thesis_lib.comparison import compare
 from thesis_lib.config import InputError
-from thesis_lib.data import DataSet, open_dataset
-from thesis_lib.data_statistics import DataStatistics, data_statistics, readable
+from thesis_lib.data import DataSet
+from thesis_lib.data_statistics import DataStatistics
 from thesis_lib.evaluate import wilson_interval
-from thesis_lib.failures import plain_words
 from thesis_lib.features import extract_features, labels_of
-from thesis_lib.files import sweep_partial, write_csv, write_json
+from thesis_lib.files import write_csv, write_json
 from thesis_lib.hardware import choose_device
 from thesis_lib.heads import best_row, train_heads
 from thesis_lib.images import Images, open_images
 from thesis_lib.index import unit_vectors
-from thesis_lib.locks import locked
 from thesis_lib.lookup import LookupTable
 from thesis_lib.plateau import epochs_to_probe, run_plateau
-from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.progress import track
+from thesis_lib.run_data import run_data
 from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_probed, probe_inputs, stage
 
@@ -51,13 +49,7 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
     inputs = probe_inputs(run)
     if is_probed(run):
         return pd.read_csv(run.probe_file)
-    dataset = open_dataset(run.config.data, needs=("train", "val"))
-    check_fingerprint(run, dataset)
-    statistics = data_statistics(dataset)
-    dataset = readable(dataset, statistics, run.config)
-    batch = "the features of all images"
-    with locked(run.path), plain_words(batch, run.config.worker_timeout):
-        sweep_partial(run.path, older_than=0)
+    with run_data(run, ("train", "val")) as (dataset, statistics):
         return _probe(run, dataset, statistics, inputs)
 
 

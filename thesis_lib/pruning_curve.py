@@ -83,8 +83,8 @@ def pruning_curve(
     neighbours: int,
     own: np.ndarray | None = None,
     thresholds: Iterable[float] = THRESHOLDS,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """The table at each threshold: a row each, and which queries it has right (thresholds, m).
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """The table at each threshold: a row each, and what :func:`look_up` gave there.
 
     Rows tell of the difference to the full table on the same images: difference (fraction), its
     paired 95 % interval, and p of the exact McNemar test.
@@ -96,18 +96,19 @@ def pruning_curve(
         own: (m,) the row of ``table`` that each query is; None where they are other images.
         thresholds: ascending.
     """
-    rows, right = [], []
+    rows, all_found = [], []
     for threshold, holds in zip(thresholds, kept, strict=True):
         pruned = table.only(holds)
         numbers = np.where(holds, np.cumsum(holds) - 1, -1)  # of each image in the pruned table
         found = look_up(pruned, queries, neighbours, None if own is None else numbers[own])
         rows.append(curve_row(pruned, threshold, split, true, found))
-        right.append(found["predicted"] == true)
+        all_found.append(found)
+    right = [found["predicted"] == true for found in all_found]
     for row, those in zip(rows, right, strict=True):
         pair = compare("the full table", f"the table at {row['threshold']:.2f}", right[-1], those)
         row |= {"difference": pair.difference, "difference_low": pair.low}
         row |= {"difference_high": pair.high, "p": pair.p}
-    return pd.DataFrame(rows), np.array(right)
+    return pd.DataFrame(rows), all_found
 
 
 def choose_threshold(curve: pd.DataFrame) -> float:

@@ -1,8 +1,6 @@
 """Cosine retrieval: a look-up table of a run's training features, pruned, chosen, tested once."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,20 @@ from torch import nn
 from thesis_lib import checkpoints
 from thesis_lib.comparison import Comparison, compare
 from thesis_lib.config import InputError
-from thesis_lib.data import DataSet, open_dataset
-from thesis_lib.data_statistics import DataStatistics, data_statistics, readable
+from thesis_lib.data import DataSet
+from thesis_lib.data_statistics import DataStatistics
 from thesis_lib.evaluate import classification_metrics
-from thesis_lib.failures import plain_words
 from thesis_lib.features import extract_features
-from thesis_lib.files import read_json, sweep_partial, write_csv, write_json
-from thesis_lib.final_test import read_predictions
+from thesis_lib.files import read_json, write_csv, write_json
+from thesis_lib.final_test import read_predictions, read_texts, tested_before
 from thesis_lib.hardware import choose_device
 from thesis_lib.images import open_images
 from thesis_lib.index import unit_vectors
-from thesis_lib.locks import locked
 from thesis_lib.lookup import LookupTable, StoredTable
 from thesis_lib.novelty import measure_novelty
-from thesis_lib.pretrain import check_fingerprint
 from thesis_lib.pruning import kept_images
 from thesis_lib.pruning_curve import THRESHOLDS, choose_threshold, curve_row, look_up, pruning_curve
+from thesis_lib.run_data import run_data
 from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import (
     is_retrieved,
@@ -40,6 +36,8 @@ from thesis_lib.stages import (
     table_inputs,
 )
 
+# What the threshold was chosen on, by ``chosen_on`` of table.json.
+CHOSEN_ON = {"val": "validation images", "train": "training images, leaving one out"}
 QUERY_SHARE = 5  # without val/: every fifth training image asks how novelty is found
 
 
@@ -55,7 +53,8 @@ def stored_table(run: RunDirectory) -> StoredTable:
             data have changed.
     """
     if not is_table_made(run):
-        with _opened(run, ("train",)) as (dataset, statistics), stage(run, "retrieve"):
+        table_inputs(run)  # raises where there is nothing to go by
+        with run_data(run, ("train",)) as (dataset, statistics), stage(run, "retrieve"):
             _make_table(run, dataset, statistics)
     return StoredTable.load(run.table_file)
 
@@ -77,27 +76,11 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
     """
     if is_retrieved(run):
         return read_json(run.retrieval_test_file)
-    with (
-        _opened(run, ("train", "test")) as (dataset, statistics),
-        stage(run, "retrieve"),
-    ):
+    table_inputs(run)  # raises where there is nothing to go by
+    with run_data(run, ("train", "test")) as (dataset, statistics), stage(run, "retrieve"):
         if not is_table_made(run):
             _make_table(run, dataset, statistics)
         return _test(run, dataset, statistics)
-
-
-@contextmanager
-def _opened(run: RunDirectory, needs: tuple[str, ...]) -> Iterator[tuple[DataSet, DataStatistics]]:
-    """The run's data set, as it was trained on, while no other process is at the run."""
-    table_inputs(run)  # raises where there is nothing to go by
-    dataset = open_dataset(run.config.data, needs)
-    check_fingerprint(run, dataset)
-    statistics = data_statistics(dataset)
-    dataset = readable(dataset, statistics, run.config)
-    batch = "the features of all images"
-    with locked(run.path), plain_words(batch, run.config.worker_timeout):
-        sweep_partial(run.path, older_than=0)
-        yield dataset, statistics
 
 
 def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> None:
@@ -114,7 +97,7 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
             f"not {run.config.neighbours}"
         )
     kept = kept_images(table.vectors, table.labels, THRESHOLDS)
-    if "val" in dataset.splits:
+    if len(dataset.splits.get("val", ())):
         split, true, own = "val", dataset.splits["val"].labels, None
         asking = _features(run, backbone, facts, dataset, "val", statistics)[0]
         known, asking_labels = np.ones(len(table), dtype=bool), true
@@ -124,7 +107,7 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
         asking, asking_labels = features[~known], true[~known]
     queries = table.vectors if own is not None else unit_vectors(asking)
     neighbours = run.config.neighbours
-    curve, _ = pruning_curve(table, kept, split, queries, true, neighbours, own)
+    curve, found = pruning_curve(table, kept, split, queries, true, neighbours, own)
     threshold = choose_threshold(curve)
     chosen = THRESHOLDS.index(threshold)
     novelty = measure_novelty(
@@ -136,16 +119,13 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
         dataset.classes,
         run.config.updated(head_learning_rates=(_head_learning_rate(run),)),
     )
-    holds = kept[chosen]
-    rows = None if own is None else np.where(holds, np.cumsum(holds) - 1, -1)
-    similarity = look_up(table.only(holds), queries, 1, rows)["similarity"]
     StoredTable(
         table,
         np.array(THRESHOLDS),
         kept,
         threshold,
         neighbours,
-        np.sort(similarity),
+        np.sort(found[chosen]["similarity"]),
         table_checkpoint(run),
         dataset.fingerprint,
     ).save(run.table_file)
@@ -157,7 +137,7 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
         "neighbours": neighbours,
         "threshold": threshold,
         "chosen_on": split,
-        "images": len(table.only(holds)),
+        "images": int(row["images"]),
         "of_images": len(table),
         "index_mib": float(row["index_mib"]),
         "accuracy": float(row["accuracy"]),
@@ -208,13 +188,14 @@ def _test(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> di
     backbone, facts = _load_backbone(run)
     test, table = dataset.splits["test"], stored.chosen
     queries = unit_vectors(_features(run, backbone, facts, dataset, "test", statistics)[0])
-    found = look_up(table, queries, stored.neighbours)
-    row = curve_row(table, stored.threshold, "test", test.labels, found)
-    curve = read_retrieval(run)
-    rows = pd.DataFrame([row])
     if run.config.test_curve:
         common = ("test", queries, test.labels, stored.neighbours)
-        rows, _ = pruning_curve(stored.table, stored.kept, *common)
+        rows, all_found = pruning_curve(stored.table, stored.kept, *common)
+        found = all_found[stored.number(stored.threshold)]
+    else:
+        found = look_up(table, queries, stored.neighbours)
+        rows = pd.DataFrame([curve_row(table, stored.threshold, "test", test.labels, found)])
+    curve = read_retrieval(run)
     curve = pd.concat([curve[curve["split"] != "test"], rows], ignore_index=True)
 
     classes = np.array(table.classes)
@@ -236,7 +217,7 @@ def _test(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> di
         "threshold": stored.threshold,
         "images": len(table),
         "index_mib": table.mib,
-        "seconds_per_image": row["seconds_per_image"],
+        "seconds_per_image": found["seconds"] / len(test),
         "classes": table.classes,
         "skipped_images": dataset.left_out("test"),
         "test_curve": run.config.test_curve,
@@ -253,8 +234,7 @@ def _history(run: RunDirectory) -> list[dict[str, Any]]:
         return []
     before = read_json(run.retrieval_test_file)
     names = ("table", "checkpoint", "neighbours", "threshold", "accuracy", "n")
-    entries = [*before["history"], {name: before[name] for name in names}]
-    return [entry for entry in entries if entry["table"] != table_digest(run)]
+    return tested_before(before, names, table_digest(run))
 
 
 def read_retrieval(run: RunDirectory) -> pd.DataFrame:
@@ -264,14 +244,9 @@ def read_retrieval(run: RunDirectory) -> pd.DataFrame:
 
 def read_retrieval_predictions(run: RunDirectory) -> pd.DataFrame:
     """``retrieval_predictions.csv``: a row a test image, with class names as text."""
-    text = dict.fromkeys(("path", "true", "predicted", "nearest"), str)
-    try:
-        return pd.read_csv(run.retrieval_predictions_file, dtype=text, keep_default_na=False)
-    except ValueError as error:  # of pandas for what is empty or no CSV
-        raise InputError(
-            f"{run.retrieval_predictions_file} is no sound table ({error}); remove it, and "
-            "`thesis retrieve` makes it again"
-        ) from None
+    columns = ("path", "true", "predicted", "nearest")
+    remedy = "remove it, and `thesis retrieve` makes it again"
+    return read_texts(run.retrieval_predictions_file, columns, remedy)
 
 
 def misleading(predictions: pd.DataFrame) -> pd.DataFrame:

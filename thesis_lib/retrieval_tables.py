@@ -9,7 +9,7 @@ from thesis_lib.files import read_json
 from thesis_lib.retrieval import against_head, read_retrieval
 from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_retrieved
-from thesis_lib.tables import percent, percent_with_interval
+from thesis_lib.tables import metrics_row, percent, percent_with_interval
 
 
 def retrieval_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
@@ -17,11 +17,7 @@ def retrieval_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     rows = []
     for run in runs:
         if is_retrieved(run):
-            test = read_json(run.retrieval_test_file)
-            row = {"run": run.path.name}
-            for name in METRICS:
-                row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
-            rows.append(row | {"n": test["n"], "choices tested": 1 + len(test["history"])})
+            rows.append(metrics_row(run, read_json(run.retrieval_test_file)))
     return pd.DataFrame(rows)
 
 

@@ -1,6 +1,7 @@
 """The rows and columns of the tables that compare runs, in the words of the thesis."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -95,12 +96,16 @@ def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     rows = []
     for run in runs:
         if is_tested(run):
-            test = read_json(run.test_file)
-            row = {"run": run.path.name}
-            for name in METRICS:
-                row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
-            rows.append(row | {"n": test["n"], "choices tested": 1 + len(test["history"])})
+            rows.append(metrics_row(run, read_json(run.test_file)))
     return pd.DataFrame(rows)
+
+
+def metrics_row(run: RunDirectory, test: dict[str, Any]) -> dict[str, Any]:
+    """A run's row of a table of tests, from what ``test.json`` or ``retrieval.json`` holds."""
+    row = {"run": run.path.name}
+    for name in METRICS:
+        row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
+    return row | {"n": test["n"], "choices tested": 1 + len(test["history"])}
 
 
 def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:

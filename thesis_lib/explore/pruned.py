@@ -28,7 +28,7 @@ def thresholds(results: Results) -> Explorer | Figure:
         InputError: where the data set is not on this disk, or has changed.
     """
     pruned = _Pruned(results)
-    number = int(np.abs(pruned.stored.thresholds - pruned.stored.threshold).argmin())
+    number = pruned.stored.number(pruned.stored.threshold)
     label = int((pruned.per_class(~pruned.stored.kept[number])).argmax())
     figure = figure_of(pruned.groups(number, label))
     return shown(lambda: _children(pruned, number, label), figure)

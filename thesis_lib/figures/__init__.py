@@ -13,8 +13,9 @@ from thesis_lib.figures.data_set import (
     sample_images,
     views,
 )
-from thesis_lib.figures.looking import cell_colors, picture_groups, threshold_curve
+from thesis_lib.figures.looking import picture_groups, threshold_curve
 from thesis_lib.figures.results import (
+    cell_colors,
     confusion_matrix,
     embedding,
     mistakes,

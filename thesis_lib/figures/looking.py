@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -80,13 +78,3 @@ def threshold_curve(curve: pd.DataFrame, threshold: float) -> Figure:
     right.set_yscale("log")
     plain_log_ticks(right.yaxis)
     return figure
-
-
-def cell_colors(counts: Sequence[int]) -> tuple[list[str], list[str]]:
-    """Colours of cells of a confusion matrix and of the numbers in them, as hex strings.
-
-    counts: of all cells that hold any; the colours are those of :func:`confusion_matrix`.
-    """
-    shades = np.asarray(LogNorm(1, max(10, *counts), clip=True)(counts))
-    inks = ["white" if shade > 0.55 else "black" for shade in shades]
-    return [to_hex(color) for color in colormaps["crest"](shades)], inks

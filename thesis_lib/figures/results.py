@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LogNorm
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
 
 from thesis_lib.figures.axes import (
@@ -39,6 +40,8 @@ from thesis_lib.figures.style import (
     text_width,
 )
 
+CELL_MAP = "crest"  # the colours of a confusion matrix
+
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool) -> Figure:
     """Confusion matrix on a log colour scale; cells of zero stay white.
@@ -53,9 +56,9 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool
     shown = 100 * counts / total if normalize else counts
     shown = np.ma.masked_equal(shown, 0)
     unit = "share of the true class (%)" if normalize else "images"
-    norm = LogNorm(0.1 if normalize else 1, 100 if normalize else max(counts.max(), 10), clip=True)
+    norm = LogNorm(0.1, 100, clip=True) if normalize else _count_norm(counts.max())
     edges = np.arange(k + 1) - 0.5
-    style = {"cmap": "crest", "norm": norm, "edgecolor": "0.92", "linewidth": 0.2}
+    style = {"cmap": CELL_MAP, "norm": norm, "edgecolor": "0.92", "linewidth": 0.2}
     if k <= NAMED_CLASSES:
         names = [shorten(name, 45, TICK) for name in classes]
         longest = max(printed_width(name, TICK) for name in names)
@@ -68,7 +71,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool
         axes.tick_params(length=0)
         for row, column in np.argwhere(counts):
             value = f"{shown[row, column]:.1f}" if normalize else f"{shown[row, column]}"
-            ink = "white" if norm(shown[row, column]) > 0.55 else "black"
+            ink = _ink_on(norm(shown[row, column]))
             axes.text(column, row, value, size=SMALL, ha="center", va="center", color=ink)
     else:
         figure, top = figure_over_key(text_width() - 20, classes)
@@ -83,6 +86,24 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool
     if k <= NAMED_CLASSES and normalize:
         axes.set_title(unit, fontsize=TICK, loc="right")
     return figure
+
+
+def cell_colors(counts: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Colours of cells of a confusion matrix and of the numbers in them, as hex strings.
+
+    counts: of all cells that hold any; the colours are those of :func:`confusion_matrix`.
+    """
+    shades = np.asarray(_count_norm(max(counts, default=0))(counts))
+    return [to_hex(color) for color in colormaps[CELL_MAP](shades)], [*map(_ink_on, shades)]
+
+
+def _count_norm(most: int) -> LogNorm:
+    """From the count of a cell to its shade on [0, 1]."""
+    return LogNorm(1, max(most, 10), clip=True)
+
+
+def _ink_on(shade: float) -> str:
+    return "white" if shade > 0.55 else "black"
 
 
 def embedding(points: pd.DataFrame, classes: Sequence[str]) -> Figure:
