@@ -114,6 +114,8 @@ BAD = [
     ("table_checkpoint", 1.5),
     ("neighbours", 0),
     ("neighbours", 2.5),
+    ("devices", 0),
+    ("devices", "all"),
     ("test_curve", 1),
     ("on_bad_image", "ignore"),
     ("device", "gpu"),

@@ -14,7 +14,7 @@ PACKAGE = Path(thesis_lib.__file__).parent
 LAYERS = [
     {"__init__"},
     {"coercion", "config", "losses", "models", "progress", "hardware", "schedule"},
-    {"files", "locks", "interruption", "failures", "parameters", "latex"},
+    {"files", "locks", "interruption", "failures", "orphans", "parameters", "latex"},
     {"runs", "splits", "grouped_split", "archive_members", "archives", "augment"},
     {"stages", "data", "manifests"},
     {

@@ -174,6 +174,9 @@ class RunConfig:
         False, MACHINE, "go on although checkpoint and settings, data or code differ"
     )
     device: str = _setting("auto", MACHINE, "auto, cpu, cuda or mps")
+    devices: int = _setting(
+        1, MACHINE, "GPUs, or processes on the CPU, that share each batch; started by torchrun"
+    )
     precision: str = _setting(
         "auto",
         MACHINE,
@@ -224,7 +227,7 @@ class RunConfig:
             yield name, getattr(self, name) in allowed, listed
         for name in (
             *("image_size", "projection_dim", "epochs", "save_every"),
-            *("head_epochs", "head_batch_size", "neighbours"),
+            *("head_epochs", "head_batch_size", "neighbours", "devices"),
         ):
             yield name, getattr(self, name) >= 1, "at least 1"
         for name in ("decay_epochs", "head_decay_epochs"):

@@ -1,0 +1,45 @@
+"""No process outlives the one that it works for, however that one ended."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_SAVE = 6.0
+
+
+def end_with(owner: int) -> None:
+    """Watch a process of this machine; once it is gone, this one saves and ends.
+
+    It gets SIGTERM, which a training obeys after its step and a save, and is killed with all
+    its children after SECONDS_TO_SAVE.
+
+    Args:
+        owner: its process id.
+    """
+    try:
+        process = psutil.Process(owner)
+    except psutil.NoSuchProcess:
+        process = None
+    threading.Thread(target=_watch, args=(process,), daemon=True).start()
+
+
+def _watch(owner: psutil.Process | None) -> None:
+    while owner is not None and _lives(owner):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SECONDS_TO_SAVE)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process runs: one that was killed stays listed until its parent looks."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
