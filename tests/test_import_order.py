@@ -15,13 +15,13 @@ LAYERS = [
     {"__init__"},
     {"coercion", "config", "losses", "models", "progress", "hardware", "schedule"},
     {"files", "locks", "interruption", "failures", "orphans", "parameters", "latex"},
-    {"runs", "splits", "grouped_split", "archive_members", "archives", "augment"},
+    {"runs", "splits", "grouped_split", "archive_members", "archives", "augment", "distributed"},
     {"stages", "data", "manifests"},
     {
         *("data_statistics", "image_hashes", "images", "new_images"),
         *("loaders", "checkpoints", "supcontrast"),
     },
-    {"plateau", "resume", "training"},
+    {"plateau", "resume", "training", "launcher"},
     {"pretrain", "run_data", "features", "heads", "calibration", "index", "lookup", "pruning"},
     {"probe", "evaluate", "leakage", "comparison", "final_test", "import_run"},
     {"novelty", "pruning_curve", "retrieval", "finished_model", "export", "predict", "ecotaxa"},
@@ -30,7 +30,7 @@ LAYERS = [
     {"receipts", "chapter", "verify"},
     {
         *("explore", "execution", "workbook", "status", "demo"),
-        *("options", "report", "commands", "cli", "__main__"),
+        *("options", "report", "commands", "cli", "__main__", "launched"),
     },
 ]
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -1,8 +1,9 @@
 """The ``thesis`` command."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +12,55 @@ from thesis_lib.config import FALSE_ALARMS, IDENTITY, MACHINE, PRETRAIN, PROBE, 
 from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
 from thesis_lib.options import Parser, add_settings
 
+# what several processes, started by torchrun, do together
+SHARED = (*(commands.pretrain, commands.probe, commands.test, commands.retrieve, commands.predict),)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of the user end in one line and exit status 2, others in 1.
 
     SIGTERM ends it with status 75 (try again later), Ctrl-C with 130; what was done is saved.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    return exit_status(lambda: _act(options))
+
+
+def exit_status(action: Callable[[], int]) -> int:
+    """Do something; what the user can put right, or has interrupted, ends in one line."""
     try:
         with sigterm_raises():
-            return options.action(options)
+            return action()
     except InputError as error:
-        print(f"thesis: error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("thesis: interrupted; the same command goes on from here", file=sys.stderr)
+        _say("interrupted; the same command goes on from here")
         return 130
     except Terminated:
-        print("thesis: stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
+        _say("stopped by SIGTERM; the same command goes on from here")
         return EXIT_RESUMABLE
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        print(f"thesis: error: {error.strerror or error}{where}", file=sys.stderr)
+        _say(f"error: {error.strerror or error}{where}")
         return 1
+
+
+def _say(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # torchrun numbers what it starts: one tells for all
+        print(f"thesis: {message}", file=sys.stderr)
+
+
+def _act(options: argparse.Namespace) -> int:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
+        return options.action(options)
+    if options.action not in SHARED:
+        raise InputError(
+            "this command is not for torchrun, which shares pretrain, probe, test, retrieve and "
+            "predict alone; start it by itself (thesis run --devices N uses several GPUs)"
+        )
+    from thesis_lib import distributed  # torch takes seconds
+
+    return distributed.on_ranks(lambda: options.action(options))
 
 
 def _parser() -> argparse.ArgumentParser:

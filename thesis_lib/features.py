@@ -1,20 +1,24 @@
 """A frozen backbone over a data set, once: the features that heads and tables are made from."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler
 
-from thesis_lib import augment
+from thesis_lib import augment, distributed
 from thesis_lib.config import InputError, RunConfig, first_few
 from thesis_lib.data import Split
-from thesis_lib.images import Images
+from thesis_lib.failures import plain_words
+from thesis_lib.hardware import choose_device
+from thesis_lib.images import Images, Source
 from thesis_lib.loaders import FeatureViews, Loader, worker_count
+from thesis_lib.models import create_backbone
 
 VIEWS_PER_BATCH = 128
 
 
-@torch.inference_mode()
 def extract_features(
     backbone: nn.Module,
     images: Images,
@@ -25,6 +29,8 @@ def extract_features(
     views: int = 0,
 ) -> Tensor:
     """Run every image of a split through a frozen backbone.
+
+    Several ranks take its batches in turn; the batches, and so the features, are those of one.
 
     Args:
         backbone: (n, 3, h, w) -> (n, d); put into evaluation mode.
@@ -41,22 +47,18 @@ def extract_features(
     Raises:
         InputError: for features that are not finite, naming the images.
     """
-    dataset = FeatureViews(images, config.image_size, config.seed, views)
-    images_per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
-    batches = BatchSampler(range(len(images)), images_per_batch, drop_last=False)
-    workers = worker_count(config, device)
-    loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
-    backbone.to(device, memory_format=torch.channels_last).eval()
+    if distributed.size() > 1:
+        weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
+        distributed.tell(_help, weights, images.source, config, mean, std, views)
+    batches = len(_batches(len(images), views))
+    own = _own_features(backbone, images, config, mean, std, device, views)
     extracted, done = torch.empty(0), 0  # made once the first batch tells d, and filled in place
-    with loader:
-        for pixels in loader:  # (k * views, size, size, 3) uint8
-            batch = augment.to_float(pixels.to(device, non_blocking=True))
-            features = backbone(augment.normalise(batch, mean, std))
-            features = features.unflatten(0, (-1, max(views, 1)))
+    with distributed.others_heeded():
+        for features in distributed.in_turn(own, batches):
             if not done:
                 extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
-            extracted[:, done : done + len(features)] = features.transpose(0, 1)
-            done += len(features)
+            extracted[:, done : done + features.shape[1]] = features
+            done += features.shape[1]
     finite = extracted.sum((0, 2)).isfinite()
     if not finite.all():
         files = [images.split.files[i] for i in (~finite).nonzero().flatten().tolist()]
@@ -65,6 +67,52 @@ def extract_features(
             "look at these images, or choose another checkpoint with --probe-from"
         )
     return extracted
+
+
+def _help(
+    weights: dict[str, Tensor],
+    source: Source,
+    config: RunConfig,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    views: int,
+) -> None:
+    """Send rank 0 the features of this rank's batches."""
+    backbone = create_backbone(config.backbone, config.small_images, config.image_size)
+    backbone.load_state_dict(weights)
+    device = choose_device(config)
+    with plain_words("the features of all images", config.worker_timeout):
+        for features in _own_features(backbone, source.open(), config, mean, std, device, views):
+            distributed.send(features.cpu())
+
+
+def _batches(images: int, views: int) -> list[list[int]]:
+    """The numbers of the images of each batch."""
+    per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
+    return list(BatchSampler(range(images), per_batch, drop_last=False))
+
+
+@torch.inference_mode()
+def _own_features(
+    backbone: nn.Module,
+    images: Images,
+    config: RunConfig,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+    views: int,
+) -> Iterator[Tensor]:
+    """Yield the features (max(views, 1), k, d) of each batch that falls to this rank."""
+    dataset = FeatureViews(images, config.image_size, config.seed, views)
+    batches = _batches(len(images), views)[distributed.rank() :: distributed.size()]
+    workers = worker_count(config, device)
+    loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
+    backbone.to(device, memory_format=torch.channels_last).eval()
+    with loader:
+        for pixels in loader:  # (k * views, size, size, 3) uint8
+            batch = augment.to_float(pixels.to(device, non_blocking=True))
+            features = backbone(augment.normalise(batch, mean, std))
+            yield features.unflatten(0, (-1, max(views, 1))).transpose(0, 1)
 
 
 def labels_of(split: Split) -> Tensor:

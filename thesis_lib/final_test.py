@@ -19,6 +19,7 @@ from thesis_lib.features import extract_features
 from thesis_lib.files import read_json, write_csv, write_json
 from thesis_lib.hardware import choose_device
 from thesis_lib.images import Images
+from thesis_lib.launcher import share_out
 from thesis_lib.run_data import run_data
 from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import is_probed, is_tested, selection_digest, stage
@@ -42,6 +43,7 @@ def final_test(run: RunDirectory) -> dict:
     Raises:
         InputError: where nothing has been selected yet, or the data have changed.
     """
+    share_out("test", run)
     digest = selection_digest(run)
     if not is_probed(run):
         raise InputError(

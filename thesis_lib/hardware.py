@@ -1,5 +1,6 @@
 """The device that computes, and its memory."""
 
+import os
 import sys
 
 import psutil
@@ -12,18 +13,27 @@ def choose_device(config: RunConfig) -> torch.device:
     """The device asked for; for ``auto`` a CUDA GPU, else Apple's, else the CPU.
 
     Raises:
-        InputError: for a device that this machine lacks.
+        InputError: for a device that this machine lacks, or fewer GPUs than processes that torchrun
+            has started here.
     """
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if config.device == "auto":
-        return torch.device(next(name for name, is_there in there.items() if is_there))
-    if not there[config.device]:
-        raise InputError(f"device is {config.device!r}, which torch does not find here; use auto")
-    return torch.device(config.device)
+    kind = config.device
+    if kind == "auto":
+        kind = next(name for name, is_there in there.items() if is_there)
+    if not there[kind]:
+        raise InputError(f"device is {kind!r}, which torch does not find here; use auto")
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))  # torchrun's, of this machine
+    gpus = {"cuda": torch.cuda.device_count(), "mps": 1}
+    if ranks > gpus.get(kind, ranks):
+        raise InputError(
+            f"devices is {ranks}, but torch finds {gpus[kind]} here; ask for fewer, or for device "
+            "cpu"
+        )
+    return torch.device(kind)
 
 
 def choose_precision(config: RunConfig, device: torch.device) -> torch.dtype:

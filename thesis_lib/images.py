@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,11 @@ class Images:
         if self.file is not None:
             self.cache = _mapped(self.file, int(self.starts[-1]))
 
+    @property
+    def source(self) -> "Source":
+        """What another process needs to open these images."""
+        return Source(self.split, self.sizes, self.file, self.cache is not None)
+
     def fill(self) -> None:
         """Decode every image into the cache, in threads."""
 
@@ -77,6 +83,32 @@ class Images:
             if len(self.cache) > AUTO_CACHE_BYTES:
                 copied = track(copied, len(self), "decoding", "image")
             collections.deque(copied, maxlen=0)  # a thread's error is raised here
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images of a split come from: their files, or a cache on disk or in memory."""
+
+    split: Split
+    sizes: np.ndarray | None
+    file: Path | None
+    cached: bool
+
+    def open(self) -> Images:
+        """Open the images in this process; a cache in memory is filled once."""
+        if not self.cached:
+            return Images(self.split)
+        size = int(self.sizes.prod(1).sum() * 3)
+        if self.file is not None:
+            return Images(self.split, self.sizes, _mapped(self.file, size), self.file)
+        key = (self.split.folder, *self.split.files)
+        if key not in _in_memory:
+            _in_memory[key] = Images(self.split, self.sizes, torch.empty(size, dtype=torch.uint8))
+            _in_memory[key].fill()
+        return _in_memory[key]
+
+
+_in_memory: dict[tuple, Images] = {}  # of this process, by folder and files
 
 
 def chosen_cache(config: RunConfig, size: int) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from thesis_lib import augment
+from thesis_lib import augment, distributed
 from thesis_lib.augment import Colours
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet
@@ -25,18 +25,22 @@ class RandomViews(Dataset):
     """Images as random views, a batch at a time, addressed by (epoch, image) each.
 
     A batch is the views (n * views, size, size, 3) uint8, an image's views neighbours; their
-    :class:`thesis_lib.augment.Colours`; the labels (n,); the images' numbers (n,).
+    :class:`thesis_lib.augment.Colours`; the labels (n,); the images' numbers (n,). Where several
+    ranks share it, each has the views of its own images (:func:`distributed.share`), and the labels
+    and numbers of all.
     """
 
     def __init__(self, images: Images, size: int, seed: int, views: int = 2) -> None:
         self.images, self.labels = images, torch.from_numpy(images.split.labels)
         self.size, self.seed, self.views = size, seed, views
+        self.rank, self.ranks = distributed.rank(), distributed.size()
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Colours, Tensor, Tensor]:
         """The views of a batch of images of one epoch."""
         (epoch, _), numbers = keys[0], [index for _, index in keys]
-        drawn = augment.draw(self.seed, epoch, numbers, self.views)
-        pixels = _random_crops([self.images[i] for i in numbers], drawn, self.size)
+        own = numbers[distributed.share(len(numbers), self.views, self.rank, self.ranks)]
+        drawn = augment.draw(self.seed, epoch, own, self.views)
+        pixels = _random_crops([self.images[i] for i in own], drawn, self.size)
         numbers = torch.tensor(numbers)
         return pixels, augment.draw_colours(drawn), self.labels[numbers], numbers
 
@@ -223,14 +227,15 @@ def _leave_signals_to_the_parent(worker: int) -> None:
 def worker_count(config: RunConfig, device: torch.device) -> int:
     """Processes that load images: as configured, else one a core (up to 8) beside a GPU.
 
-    Where the CPU trains, the model needs the cores itself: none, then.
+    Several ranks on a machine part its cores. Where the CPU trains, the model needs the cores
+    itself: none, then.
     """
     if config.workers is not None:
         return config.workers
     if device.type == "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores, 8)
+    return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), 8)
 
 
 def example_views(dataset: DataSet, config: RunConfig, images: int) -> dict[str, list]:

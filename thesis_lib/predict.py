@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
-from thesis_lib import augment
-from thesis_lib.config import FALSE_ALARMS, InputError
+from thesis_lib import augment, distributed
+from thesis_lib.config import FALSE_ALARMS, InputError, RunConfig
 from thesis_lib.failures import plain_words
 from thesis_lib.files import atomic_path
 from thesis_lib.finished_model import FinishedModel
@@ -21,11 +21,13 @@ from thesis_lib.hardware import choose_device
 from thesis_lib.index import unit_vectors
 from thesis_lib.loaders import Loader, worker_count
 from thesis_lib.lookup import StoredTable
+from thesis_lib.models import Classifier
 from thesis_lib.new_images import CentralViews, printable
 from thesis_lib.progress import track
 
 MOST_SHOWN = 5  # likeliest classes of an image
 IMAGES_PER_BATCH = 64
+BATCH = f"{IMAGES_PER_BATCH} images"
 DECIMALS = 6
 
 
@@ -68,25 +70,56 @@ def predictions(
 def _predictions(
     model: FinishedModel, images: Sequence[str], false_alarms: float
 ) -> Iterator[Prediction]:
-    config, device = model.config, choose_device(model.config)
-    model.classifier.to(device, memory_format=torch.channels_last)
-    dataset = CentralViews(images, model.image_size)
-    batches = BatchSampler(range(len(images)), IMAGES_PER_BATCH, drop_last=False)
-    workers = worker_count(config, device)
-    loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
-    with loader, plain_words(f"{IMAGES_PER_BATCH} images", config.worker_timeout):
-        for paths, pixels, problems in loader:
-            answers = iter(_classify(model, pixels, false_alarms, device) if len(pixels) else ())
+    facts = (model.image_size, model.mean, model.std, model.config)
+    distributed.tell(_help, model.classifier, images, *facts)
+    batches = len(_batches(images))
+    with distributed.others_heeded(), plain_words(BATCH, model.config.worker_timeout):
+        own = _own_outputs(model.classifier, images, *facts)
+        for paths, problems, logits, features in distributed.in_turn(own, batches):
+            answers = iter(_classify(model, logits, features, false_alarms) if len(logits) else ())
             for path, problem in zip(paths, problems, strict=True):
                 found = {"problem": problem} if problem else next(answers)
                 yield Prediction(printable(path), **found)
 
 
+def _help(classifier: Classifier, images: Sequence[str], *facts: Any) -> None:
+    """Send rank 0 the outputs of this rank's batches."""
+    with plain_words(BATCH, facts[-1].worker_timeout):
+        for outputs in _own_outputs(classifier, images, *facts):
+            distributed.send(outputs)
+
+
+def _batches(images: Sequence[str]) -> list[list[int]]:
+    return list(BatchSampler(range(len(images)), IMAGES_PER_BATCH, drop_last=False))
+
+
+def _own_outputs(
+    classifier: Classifier,
+    images: Sequence[str],
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    config: RunConfig,
+) -> Iterator[tuple[list[str], list[str], Tensor, Tensor]]:
+    """Yield paths, problems, logits and features of each batch that falls to this rank."""
+    device = choose_device(config)
+    classifier.to(device, memory_format=torch.channels_last)
+    dataset = CentralViews(images, image_size)
+    batches = _batches(images)[distributed.rank() :: distributed.size()]
+    workers = worker_count(config, device)
+    loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
+    with loader:
+        for paths, pixels, problems in loader:
+            logits = features = torch.empty(0)
+            if len(pixels):
+                logits, features = _outputs(classifier, pixels, mean, std, device)
+            yield paths, problems, logits, features
+
+
 def _classify(
-    model: FinishedModel, pixels: Tensor, false_alarms: float, device: torch.device
+    model: FinishedModel, logits: Tensor, features: Tensor, false_alarms: float
 ) -> list[dict[str, Any]]:
-    """The fields of the predictions of a batch (n, size, size, 3) uint8."""
-    logits, features = _logits(model, pixels, device)
+    """The fields of the predictions of a batch, by logits (n, classes) and features (n, d)."""
     sound = features.isfinite().all(1) & logits.isfinite().all(1)  # (n,)
     shares = (logits.double() / model.temperature).softmax(1)
     order = logits.argsort(dim=1, descending=True, stable=True)[:, :MOST_SHOWN]  # (n, k)
@@ -110,11 +143,17 @@ def _classify(
 
 
 @torch.inference_mode()
-def _logits(model: FinishedModel, pixels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) and features (n, d) of a batch of views, on the CPU."""
+def _outputs(
+    classifier: Classifier,
+    pixels: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes) and features (n, d) of views (n, size, size, 3) uint8, on the CPU."""
     views = augment.to_float(pixels.to(device, non_blocking=True))
-    features = model.classifier.backbone(augment.normalise(views, model.mean, model.std))
-    return model.classifier.head(features).cpu(), features.cpu()
+    features = classifier.backbone(augment.normalise(views, mean, std))
+    return classifier.head(features).cpu(), features.cpu()
 
 
 def _neighbours(

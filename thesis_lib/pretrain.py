@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
-from thesis_lib import checkpoints, resume
+from thesis_lib import checkpoints, distributed, resume
 from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
 from thesis_lib.data import DataSet, open_dataset
 from thesis_lib.data_statistics import DataStatistics, data_statistics, readable
@@ -22,8 +22,9 @@ from thesis_lib.hardware import (
     precision_name,
     total_memory_mib,
 )
-from thesis_lib.images import Images, open_images
+from thesis_lib.images import Images, Source, open_images
 from thesis_lib.interruption import deferred_signals
+from thesis_lib.launcher import share_out
 from thesis_lib.loaders import (
     EpochBatches,
     Loader,
@@ -80,6 +81,13 @@ def check(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
             f"batch_size {config.batch_size} is larger than the data set: {config.data}/train "
             f"has {images} images"
         )
+    ranks = max(distributed.size(), config.devices)
+    fewest = -(-2 // config.views) * ranks  # batch normalisation takes no single view
+    if ranks > 1 and config.batch_size < fewest:
+        raise InputError(
+            f"batch_size {config.batch_size} cannot be shared by {ranks} processes; it is that of "
+            f"all of them together: {fewest} or more, or fewer devices"
+        )
     if not config.force:
         check_fingerprint(run, dataset)
     choose_device(config)
@@ -100,6 +108,7 @@ def pretrain(config: RunConfig) -> RunDirectory:
             finite, a lack of memory or disk, and loading workers that die or hang.
     """
     existing = RunDirectory(config)
+    share_out("pretrain", existing)
     if is_pretrained(existing) and not config.force:
         existing.check_config((IDENTITY, PRETRAIN))
         return existing
@@ -139,9 +148,10 @@ def _train(
             "precision": precision_name(config),
             "compile": config.compile,
             "cache": cache,
+            "ranks": distributed.size(),
             "code": resume.CODE_VERSION,
         }
-        with stage(run, "pretrain", **facts):
+        with stage(run, "pretrain", **facts), distributed.others_heeded():
             _train_epochs(run, dataset, images, (mean, std), model, optimizer, rows, position)
 
 
@@ -157,10 +167,13 @@ def _train_epochs(
 ) -> None:
     """The training loop: epochs, checkpoints, ``metrics.csv`` and TensorBoard's log."""
     config, device, n = run.config, choose_device(run.config), len(images)
-    batches = EpochBatches(n, config.batch_size, config.seed, alone=config.views > 1)
-    views = RandomViews(images, config.image_size, config.seed, config.views)
-    workers = worker_count(config, device)
-    loader = Loader(views, batches, workers, device.type == "cuda", config.worker_timeout)
+    momentum = resume.optimizer_on_cpu(optimizer)
+    mean, std = normalisation
+    classes = len(dataset.classes)
+    distributed.tell(_help, config, images.source, classes, mean, std, momentum, position)
+    trained = distributed.together(model)
+    loader = _loader(config, images)
+    batches = loader.batches
     progress = EpochProgress(config.epochs, done=position.epoch - 1, images=n)
     writer = SummaryWriter(run.tensorboard, purge_step=position.epoch)
     if not rows:
@@ -176,12 +189,12 @@ def _train_epochs(
 
         def leave_after(images: int) -> bool:
             progress.step(images)
-            return deferral.signal is not None
+            return distributed.agree(deferral)
 
-        while position.epoch <= config.epochs and deferral.signal is None:
+        while position.epoch <= config.epochs and not distributed.agree(deferral):
             epoch, began = position.epoch, time.perf_counter()
             batches.epoch, batches.start = epoch, position.step
-            common = (model, optimizer, loader, *normalisation, position.loss_sum, leave_after)
+            common = (trained, optimizer, loader, *normalisation, position.loss_sum, leave_after)
             step, loss_sum = _train_epoch(run, *common)
             seconds = position.seconds + time.perf_counter() - began
             position = Position(epoch, step, loss_sum, seconds)
@@ -205,6 +218,45 @@ def _train_epochs(
         if position != saved:
             common = (config, dataset, *normalisation, rows, position, model, optimizer)
             resume.save_rolling(run, resume.content(*common))
+        distributed.agree(deferral)  # the other ranks wait until all is saved
+
+
+def _loader(config: RunConfig, images: Images) -> Loader:
+    """Batches of random views for training."""
+    device = choose_device(config)
+    batches = EpochBatches(len(images), config.batch_size, config.seed, alone=config.views > 1)
+    views = RandomViews(images, config.image_size, config.seed, config.views)
+    workers = worker_count(config, device)
+    return Loader(views, batches, workers, device.type == "cuda", config.worker_timeout)
+
+
+def _help(
+    config: RunConfig,
+    source: Source,
+    classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    momentum: dict[str, Any],
+    position: Position,
+) -> None:
+    """The training loop of a rank that helps: the same steps, and nothing that is written."""
+    device = choose_device(config)
+    model = create_model(config, classes).to(device, memory_format=torch.channels_last)
+    optimizer = create_optimizer(config, model)
+    resume.fit_optimizer(optimizer, momentum, config)
+    if config.compile:
+        model.compile()
+    trained = distributed.together(model)
+    loader = _loader(config, source.open())
+    batches, batch = loader.batches, f"batch_size {config.batch_size}"
+    with plain_words(batch, config.worker_timeout), loader, deferred_signals() as deferral:
+        while position.epoch <= config.epochs and not distributed.agree(deferral):
+            batches.epoch, batches.start = position.epoch, position.step
+            common = (trained, optimizer, loader, mean, std, 0.0)
+            step, _ = train_epoch(config, *common, lambda _: distributed.agree(deferral))
+            is_whole = step == len(batches)
+            position = Position(position.epoch + 1) if is_whole else Position(position.epoch, step)
+        distributed.agree(deferral)
 
 
 def _train_epoch(run: RunDirectory, *common: Any) -> tuple[int, float]:

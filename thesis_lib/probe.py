@@ -22,6 +22,7 @@ from thesis_lib.hardware import choose_device
 from thesis_lib.heads import best_row, train_heads
 from thesis_lib.images import Images, open_images
 from thesis_lib.index import unit_vectors
+from thesis_lib.launcher import share_out
 from thesis_lib.lookup import LookupTable
 from thesis_lib.plateau import epochs_to_probe, run_plateau
 from thesis_lib.progress import track
@@ -46,6 +47,7 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
     Raises:
         InputError: where the run is not trained to its end, or its data have changed.
     """
+    share_out("probe", run)
     inputs = probe_inputs(run)
     if is_probed(run):
         return pd.read_csv(run.probe_file)

@@ -23,8 +23,8 @@ from thesis_lib.runs import RunDirectory, relative_to_root
 
 # What decides the bits of a training.
 CODE = (
-    *("augment", "data", "data_statistics", "images", "loaders", "losses", "models", "pretrain"),
-    *("resume", "schedule", "splits", "training"),
+    *("augment", "data", "data_statistics", "distributed", "images", "loaders", "losses"),
+    *("models", "pretrain", "resume", "schedule", "splits", "training"),
 )
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 STARTS = 5  # lives without progress, after which a run stops
@@ -146,7 +146,7 @@ def restore(
     weights = checkpoints.unwrapped(checkpoint["model"], name)
     checkpoints.fit_weights(model, weights, name)
     if "optimizer" in checkpoint:
-        _fit_optimizer(optimizer, checkpoint["optimizer"], run.config)
+        fit_optimizer(optimizer, checkpoint["optimizer"], run.config)
     position = Position(**checkpoint["position"])
     print(f"going on from {name}, epoch {position.epoch}", flush=True)
     return checkpoint["metrics"], position, facts
@@ -215,7 +215,7 @@ def _differences(
             yield f"the code of {name} was {version}, now {CODE_VERSION.get(name)}"
 
 
-def _fit_optimizer(
+def fit_optimizer(
     optimizer: torch.optim.Optimizer, state: dict[str, Any], config: RunConfig
 ) -> None:
     """Load SGD's state, in the weights' own memory layout, for its fused step."""
@@ -228,6 +228,16 @@ def _fit_optimizer(
             if momentum is not None:
                 own = torch.empty_like(weight, requires_grad=False).copy_(momentum)
                 optimizer.state[weight]["momentum_buffer"] = own
+
+
+def optimizer_on_cpu(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """SGD's state, as another process can take it over."""
+    state = optimizer.state_dict()
+    of_weights = {
+        number: {name: value.cpu() for name, value in values.items() if value is not None}
+        for number, values in state["state"].items()
+    }
+    return state | {"state": of_weights}
 
 
 def check_space(run: RunDirectory, model: nn.Module, done: int) -> None:

@@ -20,6 +20,7 @@ from thesis_lib.final_test import read_predictions, read_texts, tested_before
 from thesis_lib.hardware import choose_device
 from thesis_lib.images import open_images
 from thesis_lib.index import unit_vectors
+from thesis_lib.launcher import share_out
 from thesis_lib.lookup import LookupTable, StoredTable
 from thesis_lib.novelty import measure_novelty
 from thesis_lib.pruning import kept_images
@@ -74,6 +75,7 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
     Raises:
         InputError: see :func:`stored_table`.
     """
+    share_out("retrieve", run)
     if is_retrieved(run):
         return read_json(run.retrieval_test_file)
     table_inputs(run)  # raises where there is nothing to go by

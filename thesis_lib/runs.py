@@ -157,9 +157,13 @@ class RunDirectory:
             raise InputError(_difference_message(self, differing))
 
     def write_config(self) -> None:
-        """Write ``config.json``, with the data's path as seen from the workbook's root."""
+        """Write ``config.json``, with the data's path as seen from the workbook's root.
+
+        How many devices are at it is asked for each time.
+        """
         data = relative_to_root(find_data(self.config.data))
-        write_json(self.config_file, self.config.updated(data=data, force=False).to_dict())
+        config = self.config.updated(data=data, force=False, devices=1)
+        write_json(self.config_file, config.to_dict())
 
 
 def _difference_message(run: RunDirectory, differing: dict[str, tuple]) -> str:

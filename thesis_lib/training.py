@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thesis_lib import augment
+from thesis_lib import augment, distributed
 from thesis_lib.config import InputError, RunConfig, first_few
 from thesis_lib.hardware import choose_precision
 from thesis_lib.loaders import Loader
@@ -44,12 +44,13 @@ def train_epoch(
 ) -> tuple[int, Tensor]:
     """Train for the epoch that ``loader.batches`` is set to, from the step it is set to.
 
-    Nothing in a step waits for a GPU: what it computes is read after some steps. A step in
+    Several ranks share each batch, and each sees the loss of all of it. Nothing in a step waits
+    for a GPU: what it computes is read after some steps. A step in
     which anything is not finite moves no weight, nor does any after it.
 
     Args:
         config: method, colours, learning rates, seed.
-        model: on the device that computes.
+        model: on the device that computes, of :func:`thesis_lib.distributed.together`.
         optimizer: of :func:`create_optimizer`.
         loader: batches of views, as :class:`thesis_lib.loaders.RandomViews` makes them.
         mean, std: channel statistics to normalise with.
@@ -73,21 +74,24 @@ def train_epoch(
     for pixels, colours, labels, _ in loader:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch, step, steps)
+        own = distributed.share(len(labels), config.views, distributed.rank(), distributed.size())
         # Dropout's numbers follow from the step, so a training can go on in the middle.
-        state = np.random.SeedSequence((config.seed, epoch, step)).generate_state(1)
+        state = np.random.SeedSequence((config.seed, epoch, step, own.start)).generate_state(1)
         torch.manual_seed(int(state[0]))
         images = augment.to_float(pixels.to(device, non_blocking=True))
         if config.method != "cross-entropy":  # the baseline's recipe leaves colours alone
             images = augment.change_colour(images, colours.to(device))
         images = augment.normalise(images, mean, std)
         with autocast(config, device):
-            outputs = model(images)
+            rows = len(labels) * config.views
+            outputs = distributed.gathered(model(images), rows, own.start * config.views)
             loss = method_loss(config, outputs, labels.to(device, non_blocking=True))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [value.grad for value in parameters if value.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        watch.note(step, images.sum(), outputs.detach().sum(), loss.detach(), norm)
+        pixel_sum = distributed.total(images.sum())
+        watch.note(step, pixel_sum, outputs.detach().sum(), loss.detach(), norm)
         optimizer.found_inf = watch.found  # where it is 1, fused SGD leaves all as it is
         step += 1
         if step % every == 0 or step == steps:
