@@ -17,6 +17,7 @@ from benchmarks import (
     prediction,
     probing,
     pruning,
+    scaling,
     start,
     training,
 )
@@ -39,6 +40,7 @@ GOALS = {
     11: growth.growth,
     12: pruning.pruning,
     13: prediction.flat_memory,
+    14: scaling.second_rank,
 }
 
 

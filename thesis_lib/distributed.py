@@ -22,7 +22,7 @@ from thesis_lib.interruption import Deferral
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # rank 0 may train heads while the others wait
-SECONDS_TO_TELL = 5.0  # for what went wrong on one rank to reach rank 0
+SECONDS_TO_TELL = 3.0  # for what went wrong on one rank to reach rank 0
 PROBLEM, HEARD = "thesis/problem", "thesis/heard"  # keys of what the ranks tell each other
 
 _store: distributed.Store | None = None  # of the ranks; None on its own

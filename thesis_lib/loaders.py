@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from thesis_lib import augment, distributed
+from thesis_lib import augment, distributed, orphans
 from thesis_lib.augment import Colours
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet
@@ -152,7 +152,7 @@ class Loader:
                 pin_memory=pin_memory,
                 timeout=timeout,
                 persistent_workers=True,
-                worker_init_fn=_leave_signals_to_the_parent,
+                worker_init_fn=_belong_to_the_parent,
                 # Otherwise it draws from torch's own generator, and dropout would come out
                 # otherwise than without workers.
                 generator=torch.Generator(),
@@ -217,7 +217,10 @@ def _deaths_of_children_unheeded() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, previous)
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def _belong_to_the_parent(worker: int) -> None:
+    # Where the parent is killed, torch's workers live on for seconds, and hold its connections to
+    # other ranks, which then wait for it.
+    orphans.end_with(os.getppid(), seconds=0)
     # A cluster's SIGTERM and a terminal's Ctrl-C reach every process; the parent finishes its
     # step with these, and then ends them.
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,145 @@
+"""Ranks of torchrun that are killed or told to end, at any moment: none stays, nothing is lost."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.test_resume import digest
+from thesis_lib.config import RunConfig
+from thesis_lib.options import as_options
+from thesis_lib.runs import RunDirectory
+from thesis_lib.stages import read_metrics
+
+pytestmark = pytest.mark.slow
+EPOCHS = 60
+OWNED = """
+import json, sys
+from thesis_lib.config import RunConfig
+from thesis_lib.pretrain import pretrain
+pretrain(RunConfig.from_dict(json.loads(sys.argv[1])))
+"""
+
+
+def start(config: RunConfig, owned: bool = False) -> subprocess.Popen:
+    """Two ranks, each with a loading worker: under torchrun, or (owned) under a program of ours."""
+    if owned:
+        command = [sys.executable, "-c", OWNED, json.dumps(config.to_dict() | {"devices": 2})]
+    else:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", "2", "-m", "thesis_lib", "pretrain", *as_options(config)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, **quiet)
+
+
+def finish(config: RunConfig) -> RunDirectory:
+    process = start(config)
+    told = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, told
+    return RunDirectory(config)
+
+
+def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
+    """Rank 0 and rank 1."""
+    found = [p for p in launcher.children(recursive=True) if "RANK" in p.environ()]
+    found = [p for p in found if "RANK" not in p.parent().environ()]  # without loading workers
+    return sorted(found, key=lambda p: int(p.environ()["RANK"]))
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    left = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                left.append(process)
+    return left
+
+
+@pytest.fixture
+def config(workbook, tiny_config) -> RunConfig:
+    return tiny_config.updated(epochs=EPOCHS, save_every=EPOCHS, rolling_minutes=0, workers=1)
+
+
+@pytest.fixture
+def whole(config):
+    """What two ranks end with that nobody disturbs."""
+    return digest(finish(config.updated(tag="whole")))
+
+
+def in_the_middle(config: RunConfig, owned: bool) -> tuple[subprocess.Popen, list[psutil.Process]]:
+    """Start, and wait until some epochs are done; the launcher and all that it has started."""
+    process = start(config, owned)
+    run, end = RunDirectory(config), time.monotonic() + 100
+    while time.monotonic() < end and len(read_metrics(run)) < 10:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    started = psutil.Process(process.pid)
+    return process, [started, *started.children(recursive=True)]
+
+
+def signals(kind: str, processes: list[psutil.Process]) -> list[tuple[psutil.Process, int]]:
+    """Which process gets which signal."""
+    launcher, (rank_0, rank_1) = processes[0], ranks_of(processes[0])
+    return {
+        "rank 0 killed": [(rank_0, signal.SIGKILL)],
+        "rank 1 killed": [(rank_1, signal.SIGKILL)],
+        "launcher killed": [(launcher, signal.SIGKILL)],
+        "owner killed": [(launcher, signal.SIGKILL)],
+        "owner interrupted": [(launcher, signal.SIGINT)],
+        "owner told to end": [(launcher, signal.SIGTERM)],
+        "SIGTERM to rank 1": [(rank_1, signal.SIGTERM)],
+        "SIGTERM to the launcher": [(launcher, signal.SIGTERM)],
+        "SIGTERM to all": [(process, signal.SIGTERM) for process in processes],
+        "rank 1 deaf to SIGTERM": [(rank_1, signal.SIGSTOP), (launcher, signal.SIGTERM)],
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [
+        ("rank 0 killed", 10),
+        ("rank 1 killed", 10),
+        ("launcher killed", 10),
+        ("owner killed", 10),
+        ("owner interrupted", 10),
+        ("owner told to end", 10),
+        ("SIGTERM to rank 1", 10),
+        ("SIGTERM to the launcher", 10),
+        ("SIGTERM to all", 10),
+        ("rank 1 deaf to SIGTERM", 35),
+    ],
+)
+def test_no_process_is_left_and_the_run_goes_on_with_the_same_bits(
+    config, whole, kind, seconds, faults
+):
+    process, processes = in_the_middle(config, owned=kind.startswith("owner"))
+    try:
+        # torchrun, two ranks, a loading worker of each
+        assert len(processes) >= 5 and len(ranks_of(processes[0])) == 2
+        for target, number in signals(kind, processes):
+            target.send_signal(number)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and alive(processes):
+            process.poll()
+            time.sleep(0.1)
+        assert alive(processes) == []
+        assert process.wait(1) != 0
+        epochs = len(read_metrics(RunDirectory(config)))
+        assert 10 <= epochs < EPOCHS
+    finally:
+        for left in alive(processes):
+            left.kill()
+        process.stderr.close()
+    assert digest(finish(config)) == whole
+    faults(f"two ranks, {kind}", 1, 1)
