@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ from torch import nn
 
 from thesis_lib import checkpoints, distributed, hardware
 from thesis_lib.config import METHODS, InputError, RunConfig
+from thesis_lib.data import open_dataset
+from thesis_lib.data_statistics import data_statistics
 from thesis_lib.execution import execute_notebook
+from thesis_lib.images import open_images
 from thesis_lib.launcher import share_out
 from thesis_lib.options import as_options
 from thesis_lib.pretrain import pretrain
@@ -244,15 +248,78 @@ def test_a_problem_of_another_rank_is_told_by_rank_0(at_many):
     assert done.returncode
     told = re.findall("^thesis: error: (.*)$", done.stderr, re.MULTILINE)
     assert len(told) == 1 and late.name in told[0]
+    assert "Traceback" not in done.stderr.split("ChildFailedError")[0].split("torch/distributed")[0]
     state = read_json(run.status_file)["probe"]
     assert state["state"] == "failed" and late.name in state["error"]
+
+
+@pytest.mark.parametrize("error", ["ValueError('odd')", "OSError(28, 'full', 'f')"])
+def test_a_bug_on_another_rank_is_told_by_rank_0_and_its_traceback_shown(
+    at_many, monkeypatch, capfd, error
+):
+    (at_many / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    from thesis_lib import training\n"
+        f"    def train_epoch(*_): raise {error}\n"
+        "    training.train_epoch = train_epoch\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{at_many}{os.pathsep}{REPOSITORY}")
+    name = error.split("(")[0]
+    config = RunConfig(**SETTINGS, devices=2, tag=name)
+    with pytest.raises(InputError, match=rf"rank 1: {name}: .*(odd|full)"):
+        pretrain(config)
+    state = read_json(RunDirectory(config).status_file)["pretrain"]
+    assert state["state"] == "failed" and f"rank 1: {name}" in state["error"]
+
+
+def test_force_trains_anew_with_as_many_devices(at_many):
+    config = RunConfig(**SETTINGS, tag="forced")
+    run = pretrain(config)
+    for file in run.checkpoints.iterdir():
+        file.write_bytes(b"damaged")
+    pretrain(config.updated(force=True, devices=2))
+    assert read_json(run.provenance_file)[-1]["ranks"] == 2
+
+
+def test_other_numbers_of_devices_than_ranks_are_refused(at_many):
+    config = RunConfig(**SETTINGS, tag="numbers")
+    done = torchrun("-m", "thesis_lib", "pretrain", *as_options(config), "--devices", 4)
+    assert done.returncode
+    told = "torchrun has started 2 processes, and devices is 4"
+    assert done.stderr.count(told) == 1
+
+
+def test_a_wrong_option_is_told_once(at_many):
+    done = torchrun("-m", "thesis_lib", "pretrain", "--bach-size", 8)
+    assert done.returncode
+    assert done.stderr.count("unrecognized arguments: --bach-size") == 1
+
+
+def test_a_cache_on_disk_that_a_machine_does_not_see_is_refused(at_many, tmp_path):
+    config = RunConfig(**SETTINGS, cache="disk")
+    dataset = open_dataset(config.data)
+    images, cache = open_images(dataset, "val", data_statistics(dataset), config)
+    assert cache == "disk" and len(images.source.open()) == len(images)
+    elsewhere = replace(images.source, file=tmp_path / "gone.bytes")
+    with pytest.raises(InputError, match=r"does not see the decoded images in .*gone.bytes"):
+        elsewhere.open()
+    assert not (tmp_path / "gone.bytes").exists()
+
+
+def test_an_open_notebook_gets_lines_and_no_progress_bar(at_many, monkeypatch, capfd):
+    monkeypatch.setenv("JPY_SESSION_NAME", "/notebook.ipynb")
+    pretrain(RunConfig(**SETTINGS, devices=2, tag="watched"))
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/2", "2/2"]
+    assert len(lines) < 5
 
 
 def test_more_devices_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert hardware.choose_device(RunConfig(devices=2)).type == "cuda"
-    with pytest.raises(InputError, match="devices is 4, but torch finds 2"):
+    with pytest.raises(InputError, match=r"4 processes .* torch finds 2"):
         hardware.choose_device(RunConfig(devices=4))
 
 

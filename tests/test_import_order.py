@@ -13,7 +13,7 @@ import thesis_lib
 PACKAGE = Path(thesis_lib.__file__).parent
 LAYERS = [
     {"__init__"},
-    {"coercion", "config", "losses", "models", "progress", "hardware", "schedule"},
+    {"torchrun", "coercion", "config", "losses", "models", "progress", "hardware", "schedule"},
     {"files", "locks", "interruption", "failures", "orphans", "parameters", "latex"},
     {"runs", "splits", "grouped_split", "archive_members", "archives", "augment", "distributed"},
     {"stages", "data", "manifests"},

@@ -56,3 +56,34 @@ def test_an_owner_that_is_gone_already_ends_it_at_once():
         assert worker.wait(5) == -signal.SIGTERM
     finally:
         processes[1].kill()
+
+
+STUCK = """
+    import hashlib, sys, time
+    from thesis_lib import orphans
+    orphans.end_when_stuck(seconds=2)
+    print(flush=True)
+    if sys.argv[1] == "stuck":
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # a call of half an hour
+    while True:
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("kind", ["stuck", "moves"])
+def test_a_process_that_is_stuck_in_a_call_is_killed_after_sigterm(kind):
+    deaf = "import signal; signal.signal(signal.SIGTERM, lambda *_: None)\n"
+    command = [sys.executable, "-c", deaf + textwrap.dedent(STUCK), kind]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        process.stdout.readline()
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.terminate()
+        if kind == "stuck":
+            assert process.wait(5) == -signal.SIGKILL
+        else:  # it obeys in its own time
+            time.sleep(4)
+            assert process.poll() is None
+    finally:
+        process.kill()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from thesis_lib import commands
+from thesis_lib import commands, torchrun
 from thesis_lib.config import FALSE_ALARMS, IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, InputError
 from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
 from thesis_lib.options import Parser, add_settings
@@ -26,7 +26,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def exit_status(action: Callable[[], int]) -> int:
-    """Do something; what the user can put right, or has interrupted, ends in one line."""
+    """Do something; what the user can put right, or has interrupted, ends in one line.
+
+    A rank that torchrun has started ends here and now, where it was not done: what is left of its
+    ties to other ranks would be waited for.
+    """
+    status = _exit_status(action)
+    if status and torchrun.started():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _exit_status(action: Callable[[], int]) -> int:
     try:
         with sigterm_raises():
             return action()
@@ -46,12 +59,12 @@ def exit_status(action: Callable[[], int]) -> int:
 
 
 def _say(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # torchrun numbers what it starts: one tells for all
+    if torchrun.speaks():
         print(f"thesis: {message}", file=sys.stderr)
 
 
 def _act(options: argparse.Namespace) -> int:
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
+    if not torchrun.started():
         return options.action(options)
     if options.action not in SHARED:
         raise InputError(

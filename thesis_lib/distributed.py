@@ -6,7 +6,9 @@ them what to compute with it, and end when it does. On its own, a process is ran
 
 import contextlib
 import os
-import time
+import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,22 +18,16 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
-from thesis_lib import orphans
+from thesis_lib import orphans, torchrun
 from thesis_lib.config import InputError
-from thesis_lib.interruption import Deferral
+from thesis_lib.interruption import Deferral, Terminated
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # rank 0 may train heads while the others wait
-SECONDS_TO_TELL = 3.0  # for what went wrong on one rank to reach rank 0
-PROBLEM, HEARD = "thesis/problem", "thesis/heard"  # keys of what the ranks tell each other
+PROBLEM = "thesis/problem"  # the key of what a rank leaves word of
 
 _store: distributed.Store | None = None  # of the ranks; None on its own
 _messages: distributed.ProcessGroup | None = None  # through which they talk, on the CPU
-
-
-def started_by_torchrun() -> bool:
-    """Whether this process is one of several that torchrun has started."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
 
 
 def size() -> int:
@@ -44,20 +40,16 @@ def rank() -> int:
     return distributed.get_rank() if _store is not None else 0
 
 
-def leads() -> bool:
-    """Whether this process is the one that prints and writes: also before the ranks have met."""
-    return not started_by_torchrun() or os.environ["RANK"] == "0"
-
-
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Meet the other ranks that torchrun has started; on its own, a process has none to meet.
 
     Tensors of a GPU go by NCCL, those of the CPU by gloo. A rank ends with torchrun, however that
-    ended, and tells the others of a problem of its own.
+    ended. After an error the ranks do not take leave of each other, which can wait for ever on
+    one that is gone: the process is to end by ``os._exit``.
     """
     global _store, _messages
-    if not started_by_torchrun():
+    if not torchrun.started():
         yield
         return
     orphans.end_with(os.getppid())
@@ -67,6 +59,7 @@ def joined() -> Iterator[None]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        orphans.end_when_stuck()  # as in NCCL, when another rank is gone
     store, number, count = next(rendezvous("env://"))
     distributed.init_process_group(
         backend, store=distributed.PrefixStore("ranks", store), rank=number, world_size=count
@@ -75,38 +68,34 @@ def joined() -> Iterator[None]:
     _store = store
     try:
         yield
-    except Exception as error:
-        if number:
-            _tell_of(error)
-        raise
+        distributed.destroy_process_group()
     finally:
         _store = _messages = None
-        with contextlib.suppress(RuntimeError):  # one that is gone cannot be taken leave of
-            distributed.destroy_process_group()
-
-
-def _tell_of(problem: Exception) -> None:
-    """Leave word of a problem for rank 0, which has to end too, and wait until it has heard."""
-    with contextlib.suppress(RuntimeError):
-        if isinstance(problem, InputError):
-            _store.set(PROBLEM, str(problem))
-        distributed.destroy_process_group()  # what wakes rank 0, where it waits for this one
-        _store.wait([HEARD], timedelta(seconds=SECONDS_TO_TELL))
 
 
 @contextlib.contextmanager
 def others_heeded() -> Iterator[None]:
     """Say on rank 0 what went wrong on another rank, instead of that it cannot be reached.
 
+    torchrun ends all ranks then, so rank 0 may hear of it by SIGTERM.
+
     Raises:
         InputError: for a rank that has ended, with its own problem where it could tell.
     """
     try:
         yield
-    except RuntimeError as error:
-        if size() == 1 or rank() or not is_loss_of_a_rank(error):
+    except (RuntimeError, Terminated) as error:
+        if size() == 1 or rank():
             raise
-        raise InputError(_problem_of_others()) from None
+        problem = _problem()
+        if problem is None and is_loss_of_a_rank(error):
+            problem = (
+                "another process of this run was killed or has ended (too little memory?); the "
+                "same command goes on from what is saved"
+            )
+        if problem is None:
+            raise
+        raise InputError(problem) from None
 
 
 def is_loss_of_a_rank(error: BaseException) -> bool:
@@ -114,46 +103,51 @@ def is_loss_of_a_rank(error: BaseException) -> bool:
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
 
 
-def _problem_of_others() -> str:
-    end = time.monotonic() + SECONDS_TO_TELL
+def _problem() -> str | None:
+    """What another rank has left word of, if one has."""
     with contextlib.suppress(RuntimeError):
-        while time.monotonic() < end:
-            if _store.check([PROBLEM]):
-                problem = _store.get(PROBLEM).decode()
-                _store.set(HEARD, "")
-                return problem
-            time.sleep(0.1)
-    return (
-        "another process of this run was killed or has ended (too little memory?); the same "
-        "command goes on from what is saved"
-    )
+        return _store.get(PROBLEM).decode() if _store.check([PROBLEM]) else None
+    return None
 
 
 def on_ranks(command: Callable[[], int]) -> int:
     """Run a command on rank 0, which the other ranks help; return its exit status."""
-    with joined():
-        if rank() == 0:
-            status = command()
-            if size() > 1:
-                distributed.broadcast_object_list([None], src=0, group=_messages)
-            return status
-        try:
+    with joined(), others_heeded():
+        if rank():
             _help_rank_0()
-        except RuntimeError as error:
-            if not is_loss_of_a_rank(error):
-                raise
-            return 1  # rank 0 has ended, and says why
-    return 0
+            return 0
+        status = command()
+        if size() > 1:
+            with contextlib.suppress(RuntimeError):  # one has gone already, and all is done
+                distributed.broadcast_object_list([None], src=0, group=_messages)
+        return status
 
 
 def _help_rank_0() -> None:
-    while True:
-        told = [None]
-        distributed.broadcast_object_list(told, src=0, group=_messages)
-        if told[0] is None:
-            return
-        function, arguments = told[0]
-        function(*arguments)
+    """Do what rank 0 tells, until all is done.
+
+    A problem ends this process, once word of it is left for rank 0.
+    """
+    try:
+        while True:
+            told = [None]
+            distributed.broadcast_object_list(told, src=0, group=_messages)
+            if told[0] is None:
+                return
+            function, arguments = told[0]
+            function(*arguments)
+    except Exception as error:
+        if is_loss_of_a_rank(error):
+            os._exit(1)  # rank 0 has ended, or another rank, and says why
+        if not isinstance(error, InputError):
+            traceback.print_exc()
+        with contextlib.suppress(RuntimeError):
+            named = (
+                "" if isinstance(error, InputError) else f"rank {rank()}: {type(error).__name__}: "
+            )
+            _store.set(PROBLEM, f"{named}{error}")
+        sys.stderr.flush()
+        os._exit(2)  # at once: now rank 0 hears of it, wherever it waits for this one
 
 
 def tell(function: Callable[..., Any], *arguments: Any) -> None:
@@ -257,6 +251,5 @@ def together(model: nn.Module) -> nn.Module:
         options["device_ids"] = [torch.cuda.current_device()]
     # With `find_unused_parameters` the gradients are added up in the same order in every step;
     # otherwise the first step after a start has another one, and a resumed run other bits.
-    return nn.parallel.DistributedDataParallel(
-        model, broadcast_buffers=False, find_unused_parameters=True, **options
-    )
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True, **options)

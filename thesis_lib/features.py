@@ -1,5 +1,6 @@
 """A frozen backbone over a data set, once: the features that heads and tables are made from."""
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -53,12 +54,11 @@ def extract_features(
     batches = len(_batches(len(images), views))
     own = _own_features(backbone, images, config, mean, std, device, views)
     extracted, done = torch.empty(0), 0  # made once the first batch tells d, and filled in place
-    with distributed.others_heeded():
-        for features in distributed.in_turn(own, batches):
-            if not done:
-                extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
-            extracted[:, done : done + features.shape[1]] = features
-            done += features.shape[1]
+    for features in distributed.in_turn(own, batches):
+        if not done:
+            extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
+        extracted[:, done : done + features.shape[1]] = features
+        done += features.shape[1]
     finite = extracted.sum((0, 2)).isfinite()
     if not finite.all():
         files = [images.split.files[i] for i in (~finite).nonzero().flatten().tolist()]
@@ -78,12 +78,16 @@ def _help(
     views: int,
 ) -> None:
     """Send rank 0 the features of this rank's batches."""
-    backbone = create_backbone(config.backbone, config.small_images, config.image_size)
+    backbone = _backbone(config.backbone, config.small_images, config.image_size)
     backbone.load_state_dict(weights)
     device = choose_device(config)
     with plain_words("the features of all images", config.worker_timeout):
         for features in _own_features(backbone, source.open(), config, mean, std, device, views):
             distributed.send(features.cpu())
+
+
+# Building one takes seconds, and a probing asks for it three times a checkpoint.
+_backbone = functools.lru_cache(1)(create_backbone)
 
 
 def _batches(images: int, views: int) -> list[list[int]]:

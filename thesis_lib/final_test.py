@@ -10,6 +10,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from thesis_lib import distributed
 from thesis_lib.calibration import calibration, expected_calibration_error
 from thesis_lib.checkpoints import load_classifier
 from thesis_lib.config import InputError
@@ -61,7 +62,7 @@ def _test(run: RunDirectory, dataset: DataSet, digest: str) -> dict:
     if run.test_file.is_file():
         os.replace(run.test_file, run.superseded_test_file)
 
-    with stage(run, "test"):
+    with stage(run, "test"), distributed.others_heeded():
         model, head = load_classifier(run)
         test = dataset.splits["test"]
         features = extract_features(

@@ -1,11 +1,11 @@
 """The device that computes, and its memory."""
 
-import os
 import sys
 
 import psutil
 import torch
 
+from thesis_lib import torchrun
 from thesis_lib.config import InputError, RunConfig
 
 
@@ -13,8 +13,7 @@ def choose_device(config: RunConfig) -> torch.device:
     """The device asked for; for ``auto`` a CUDA GPU, else Apple's, else the CPU.
 
     Raises:
-        InputError: for a device that this machine lacks, or fewer GPUs than processes that torchrun
-            has started here.
+        InputError: for a device that this machine lacks, or more processes than it has GPUs.
     """
     there = {
         "cuda": torch.cuda.is_available(),
@@ -26,12 +25,12 @@ def choose_device(config: RunConfig) -> torch.device:
         kind = next(name for name, is_there in there.items() if is_there)
     if not there[kind]:
         raise InputError(f"device is {kind!r}, which torch does not find here; use auto")
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))  # torchrun's, of this machine
+    ranks = torchrun.ranks_here() if torchrun.started() else config.devices
     gpus = {"cuda": torch.cuda.device_count(), "mps": 1}
     if ranks > gpus.get(kind, ranks):
         raise InputError(
-            f"devices is {ranks}, but torch finds {gpus[kind]} here; ask for fewer, or for device "
-            "cpu"
+            f"{ranks} processes are to have a GPU each, and torch finds {gpus[kind]} here; fewer "
+            "--devices (of torchrun: --nproc-per-node), or --device cpu"
         )
     return torch.device(kind)
 

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import os
 import shutil
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,7 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from thesis_lib import data
+from thesis_lib import data, torchrun
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet, Split, read_pixels
 from thesis_lib.data_statistics import DataStatistics
@@ -78,9 +79,9 @@ class Images:
         def copy(index: int) -> None:
             self[index][:] = read_pixels(self.split.folder / self.split.files[index])
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(max(1, os.cpu_count() // torchrun.ranks_here())) as pool:
             copied = pool.map(copy, range(len(self)))
-            if len(self.cache) > AUTO_CACHE_BYTES:
+            if len(self.cache) > AUTO_CACHE_BYTES and torchrun.speaks():
                 copied = track(copied, len(self), "decoding", "image")
             collections.deque(copied, maxlen=0)  # a thread's error is raised here
 
@@ -100,6 +101,11 @@ class Source:
             return Images(self.split)
         size = int(self.sizes.prod(1).sum() * 3)
         if self.file is not None:
+            if not self.file.is_file() or self.file.stat().st_size != size:
+                raise InputError(
+                    f"{socket.gethostname()} does not see the decoded images in {self.file}; put "
+                    "runs/ on a disk that all machines share, or use cache none"
+                )
             return Images(self.split, self.sizes, _mapped(self.file, size), self.file)
         key = (self.split.folder, *self.split.files)
         if key not in _in_memory:
@@ -114,7 +120,8 @@ _in_memory: dict[tuple, Images] = {}  # of this process, by folder and files
 def chosen_cache(config: RunConfig, size: int) -> str:
     """Which cache to use for decoded images of ``size`` bytes: none, memory or disk."""
     if config.cache == "auto":
-        fits = size <= min(AUTO_CACHE_BYTES, FREE_SHARE * psutil.virtual_memory().available)
+        free = psutil.virtual_memory().available / torchrun.ranks_here()  # each keeps its own
+        fits = size <= min(AUTO_CACHE_BYTES, FREE_SHARE * free)
         return "memory" if fits else "none"
     return config.cache
 
@@ -173,7 +180,8 @@ def _stamp(dataset: DataSet, split: Split) -> str:
 
 def _check_space(cache: str, size: int, name: str, file: Path) -> None:
     if cache == "memory":
-        free, where = psutil.virtual_memory().available, "memory"
+        free, where = psutil.virtual_memory().available / torchrun.ranks_here(), "memory"
+        where += " of each process" if torchrun.started() else ""
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
         free, where = shutil.disk_usage(file.parent).free, relative_to_root(file.parent)

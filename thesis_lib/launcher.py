@@ -19,7 +19,7 @@ SECONDS_TO_END = 35.0  # torchrun kills after 30 what does not heed it
 MODULE = "thesis_lib.launched"
 
 
-def share_out(stage: str, run: RunDirectory) -> None:
+def share_out(stage: str, run: RunDirectory) -> bool:
     """Let as many processes as ``config.devices`` do a stage of a run together, if it is not done.
 
     What it prints is printed here. A signal is passed on, and what was done is saved.
@@ -28,33 +28,43 @@ def share_out(stage: str, run: RunDirectory) -> None:
         stage: one of :data:`thesis_lib.stages.STAGES`.
         run: the run.
 
+    Returns:
+        Whether they have done it; if not, it is this process's to do.
+
     Raises:
         InputError: what the processes have told.
     """
-    if run.config.devices == 1 or distributed.size() > 1 or IS_DONE[stage](run):
-        return
+    devices, ranks = run.config.devices, distributed.size()
+    if ranks > 1 and devices not in (1, ranks):
+        raise InputError(
+            f"torchrun has started {ranks} processes, and devices is {devices}; leave --devices out"
+        )
+    is_done = IS_DONE[stage](run) and not (stage == "pretrain" and run.config.force)
+    if devices == 1 or ranks > 1 or is_done:
+        return False
     choose_device(run.config)  # which says whether there are so many
     arguments = ["-m", MODULE, stage, json.dumps(run.config.to_dict())]
-    count = ["--standalone", "--nproc-per-node", str(run.config.devices)]
+    count = ["--standalone", "--nproc-per-node", str(devices)]
     command = [sys.executable, "-m", "torch.distributed.run", *count, *arguments]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors, sigterm_raises():
-        torchrun = subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=_environment(run.config.devices),
+            env=_environment(devices),
             start_new_session=True,  # a terminal's Ctrl-C comes here alone, and is passed on
         )
         try:
-            for line in torchrun.stdout:
+            for line in process.stdout:
                 print(line, end="", flush=True)
-            status = torchrun.wait()
+            status = process.wait()
         except BaseException:
-            _end(torchrun)
+            _end(process)
             raise
         if status:
             raise _failure(errors)
+    return True
 
 
 def _environment(devices: int) -> dict[str, str]:
@@ -65,16 +75,17 @@ def _environment(devices: int) -> dict[str, str]:
         "THESIS_COMMAND": os.environ.get("THESIS_COMMAND", " ".join(sys.argv)),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // devices))),
     }
-    return os.environ | own
+    # The name of a notebook that is open would have each of a progress bar's states printed.
+    return {n: v for n, v in os.environ.items() if n != "JPY_SESSION_NAME"} | own
 
 
-def _end(torchrun: subprocess.Popen) -> None:
-    """Let the processes save and end; they are not left behind."""
-    torchrun.terminate()
+def _end(process: subprocess.Popen) -> None:
+    """Let torchrun's processes save and end; they are not left behind."""
+    process.terminate()
     try:
-        torchrun.wait(SECONDS_TO_END)
+        process.wait(SECONDS_TO_END)
     except subprocess.TimeoutExpired:
-        torchrun.kill()  # its ranks end with it
+        process.kill()  # the ranks end with it
 
 
 def _failure(errors: IO[str]) -> BaseException:
@@ -84,7 +95,7 @@ def _failure(errors: IO[str]) -> BaseException:
     told = re.search(r"^thesis: error: (.*)$", text, re.MULTILINE)
     if told:
         return InputError(told[1])
-    if "thesis: stopped by SIGTERM" in text:
+    if "SignalException" in text:  # torchrun's, where somebody else has told it to end
         return Terminated(EXIT_RESUMABLE)
     print(text, file=sys.stderr)
     return InputError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from thesis_lib import augment, distributed, orphans
+from thesis_lib import augment, distributed, orphans, torchrun
 from thesis_lib.augment import Colours
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet
@@ -238,7 +238,7 @@ def worker_count(config: RunConfig, device: torch.device) -> int:
     if device.type == "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), 8)
+    return min(max(1, cores // torchrun.ranks_here()), 8)
 
 
 def example_views(dataset: DataSet, config: RunConfig, images: int) -> dict[str, list]:

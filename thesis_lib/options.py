@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from thesis_lib import torchrun
 from thesis_lib.config import RunConfig, nearest
 from thesis_lib.parameters import read_settings
 
@@ -22,7 +23,8 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: -"):
             unknown = message.split()[2].split("=")[0]
             message += nearest(unknown, self._option_string_actions)
-        print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
+        if torchrun.speaks():
+            print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:

@@ -1,7 +1,8 @@
-"""No process outlives the one that it works for, however that one ended."""
+"""No process outlives the one that it works for, or stays because it is stuck."""
 
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -33,6 +34,11 @@ def _watch(owner: psutil.Process | None, seconds: float) -> None:
         time.sleep(SECONDS_BETWEEN_LOOKS)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(seconds)
+    _kill_all()
+
+
+def _kill_all() -> None:
+    """Kill this process and all its children."""
     for child in psutil.Process().children(recursive=True):
         child.kill()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -44,3 +50,32 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def end_when_stuck(seconds: float = SECONDS_TO_SAVE) -> None:
+    """Kill this process some time after SIGTERM, if its main thread is stuck in one call till then.
+
+    Python obeys a signal once the main thread is out of a library's call. One that waits for a
+    GPU that waits for another process is never out. To be called from the main thread.
+
+    Args:
+        seconds: that a call may take on.
+    """
+    wakes, woken = socket.socketpair()
+    woken.setblocking(False)
+    signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+    obeys = threading.Event()
+    signal.signal(signal.SIGURG, lambda number, frame: obeys.set())  # to ask whether it would obey
+    arguments = (wakes, woken, obeys, seconds)
+    threading.Thread(target=_watch_for_stuck, args=arguments, daemon=True).start()
+
+
+def _watch_for_stuck(
+    wakes: socket.socket, woken: socket.socket, obeys: threading.Event, seconds: float
+) -> None:
+    """Wait for SIGTERM; ``woken`` is held open, since signals are noted there."""
+    while signal.SIGTERM not in wakes.recv(1):
+        pass
+    os.kill(os.getpid(), signal.SIGURG)
+    if not obeys.wait(seconds):
+        _kill_all()

@@ -71,9 +71,9 @@ def _predictions(
     model: FinishedModel, images: Sequence[str], false_alarms: float
 ) -> Iterator[Prediction]:
     facts = (model.image_size, model.mean, model.std, model.config)
-    distributed.tell(_help, model.classifier, images, *facts)
     batches = len(_batches(images))
     with distributed.others_heeded(), plain_words(BATCH, model.config.worker_timeout):
+        distributed.tell(_help, model.classifier.cpu(), images, *facts)
         own = _own_outputs(model.classifier, images, *facts)
         for paths, problems, logits, features in distributed.in_turn(own, batches):
             answers = iter(_classify(model, logits, features, false_alarms) if len(logits) else ())

@@ -81,7 +81,7 @@ def check(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
             f"batch_size {config.batch_size} is larger than the data set: {config.data}/train "
             f"has {images} images"
         )
-    ranks = max(distributed.size(), config.devices)
+    ranks = distributed.size() if distributed.size() > 1 else config.devices
     fewest = -(-2 // config.views) * ranks  # batch normalisation takes no single view
     if ranks > 1 and config.batch_size < fewest:
         raise InputError(
@@ -108,7 +108,8 @@ def pretrain(config: RunConfig) -> RunDirectory:
             finite, a lack of memory or disk, and loading workers that die or hang.
     """
     existing = RunDirectory(config)
-    share_out("pretrain", existing)
+    if share_out("pretrain", existing):
+        return existing
     if is_pretrained(existing) and not config.force:
         existing.check_config((IDENTITY, PRETRAIN))
         return existing

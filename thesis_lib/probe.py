@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from thesis_lib import checkpoints
+from thesis_lib import checkpoints, distributed
 from thesis_lib.calibration import fit_temperature
 from thesis_lib.comparison import compare
 from thesis_lib.config import InputError
@@ -68,7 +68,7 @@ def _probe(
     run.write_config()
 
     rows, curves, heads, damaged = [], [], {}, []
-    with stage(run, "probe"):
+    with stage(run, "probe"), distributed.others_heeded():
         for epoch in track(epochs, len(epochs), "probing", "checkpoint"):
             head = _read_head(run.heads / f"head_{epoch:04d}.pth")
             if head.get("inputs") != inputs or "knn_right" not in head:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from thesis_lib import checkpoints
+from thesis_lib import checkpoints, distributed
 from thesis_lib.comparison import Comparison, compare
 from thesis_lib.config import InputError
 from thesis_lib.data import DataSet
@@ -55,7 +55,11 @@ def stored_table(run: RunDirectory) -> StoredTable:
     """
     if not is_table_made(run):
         table_inputs(run)  # raises where there is nothing to go by
-        with run_data(run, ("train",)) as (dataset, statistics), stage(run, "retrieve"):
+        with (
+            run_data(run, ("train",)) as (dataset, statistics),
+            stage(run, "retrieve"),
+            distributed.others_heeded(),
+        ):
             _make_table(run, dataset, statistics)
     return StoredTable.load(run.table_file)
 
@@ -79,7 +83,11 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
     if is_retrieved(run):
         return read_json(run.retrieval_test_file)
     table_inputs(run)  # raises where there is nothing to go by
-    with run_data(run, ("train", "test")) as (dataset, statistics), stage(run, "retrieve"):
+    with (
+        run_data(run, ("train", "test")) as (dataset, statistics),
+        stage(run, "retrieve"),
+        distributed.others_heeded(),
+    ):
         if not is_table_made(run):
             _make_table(run, dataset, statistics)
         return _test(run, dataset, statistics)

@@ -45,8 +45,8 @@ def train_epoch(
     """Train for the epoch that ``loader.batches`` is set to, from the step it is set to.
 
     Several ranks share each batch, and each sees the loss of all of it. Nothing in a step waits
-    for a GPU: what it computes is read after some steps. A step in
-    which anything is not finite moves no weight, nor does any after it.
+    for a GPU: what it computes is read after some steps. A step in which anything is not finite
+    moves no weight, nor does any after it.
 
     Args:
         config: method, colours, learning rates, seed.

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from tests.faults.test_resume import digest
 from thesis_lib.config import RunConfig
 from thesis_lib.options import as_options
-from thesis_lib.runs import RunDirectory
+from thesis_lib.runs import RunDirectory, read_json
 from thesis_lib.stages import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -94,6 +95,7 @@ def signals(kind: str, processes: list[psutil.Process]) -> list[tuple[psutil.Pro
     return {
         "rank 0 killed": [(rank_0, signal.SIGKILL)],
         "rank 1 killed": [(rank_1, signal.SIGKILL)],
+        "rank 1 killed under an owner": [(rank_1, signal.SIGKILL)],
         "launcher killed": [(launcher, signal.SIGKILL)],
         "owner killed": [(launcher, signal.SIGKILL)],
         "owner interrupted": [(launcher, signal.SIGINT)],
@@ -110,6 +112,7 @@ def signals(kind: str, processes: list[psutil.Process]) -> list[tuple[psutil.Pro
     [
         ("rank 0 killed", 10),
         ("rank 1 killed", 10),
+        ("rank 1 killed under an owner", 10),
         ("launcher killed", 10),
         ("owner killed", 10),
         ("owner interrupted", 10),
@@ -123,7 +126,7 @@ def signals(kind: str, processes: list[psutil.Process]) -> list[tuple[psutil.Pro
 def test_no_process_is_left_and_the_run_goes_on_with_the_same_bits(
     config, whole, kind, seconds, faults
 ):
-    process, processes = in_the_middle(config, owned=kind.startswith("owner"))
+    process, processes = in_the_middle(config, owned="owner" in kind)
     try:
         # torchrun, two ranks, a loading worker of each
         assert len(processes) >= 5 and len(ranks_of(processes[0])) == 2
@@ -135,6 +138,15 @@ def test_no_process_is_left_and_the_run_goes_on_with_the_same_bits(
             time.sleep(0.1)
         assert alive(processes) == []
         assert process.wait(1) != 0
+        told = process.stderr.read()
+        problem = re.findall(r"^(?:thesis: error: |.*InputError: )(.*)$", told, re.MULTILINE)
+        state = read_json(RunDirectory(config).status_file)["pretrain"]
+        if kind.startswith("rank 1 killed"):
+            assert len(problem) == 1 and "another process of this run was killed" in problem[0]
+            assert state["state"] == "failed" and problem[0] in state["error"]
+        else:
+            assert problem == [] and "AssertionError" not in told
+            assert state["state"] == ("running" if kind == "rank 0 killed" else "interrupted")
         epochs = len(read_metrics(RunDirectory(config)))
         assert 10 <= epochs < EPOCHS
     finally:

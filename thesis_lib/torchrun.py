@@ -1,0 +1,18 @@
+"""What torchrun tells each process that it starts, its ranks; read without torch."""
+
+import os
+
+
+def started() -> bool:
+    """Whether this process is one of several ranks."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def speaks() -> bool:
+    """Whether this process prints: rank 0, or one on its own."""
+    return not started() or os.environ["RANK"] == "0"
+
+
+def ranks_here() -> int:
+    """How many ranks part this machine's cores, memory and GPUs."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if started() else 1
