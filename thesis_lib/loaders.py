@@ -19,6 +19,7 @@ from thesis_lib.augment import Colours
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet
 from thesis_lib.images import Images
+from thesis_lib.interruption import NOTICES
 
 
 class RandomViews(Dataset):
@@ -214,9 +215,9 @@ def _deaths_of_children_unheeded() -> Iterator[None]:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    # A cluster's SIGTERM and a terminal's Ctrl-C reach every process; the parent finishes its
+    # A cluster's notices and a terminal's Ctrl-C reach every process; the parent finishes its
     # step with these, and then ends them.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*NOTICES, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
