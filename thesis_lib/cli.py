@@ -15,7 +15,8 @@ from thesis_lib.options import Parser, add_settings
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of the user end in one line and exit status 2, others in 1.
 
-    SIGTERM ends it with status 75 (try again later), Ctrl-C with 130; what was done is saved.
+    SIGTERM and SIGUSR2 end it with status 75 (try again later), Ctrl-C with 130; what was done
+    is saved.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -28,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("thesis: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except Terminated:
-        print("thesis: stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
+    except Terminated as ended:
+        name = ended.signal.name
+        print(f"thesis: stopped by {name}; the same command goes on from here", file=sys.stderr)
         return EXIT_RESUMABLE
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -87,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     run = _command(added, "run", commands.run, "notebooks 01 to 06 over backbones x batch sizes")
     add_settings(run, (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE), grid=True)
     run.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
+    run.add_argument("--jobs", type=int, metavar="N", help="run N runs at once on this machine")
+    _add_slurm(run)
 
     status = _command(added, "status", commands.status, "how far each run has got")
     status.add_argument("--data", help="only runs on this data set")
@@ -169,6 +173,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("figures", type=Path, metavar="FIGURES", help="such as figures/NAME")
     return parser
+
+
+def _add_slurm(run: argparse.ArgumentParser) -> None:
+    group = run.add_argument_group("on a Slurm cluster")
+    group.add_argument(
+        "--slurm",
+        action="store_true",
+        help="submit a job a run (and one for 01, one for 06) instead of running here",
+    )
+    group.add_argument("--partition", metavar="NAME", help="of the cluster")
+    group.add_argument(
+        "--gpus", type=int, metavar="N", help="of each run, which share its batches (--devices)"
+    )
+    group.add_argument("--cpus", type=int, metavar="N", help="cores of each job")
+    group.add_argument(
+        "--time",
+        metavar="HH:MM:SS",
+        help="limit of one job; a longer run goes on in the next one by itself",
+    )
+    group.add_argument("--mem", metavar="SIZE", help="memory of each job, such as 32G")
+    group.add_argument(
+        "--sbatch",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="what else the cluster demands, such as account=plankton qos=long",
+    )
 
 
 def _command(added: Any, name: str, action: Any, help: str) -> argparse.ArgumentParser:

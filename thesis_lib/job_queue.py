@@ -68,7 +68,13 @@ def noted_job(folder: Path, kind: str) -> Job | None:
         InputError: where the file is damaged.
     """
     file = slurm_folder(folder) / f"{kind}.json"
-    return Job(**read_json(file)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    noted = read_json(file)
+    try:
+        return Job(noted["id"], noted["settings"])
+    except (KeyError, TypeError):
+        raise InputError(f"{file} tells of no job; remove it") from None
 
 
 def noted_runs(folders: Iterable[Path]) -> list[Path]:
