@@ -1,5 +1,7 @@
 """A grid as jobs of a Slurm cluster, through submitit: 01, a job a run, 06."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -226,7 +228,8 @@ class _Submission:
         executor = SlurmExecutor(folder=logs)
         executor.update_parameters(**parameters)
         try:
-            job = executor.submit(work, config.to_dict(), kind).job_id
+            with contextlib.redirect_stderr(io.StringIO()):  # it prints what it then raises
+                job = executor.submit(work, config.to_dict(), kind).job_id
         except FailedJobError as error:
             for stray in set(logs.iterdir()) - there:
                 stray.unlink()
@@ -235,6 +238,8 @@ class _Submission:
                 f"sbatch refuses the job of {label}: {said}; {self.submitted - 1} jobs before it "
                 "are in the queue, and the same command submits the others"
             ) from None
+        for link in logs.glob(".submission_file_*"):  # submitit's, which would not survive a move
+            link.unlink()
         note_job(folder, kind, job, config)
         return job
 

@@ -1,4 +1,4 @@
-"""Several runs at once on one machine: each in a process, on GPUs or a share of cores of its own."""
+"""Several runs at once on one machine: each in a process, with GPUs or cores of its own."""
 
 import contextlib
 import multiprocessing
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 
 import psutil
 
@@ -133,12 +134,12 @@ def _execute_all(runs: Runs, shares: Sequence[dict[str, str]]) -> list[str]:
                 free.append(worker.share)
                 failures += worker.failures()
     except BaseException:
-        _end([worker.process for worker in working.values()])
+        _end(multiprocessing.active_children())  # also one that was about to be noted
         raise
     return failures
 
 
-def _end(processes: Sequence[SpawnProcess]) -> None:
+def _end(processes: Sequence[BaseProcess]) -> None:
     """Tell processes to save and to end, and kill those that do not with all their children."""
     for process in processes:
         process.terminate()
