@@ -27,6 +27,17 @@ from thesis_lib.runs import relative_to_root
 from thesis_lib.workbook import Plan, Task, check_grid, plan_of, print_plan
 
 SECONDS_OF_NOTICE = 120  # before the time limit: SIGUSR2, which a training saves on
+# Lines of a job's script: without the trap, bash would not wait for srun, which waits until all is
+# saved. A signal in a job's first seconds, which nobody hears yet, kills it: status 128 + 12 or 15.
+BEFORE = ["trap : TERM USR2"]
+AFTER = [
+    "status=$?",
+    "if [ $status -eq 140 ] || [ $status -eq 143 ]; then",
+    "    scontrol show job $SLURM_JOB_ID | grep -q JobState=RUNNING &&",
+    "        scontrol requeue $SLURM_JOB_ID",
+    "fi",
+    "exit $status",
+]
 # sbatch's settings that jobs stand or fall by; others can be given as they are.
 OURS = ("array", "dependency", "error", "no-requeue", "open-mode", "output", "requeue")
 
@@ -99,8 +110,8 @@ class Resources:
             "wckey": None,
             "stderr_to_stdout": True,
             "srun_args": srun,
-            # bash would not wait for srun, which waits until all is saved.
-            "setup": ["trap : TERM USR2"],
+            "setup": BEFORE,
+            "teardown": AFTER,
             "additional_parameters": {
                 "requeue": True,
                 "signal": f"USR2@{notice}",
@@ -247,7 +258,7 @@ class _Submission:
 def _as_options(parameters: dict[str, Any]) -> list[str]:
     """What sbatch is told, as it would stand on its command line."""
     parameters = {**parameters, **parameters["additional_parameters"]}
-    hidden = ("additional_parameters", "setup", "srun_args", "stderr_to_stdout")
+    hidden = ("additional_parameters", "setup", "teardown", "srun_args", "stderr_to_stdout")
     return [
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
         for name, value in parameters.items()
