@@ -88,7 +88,7 @@ def one_node(folder: Path) -> Iterator[dict[str, str]]:
         _wait_until_idle(environment | found, folder)
         yield found
     finally:
-        subprocess.run(["scancel", "--state=RUNNING"], env=environment | found, timeout=20)
+        _cancel_all(environment | found)
         for process in reversed(started):
             process.terminate()
             try:
@@ -96,6 +96,19 @@ def one_node(folder: Path) -> Iterator[dict[str, str]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _cancel_all(environment: dict[str, str], seconds: float = 40) -> None:
+    """End all jobs: they would outlive the daemons."""
+    subprocess.run(["scancel", f"--user={os.getuid()}"], env=environment, timeout=20)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        answer = subprocess.run(
+            ["squeue", "--noheader"], env=environment, capture_output=True, text=True, timeout=20
+        )
+        if not answer.stdout.strip():
+            return
+        time.sleep(0.3)
 
 
 def _free_port() -> int:
