@@ -227,7 +227,7 @@ def test_status_without_jobs_asks_for_no_queue(slurm, trained):
 def test_a_stage_whose_job_left_the_queue_was_interrupted(slurm, trained):
     """On a host whose processes cannot be looked at."""
     job_queue.note_job(trained.path, job_queue.RUN, "7", trained.config)
-    noted = {"state": "running", "started": time.time(), "host": "node1", "pid": 1}
+    noted = {"state": "running", "started": time.time(), "host": "node1", "pid": 1, "job": "7"}
     trained.status_file.write_text(json.dumps({"probe": noted}))
     queue(slurm, "7|RUNNING|0:12|None")
     assert "running 0:00:00" in status_lines()[2]

@@ -9,7 +9,7 @@ from typing import Any
 from thesis_lib import commands
 from thesis_lib.config import FALSE_ALARMS, IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, InputError
 from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
-from thesis_lib.options import Parser, add_settings
+from thesis_lib.options import Parser, add_settings, add_slurm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add_settings(run, (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE), grid=True)
     run.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
     run.add_argument("--jobs", type=int, metavar="N", help="run N runs at once on this machine")
-    _add_slurm(run)
+    add_slurm(run)
 
     status = _command(added, "status", commands.status, "how far each run has got")
     status.add_argument("--data", help="only runs on this data set")
@@ -173,32 +173,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("figures", type=Path, metavar="FIGURES", help="such as figures/NAME")
     return parser
-
-
-def _add_slurm(run: argparse.ArgumentParser) -> None:
-    group = run.add_argument_group("on a Slurm cluster")
-    group.add_argument(
-        "--slurm",
-        action="store_true",
-        help="submit a job a run (and one for 01, one for 06) instead of running here",
-    )
-    group.add_argument("--partition", metavar="NAME", help="of the cluster")
-    group.add_argument(
-        "--gpus", type=int, metavar="N", help="of each run, which share its batches (--devices)"
-    )
-    group.add_argument("--cpus", type=int, metavar="N", help="cores of each job")
-    group.add_argument(
-        "--time",
-        metavar="HH:MM:SS",
-        help="limit of one job; a longer run goes on in the next one by itself",
-    )
-    group.add_argument("--mem", metavar="SIZE", help="memory of each job, such as 32G")
-    group.add_argument(
-        "--sbatch",
-        nargs="+",
-        metavar="NAME=VALUE",
-        help="what else the cluster demands, such as account=plankton qos=long",
-    )
 
 
 def _command(added: Any, name: str, action: Any, help: str) -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib.config import IDENTITY, InputError, RunConfig, data_set_name
-from thesis_lib.options import as_options, given_settings
+from thesis_lib.options import as_options, asked_of_slurm, given_settings
 
 RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude", "group_by")
 
@@ -75,21 +75,16 @@ def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
         print(f"left out: {report.unlisted:,} images of {options.source} that no manifest lists")
 
 
-SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "mem", "sbatch")
-
-
 def run(options: argparse.Namespace) -> int:
-    """Run the notebooks over the grid: here, one run after another or several at once, or as jobs.
-
-    Raises:
-        InputError: for options that do not go together.
-    """
+    """Run the notebooks over the grid: here, one run or several at once, or as a cluster's jobs."""
     from thesis_lib.workbook import grid, run_grid
 
-    resources = _resources(options)
-    settings = given_settings(options)
-    if resources is not None and resources.gpus is not None:
-        settings.setdefault("devices", resources.gpus)
+    asked, settings = asked_of_slurm(options), given_settings(options)
+    if asked is not None:
+        from thesis_lib.cluster import Resources, submit_grid
+
+        resources = Resources(**asked)
+        settings.setdefault("devices", resources.gpus or RunConfig.devices)
     backbones, batch_sizes = (
         value
         if isinstance(value := settings.pop(name, getattr(RunConfig, name)), list)
@@ -97,9 +92,7 @@ def run(options: argparse.Namespace) -> int:
         for name in ("backbone", "batch_size")
     )
     configs = grid(settings, backbones, batch_sizes)
-    if resources is not None:
-        from thesis_lib.cluster import submit_grid
-
+    if asked is not None:
         submit_grid(configs, resources, options.dry_run)
         return 0
     run_all = None
@@ -109,20 +102,6 @@ def run(options: argparse.Namespace) -> int:
         run_all = side_by_side(configs, options.jobs)
     failures = run_grid(configs, options.dry_run, run_all)
     return _report(failures, configs[0].data_name, options.dry_run)
-
-
-def _resources(options: argparse.Namespace) -> Any:
-    """What --slurm asks for; None without it."""
-    given = {n: v for n in SLURM_OPTIONS if (v := getattr(options, n)) is not None}
-    if not options.slurm:
-        if given:
-            raise InputError(f"--{next(iter(given))} goes with --slurm")
-        return None
-    if options.jobs is not None:
-        raise InputError("--jobs does not go with --slurm: a cluster runs all jobs it has room for")
-    from thesis_lib.cluster import Resources
-
-    return Resources(**given)
 
 
 def _report(failures: list[str], data_name: str, dry_run: bool) -> int:

@@ -1,8 +1,7 @@
 """The grid's state as text, for ``thesis status``."""
 
-import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from thesis_lib.workbook import DATA_STATS, THESIS_TABLES
 class _Jobs:
     """Slurm's queue; ``queue`` is None where there is none to ask, or it does not answer."""
 
-    queue: dict[str, job_queue.Queued] | None = field(default_factory=dict)
+    queue: dict[str, job_queue.Queued] | None
 
     @classmethod
     def of(cls, folders: Sequence[Path]) -> "_Jobs":
         """Ask for the queue, if any of the data sets' folders tells of a job."""
-        if not any(any(folder.glob("**/slurm/*.json")) for folder in folders):
+        if not any(any(f.glob(p)) for f in folders for p in ("slurm/*.json", "*/slurm/*.json")):
             return cls(None)
         try:
             return cls(job_queue.read_queue())
@@ -38,14 +37,11 @@ class _Jobs:
             return None
         return (self.queue or {}).get(noted.id) if noted else None
 
-    def has_left(self, run: RunDirectory, stage: str) -> bool:
-        """Whether a stage that is noted as running elsewhere was of a job that no longer runs."""
-        if self.queue is None or not run.status_file.is_file():
+    def has_left(self, job: str | None) -> bool:
+        """Whether a job that a stage is noted to run in runs no more, or not yet again."""
+        if self.queue is None or job is None:
             return False
-        elsewhere = read_json(run.status_file)[stage]["host"] != socket.gethostname()
-        place = self.place(run.path, job_queue.RUN)
-        was_job = job_queue.slurm_folder(run.path).is_dir()
-        return was_job and elsewhere and (place is None or place.state == "PENDING")
+        return job not in self.queue or self.queue[job].state == "PENDING"
 
 
 def status_lines(data_name: str | None = None) -> list[str]:
@@ -115,7 +111,7 @@ def _row(run: RunDirectory, jobs: _Jobs) -> list[str]:
     cells = []
     for name, state in states.items():
         cell = state["state"]
-        if cell == "running" and jobs.has_left(run, name):
+        if cell == "running" and jobs.has_left(state["job"]):
             cell = "interrupted"
         if name == "pretrain" and cell not in ("done", "missing"):
             cell += f" at {trained_epochs(read_metrics(run))}/{run.config.epochs}"
