@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Plankton image classification by supervised contrastive learning: "
         "from a folder of class folders to the figures and tables of a thesis.",
         epilog="Exit status: 0 done; 2 something to put right; 1 a notebook failed, or another "
-        "error; 75 stopped by SIGTERM or SIGUSR2 and 130 by Ctrl-C, where the same command goes on.",
+        "error; 75 stopped by SIGTERM or SIGUSR2, 130 by Ctrl-C, where the same command goes on.",
         allow_abbrev=False,
     )
     added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
