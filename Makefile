@@ -24,6 +24,7 @@ test: lint
 
 faults: install
 	$(BIN)/python -m pytest tests/faults tests/test_archives.py -m "slow or not slow"
+	$(BIN)/python -m pytest tests/slurm tests/test_parallel.py -m slow
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -30,6 +30,7 @@ LAYERS = [
     {"receipts", "chapter", "verify"},
     {
         *("explore", "execution", "workbook", "status", "demo"),
+        *("job_queue", "cluster", "cluster_job", "parallel"),
         *("options", "report", "commands", "cli", "__main__", "launched"),
     },
 ]
@@ -134,6 +135,7 @@ def test_command_line_and_status_answer_without_the_heavy_libraries():
         "sklearn",
         "scipy",
         "papermill",
+        "submitit",
     }
     assert "thesis_lib" in loaded
     assert not loaded & heavy

@@ -10,7 +10,7 @@ from typing import Any
 from thesis_lib import commands, torchrun
 from thesis_lib.config import FALSE_ALARMS, IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, InputError
 from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
-from thesis_lib.options import Parser, add_settings
+from thesis_lib.options import Parser, add_settings, add_slurm
 
 # what several processes, started by torchrun, do together
 SHARED = (*(commands.pretrain, commands.probe, commands.test, commands.retrieve, commands.predict),)
@@ -19,7 +19,8 @@ SHARED = (*(commands.pretrain, commands.probe, commands.test, commands.retrieve,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of the user end in one line and exit status 2, others in 1.
 
-    SIGTERM ends it with status 75 (try again later), Ctrl-C with 130; what was done is saved.
+    SIGTERM and SIGUSR2 end it with status 75 (try again later), Ctrl-C with 130; what was done
+    is saved.
     """
     options = _parser().parse_args(arguments)
     return exit_status(lambda: _act(options))
@@ -49,8 +50,8 @@ def _exit_status(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from here")
         return 130
-    except Terminated:
-        _say("stopped by SIGTERM; the same command goes on from here")
+    except Terminated as ended:
+        _say(f"stopped by {ended.signal.name}; the same command goes on from here")
         return EXIT_RESUMABLE
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Plankton image classification by supervised contrastive learning: "
         "from a folder of class folders to the figures and tables of a thesis.",
         epilog="Exit status: 0 done; 2 something to put right; 1 a notebook failed, or another "
-        "error; 75 stopped by SIGTERM and 130 by Ctrl-C, where the same command goes on.",
+        "error; 75 stopped by SIGTERM or SIGUSR2, 130 by Ctrl-C, where the same command goes on.",
         allow_abbrev=False,
     )
     added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -126,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     run = _command(added, "run", commands.run, "notebooks 01 to 06 over backbones x batch sizes")
     add_settings(run, (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE), grid=True)
     run.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
+    run.add_argument("--jobs", type=int, metavar="N", help="run N runs at once on this machine")
+    add_slurm(run)
 
     status = _command(added, "status", commands.status, "how far each run has got")
     status.add_argument("--data", help="only runs on this data set")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib.config import IDENTITY, InputError, RunConfig, data_set_name
-from thesis_lib.options import as_options, given_settings
+from thesis_lib.options import as_options, asked_of_slurm, given_settings
 
 RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude", "group_by")
 
@@ -76,10 +76,15 @@ def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the notebooks over the grid."""
+    """Run the notebooks over the grid: here, one run or several at once, or as a cluster's jobs."""
     from thesis_lib.workbook import grid, run_grid
 
-    settings = given_settings(options)
+    asked, settings = asked_of_slurm(options), given_settings(options)
+    if asked is not None:
+        from thesis_lib.cluster import Resources, submit_grid
+
+        resources = Resources(**asked)
+        settings.setdefault("devices", resources.gpus or RunConfig.devices)
     backbones, batch_sizes = (
         value
         if isinstance(value := settings.pop(name, getattr(RunConfig, name)), list)
@@ -87,7 +92,16 @@ def run(options: argparse.Namespace) -> int:
         for name in ("backbone", "batch_size")
     )
     configs = grid(settings, backbones, batch_sizes)
-    return _report(run_grid(configs, options.dry_run), configs[0].data_name, options.dry_run)
+    if asked is not None:
+        submit_grid(configs, resources, options.dry_run)
+        return 0
+    run_all = None
+    if options.jobs is not None:
+        from thesis_lib.parallel import side_by_side
+
+        run_all = side_by_side(configs, options.jobs)
+    failures = run_grid(configs, options.dry_run, run_all)
+    return _report(failures, configs[0].data_name, options.dry_run)
 
 
 def _report(failures: list[str], data_name: str, dry_run: bool) -> int:

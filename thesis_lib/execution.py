@@ -21,6 +21,7 @@ from thesis_lib.receipts import has_receipt, receipt_file
 from thesis_lib.runs import relative_to_root, workbook_root
 
 SECONDS_TO_END = 8.0  # for a kernel that is told to stop: its training finishes a step and saves
+SECONDS_TO_END_IN_JOB = 25.0  # Slurm kills 30 s after it has told a job to stop
 FROZEN_SECONDS = 60.0  # that a kernel may take to answer its heartbeat
 
 
@@ -47,7 +48,8 @@ class Kernel(AsyncKernelManager):
 @contextlib.contextmanager
 def watched_kernel() -> Iterator[Kernel]:
     """A kernel that is told to stop at the end, and of which no process is left after it."""
-    kernel = Kernel(kernel_name="python3", shutdown_wait_time=SECONDS_TO_END)
+    seconds = SECONDS_TO_END_IN_JOB if "SLURM_JOB_ID" in os.environ else SECONDS_TO_END
+    kernel = Kernel(kernel_name="python3", shutdown_wait_time=seconds)
     try:
         yield kernel
     finally:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a training finishes its step and saves before it obeys."""
+"""SIGTERM, SIGUSR2 and Ctrl-C: a training finishes its step and saves before it obeys."""
 
 import contextlib
 import os
@@ -10,13 +10,22 @@ from types import FrameType
 
 GRACE_SECONDS = 20.0  # for the step and the save; Slurm and cloud machines kill after 30
 EXIT_RESUMABLE = 75  # of a command that SIGTERM has ended: sysexits' "try again later"
+# What a machine ends a process by: SIGUSR2 is Slurm's notice that the time limit is near.
+NOTICES = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class Terminated(SystemExit):
-    """SIGTERM has ended the command; what was done is saved, and it can be run again.
+    """SIGTERM or SIGUSR2 has ended the command; what was done is saved, and it can be run again.
 
     A SystemExit, since asyncio, which papermill waits in, holds back what else a task raises.
+
+    Args:
+        number: the signal's.
     """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(EXIT_RESUMABLE)
+        self.signal = signal.Signals(number)
 
 
 @dataclass
@@ -28,7 +37,7 @@ class Deferral:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Deferral]:
-    """Hold SIGTERM and Ctrl-C back until the block has ended; then let them do what they did.
+    """Hold NOTICES and Ctrl-C back until the block has ended; then let them do what they did.
 
     The block looks at ``signal`` wherever it can leave in good order. A second Ctrl-C, or
     GRACE_SECONDS gone by, are obeyed at once. Only a main thread can do this; in another, signals
@@ -45,11 +54,13 @@ def deferred_signals() -> Iterator[Deferral]:
         if deferral.signal is None:
             deferral.signal = number
             signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
-        elif number != signal.SIGTERM:  # a cluster sends SIGTERM more than once
+        # A cluster sends its notices more than once, to every process, and a notebook's kernel is
+        # interrupted by its runner besides: that is one wish to end, not several.
+        elif number == signal.SIGALRM or (number == deferral.signal == signal.SIGINT):
             restore()
             signal.raise_signal(deferral.signal)
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    numbers = (*NOTICES, signal.SIGINT, signal.SIGALRM)
     previous = {number: signal.signal(number, note) for number in numbers}
 
     def restore() -> None:
@@ -67,16 +78,22 @@ def deferred_signals() -> Iterator[Deferral]:
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Make SIGTERM raise :class:`Terminated`, so that nothing is left half-done by it."""
+    """Make NOTICES raise :class:`Terminated`, so that nothing is left half-done by them.
+
+    The first one does; those that follow would cut short what is put in order after it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def terminate(number: int, _: FrameType | None) -> None:
-        raise Terminated(EXIT_RESUMABLE)
+        for notice in NOTICES:
+            signal.signal(notice, signal.SIG_IGN)
+        raise Terminated(number)
 
-    previous = signal.signal(signal.SIGTERM, terminate)
+    previous = {number: signal.signal(number, terminate) for number in NOTICES}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

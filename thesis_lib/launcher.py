@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from typing import IO
 from thesis_lib import distributed
 from thesis_lib.config import InputError
 from thesis_lib.hardware import choose_device
-from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
+from thesis_lib.interruption import Terminated, sigterm_raises
 from thesis_lib.runs import RunDirectory
 from thesis_lib.stages import IS_DONE
 
@@ -96,7 +97,7 @@ def _failure(errors: IO[str]) -> BaseException:
     if told:
         return InputError(told[1])
     if "SignalException" in text:  # torchrun's, where somebody else has told it to end
-        return Terminated(EXIT_RESUMABLE)
+        return Terminated(signal.SIGTERM)
     print(text, file=sys.stderr)
     return InputError(
         "a process of this run was killed or has ended (too little memory?); the same command goes "

@@ -19,6 +19,7 @@ from thesis_lib.augment import Colours
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.data import DataSet
 from thesis_lib.images import Images
+from thesis_lib.interruption import NOTICES
 
 
 class RandomViews(Dataset):
@@ -221,9 +222,9 @@ def _belong_to_the_parent(worker: int) -> None:
     # Where the parent is killed, torch's workers live on for seconds, and hold its connections to
     # other ranks, which then wait for it.
     orphans.end_with(os.getppid(), seconds=0)
-    # A cluster's SIGTERM and a terminal's Ctrl-C reach every process; the parent finishes its
+    # A cluster's notices and a terminal's Ctrl-C reach every process; the parent finishes its
     # step with these, and then ends them.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*NOTICES, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 

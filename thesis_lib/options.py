@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib import torchrun
-from thesis_lib.config import RunConfig, nearest
+from thesis_lib.config import InputError, RunConfig, nearest
 from thesis_lib.parameters import read_settings
 
 GRID_FIELDS = ("backbone", "batch_size")
+SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "mem", "sbatch")
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,6 +85,49 @@ def add_settings(
             help=setting.metadata["help"] + given,
             **options,
         )
+
+
+def add_slurm(run: argparse.ArgumentParser) -> None:
+    """Add the options of a Slurm cluster to ``thesis run``."""
+    group = run.add_argument_group("on a Slurm cluster")
+    group.add_argument(
+        "--slurm",
+        action="store_true",
+        help="submit a job a run (and one for 01, one for 06) instead of running here",
+    )
+    group.add_argument("--partition", metavar="NAME", help="of the cluster")
+    group.add_argument(
+        "--gpus", type=int, metavar="N", help="of each run, which share its batches (--devices)"
+    )
+    group.add_argument("--cpus", type=int, metavar="N", help="cores of each job")
+    group.add_argument(
+        "--time",
+        metavar="HH:MM:SS",
+        help="limit of one job; a longer run goes on in the next one by itself",
+    )
+    group.add_argument("--mem", metavar="SIZE", help="memory of each job, such as 32G")
+    group.add_argument(
+        "--sbatch",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="what else the cluster demands, such as account=plankton qos=long",
+    )
+
+
+def asked_of_slurm(options: argparse.Namespace) -> dict[str, Any] | None:
+    """The options that go with --slurm; None without it.
+
+    Raises:
+        InputError: for options that do not go together.
+    """
+    given = {n: v for n in SLURM_OPTIONS if (v := getattr(options, n)) is not None}
+    if not options.slurm:
+        if given:
+            raise InputError(f"--{next(iter(given))} goes with --slurm")
+        return None
+    if options.jobs is not None:
+        raise InputError("--jobs does not go with --slurm: a cluster runs all jobs it has room for")
+    return given
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -193,6 +193,7 @@ def stage(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
     write_json(run.provenance_file, [*entries, {"stage": name, **facts, **provenance()}])
     began = time.time()
     state = {"started": began, "host": socket.gethostname(), "pid": os.getpid()}
+    state["job"] = os.environ.get("SLURM_JOB_ID")
     _write_state(run, name, state | {"state": "running"})
     try:
         yield
@@ -218,7 +219,8 @@ def stage_states(run: RunDirectory) -> dict[str, dict[str, Any]]:
 
     Returns:
         ``state`` ("done", "running", "failed", "interrupted": its process is gone, or
-        "missing"), ``seconds`` so far (None if never run), ``error`` where it failed.
+        "missing"), ``seconds`` so far (None if never run), ``error`` where it failed, ``job``,
+        Slurm's id, where it was begun in one.
     """
     noted = read_json(run.status_file) if run.status_file.is_file() else {}
     return {name: _stage_state(run, name, noted.get(name, {})) for name in STAGES}
@@ -238,7 +240,8 @@ def _stage_state(run: RunDirectory, name: str, noted: dict[str, Any]) -> dict[st
     if name == "pretrain" and state != "missing":
         spent = sum(row["seconds"] for row in read_metrics(run))  # over all its lives
         seconds = None if math.isnan(spent) else spent  # of an imported run nobody knows
-    return {"state": state, "seconds": seconds, "error": noted.get("error")}
+    told = {name: noted.get(name) for name in ("error", "job")}
+    return {"state": state, "seconds": seconds, **told}
 
 
 def provenance() -> dict[str, Any]:

@@ -1,16 +1,53 @@
 """The grid's state as text, for ``thesis status``."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
-from thesis_lib.config import InputError, nearest
+from thesis_lib import job_queue
+from thesis_lib.config import InputError, RunConfig, nearest
 from thesis_lib.files import read_json
 from thesis_lib.runs import RunDirectory, data_runs_folder, run_folders, workbook_root
 from thesis_lib.stages import STAGES, read_metrics, stage_states, trained_epochs
 from thesis_lib.workbook import DATA_STATS, THESIS_TABLES
 
 
+@dataclass(frozen=True)
+class _Jobs:
+    """Slurm's queue; ``queue`` is None where there is none to ask, or it does not answer."""
+
+    queue: dict[str, job_queue.Queued] | None
+
+    @classmethod
+    def of(cls, folders: Sequence[Path]) -> "_Jobs":
+        """Ask for the queue, if any of the data sets' folders tells of a job."""
+        if not any(any(f.glob(p)) for f in folders for p in ("slurm/*.json", "*/slurm/*.json")):
+            return cls(None)
+        try:
+            return cls(job_queue.read_queue())
+        except InputError:  # a status without a queue is better than none
+            return cls(None)
+
+    def place(self, folder: Path, kind: str) -> job_queue.Queued | None:
+        """Where the last job of a run or a data set is in the queue; None where it is not."""
+        try:
+            noted = job_queue.noted_job(folder, kind)
+        except InputError:
+            return None
+        return (self.queue or {}).get(noted.id) if noted else None
+
+    def has_left(self, job: str | None) -> bool:
+        """Whether a job that a stage is noted to run in runs no more, or not yet again."""
+        if self.queue is None or job is None:
+            return False
+        return job not in self.queue or self.queue[job].state == "PENDING"
+
+
 def status_lines(data_name: str | None = None) -> list[str]:
     """A block for each data set: its notebooks, then a row a run with the state of each stage.
+
+    Where runs were given to Slurm, also with the place of their jobs in its queue.
 
     Raises:
         InputError: for a data set without runs, with the nearest ones.
@@ -22,37 +59,60 @@ def status_lines(data_name: str | None = None) -> list[str]:
             raise InputError(f"there are no runs on {data_name!r}{nearest(data_name, known)}")
         return ["no runs yet; `thesis demo` makes the first, `thesis run --help` tells of others"]
     lines = []
-    for name in dict.fromkeys(run.path.parent.name for run in runs):
+    names = list(dict.fromkeys(run.path.parent.name for run in runs))
+    jobs = _Jobs.of([data_runs_folder(name) for name in names])
+    for name in names:
         these = [run for run in runs if run.path.parent.name == name]
-        notebooks = data_runs_folder(name) / "notebooks"
-        per_data = (DATA_STATS.name, THESIS_TABLES.name)
-        made = [n for n in per_data if (notebooks / f"{n}.ipynb").is_file()]
-        lines.append(f"{name}: {len(these)} runs; notebooks done: {', '.join(made) or 'none'}")
-        rows = [["run", *STAGES, "val", "test", "error"]]
-        rows += [_row(run) for run in these]
+        lines.append(_data_line(name, len(these), jobs))
+        rows = [["run", *STAGES, "queue", "val", "test", "error"]]
+        rows += [_row(run, jobs) for run in these]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        if jobs.queue is None:
+            widths[1 + len(STAGES)] = 0
         for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width)
             lines.append(("  " + "  ".join(cells)).rstrip())
     return lines + [f"unreadable: {message}" for message in unreadable]
 
 
+def _data_line(name: str, runs: int, jobs: _Jobs) -> str:
+    folder = data_runs_folder(name)
+    per_data = (DATA_STATS.name, THESIS_TABLES.name)
+    made = [n for n in per_data if (folder / "notebooks" / f"{n}.ipynb").is_file()]
+    line = f"{name}: {runs} runs; notebooks done: {', '.join(made) or 'none'}"
+    for kind in (job_queue.DATA_STATS, job_queue.THESIS_TABLES):
+        if place := jobs.place(folder, kind):
+            line += f"; {kind} {place}"
+    return line
+
+
 def _open_runs(data_name: str | None) -> tuple[list[RunDirectory], list[str]]:
-    """The runs that can be opened, and for each other folder what is wrong with it."""
+    """The runs that can be opened, and for each other folder what is wrong with it.
+
+    Also those that Slurm was given and that have not begun.
+    """
     runs, unreadable = [], []
-    for folder in run_folders(data_name):
+    begun = run_folders(data_name)
+    given = job_queue.noted_runs(data_runs_folder("").glob(data_name or "*"))
+    for folder in sorted({*begun, *given}):
         try:
-            runs.append(RunDirectory.open(folder))
+            if folder in begun:
+                runs.append(RunDirectory.open(folder))
+            else:
+                noted = job_queue.noted_job(folder, job_queue.RUN)
+                runs.append(RunDirectory(RunConfig.from_dict(noted.settings)))
         except InputError as error:
             unreadable.append(str(error))
     return runs, unreadable
 
 
-def _row(run: RunDirectory) -> list[str]:
+def _row(run: RunDirectory, jobs: _Jobs) -> list[str]:
     states = stage_states(run)
     cells = []
     for name, state in states.items():
         cell = state["state"]
+        if cell == "running" and jobs.has_left(state["job"]):
+            cell = "interrupted"
         if name == "pretrain" and cell not in ("done", "missing"):
             cell += f" at {trained_epochs(read_metrics(run))}/{run.config.epochs}"
         if state["seconds"] is not None:
@@ -66,4 +126,5 @@ def _row(run: RunDirectory) -> list[str]:
     for state in states.values():
         if state["state"] == "failed":
             error = state["error"] if len(state["error"]) <= 60 else state["error"][:57] + "..."
-    return [run.path.name, *cells, val, test, error]
+    place = jobs.place(run.path, job_queue.RUN)
+    return [run.path.name, *cells, str(place or ""), val, test, error]

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,39 @@ def run_notebooks(data: str) -> tuple[Notebook, ...]:
     return tuple(n for n in RUN_NOTEBOOKS if n.stage in ("pretrain", "retrieve"))
 
 
-def tasks_of(configs: Sequence[RunConfig]) -> list[Task]:
-    """01 for the data set, 02 to 05 for each run, 06 for all; all configs on one data set."""
-    runs = [RunDirectory(config) for config in configs]
+@dataclass(frozen=True)
+class Plan:
+    """What a grid consists of: 01 for the data set, 02 to 05 for each run, 06 for all."""
+
+    first: Task
+    runs: list[list[Task]]
+    last: Task
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All, in the order of a grid that is executed one notebook after another."""
+        return [self.first, *(task for tasks in self.runs for task in tasks), self.last]
+
+    def to_do(self) -> list[Task]:
+        """What would be executed: what is not done, and what comes after it in its run."""
+        found = [task for task in [self.first] if not task.is_done()]
+        for tasks in self.runs:
+            undone = [number for number, task in enumerate(tasks) if not task.is_done()]
+            found += tasks[undone[0] :] if undone else []
+        return found + [task for task in [self.last] if found or not task.is_done()]
+
+
+def plan_of(configs: Sequence[RunConfig]) -> Plan:
+    """The notebooks of a grid; all configs on one data set."""
     notebooks = run_notebooks(configs[0].data)
-    per_run = [Task(notebook, run.config, run) for run in runs for notebook in notebooks]
-    return [Task(DATA_STATS, configs[0]), *per_run, Task(THESIS_TABLES, configs[0])]
+    runs = [RunDirectory(config) for config in configs]
+    per_run = [[Task(notebook, run.config, run) for notebook in notebooks] for run in runs]
+    return Plan(Task(DATA_STATS, configs[0]), per_run, Task(THESIS_TABLES, configs[0]))
+
+
+def tasks_of(configs: Sequence[RunConfig]) -> list[Task]:
+    """01, 02 to 05 for each run, 06, one after another; all configs on one data set."""
+    return plan_of(configs).tasks
 
 
 def check_grid(configs: Sequence[RunConfig]) -> None:
@@ -154,8 +181,12 @@ def check_grid(configs: Sequence[RunConfig]) -> None:
         shown_parameters(notebook_path(notebook))
 
 
-def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
-    """Execute the workbook for every config, one after another.
+def run_grid(
+    configs: Sequence[RunConfig],
+    dry_run: bool = False,
+    run_all: Callable[[Sequence[Sequence[Task]]], list[str]] | None = None,
+) -> list[str]:
+    """Execute the workbook for every config: 01, the runs, 06.
 
     A notebook that fails ends its run, not the grid. Executed copies go to the run's (or the
     data set's) ``notebooks/``; that of a failed notebook to ``<name>.failed.ipynb``.
@@ -163,6 +194,8 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
     Args:
         configs: the runs, on one data set.
         dry_run: print the plan and execute nothing.
+        run_all: executes the notebooks of all runs and returns a line for each failure; by
+            default one run after another.
 
     Returns:
         A line for each failure.
@@ -175,20 +208,33 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
     from thesis_lib.data_statistics import data_statistics, readable
 
     check_grid(configs)
-    tasks = tasks_of(configs)
-    runs = [task.run for task in tasks if task.notebook is RUN_NOTEBOOKS[0]]
-    if len(run_notebooks(configs[0].data)) < len(RUN_NOTEBOOKS):
-        print(f"-- {configs[0].data} has no val/ to choose a head on: 03 and 04 are left out")
+    plan = plan_of(configs)
     if dry_run:
-        _print_plan(tasks, runs)
+        print_plan(plan)
         return []
+    tell_of_left_out(configs[0].data)
     dataset = open_dataset(configs[0].data)
     readable(dataset, data_statistics(dataset), configs[0])
     os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance of what kernels write
+    failures = execute_in_turn([plan.first])
+    failures += (run_all or one_after_another)(plan.runs)
+    return failures + execute_in_turn([plan.last])
+
+
+def one_after_another(runs: Sequence[Sequence[Task]]) -> list[str]:
+    """Execute the notebooks of all runs; return a line for each failure."""
+    return [failure for tasks in runs for failure in execute_in_turn(tasks)]
+
+
+def execute_in_turn(tasks: Sequence[Task]) -> list[str]:
+    """Execute what is not done of one run's notebooks, or of one data set's, to the first failure.
+
+    Returns:
+        A line for the failure, if there was one.
+    """
     failures: list[str] = []
-    ended: set[Path] = set()
     for task in tasks:
-        if task.run and task.run.path in ended:
+        if failures:
             print(f"-- {task.label}: left out, since an earlier notebook of this run failed")
             continue
         if task.is_done():
@@ -201,30 +247,32 @@ def run_grid(configs: Sequence[RunConfig], dry_run: bool = False) -> list[str]:
         print(f"{'!!' if error else 'ok'} {task.label}: {error or f'{seconds:.0f} s'}", flush=True)
         if error:
             failures.append(f"{task.label}: {error}")
-            ended |= {task.run.path} if task.run else set()
     return failures
 
 
-def _print_plan(tasks: Iterable[Task], runs: Sequence[RunDirectory]) -> None:
+def tell_of_left_out(data: str) -> None:
+    """Print why a data set without val/ has no 03 and 04."""
+    if len(run_notebooks(data)) < len(RUN_NOTEBOOKS):
+        print(f"-- {data} has no val/ to choose a head on: 03 and 04 are left out")
+
+
+def print_plan(plan: Plan) -> None:
+    """Print the settings of each run, and what would be executed."""
     from thesis_lib.models import has_small_stem
     from thesis_lib.pretrain import create_model
 
-    for run in runs:
+    tell_of_left_out(plan.first.config.data)
+    for tasks in plan.runs:
+        run = tasks[0].run
         print(f"{run.config.data_name}/{run.path.name}")
         for name, value in run.config.to_dict().items():
             print(f"    {name} = {json.dumps(value, ensure_ascii=False)}")
         small = has_small_stem(create_model(run.config, 2).backbone)
         print(f"  mean, std: {'as given' if run.config.mean else 'measured on train/'}")
         print(f"  stem: {'for small images' if small else 'the usual one'}")
-    executes: set[Path | None] = set()
-    for task in tasks:
-        folder = task.run.path if task.run else None
-        again = folder in executes or (task.notebook is THESIS_TABLES and executes)
-        if again or not task.is_done():
-            executes.add(folder)
-            print(f"would run   {task.label}")
-        else:
-            print(f"done        {task.label}")
+    to_do = plan.to_do()
+    for task in plan.tasks:
+        print(f"{'would run  ' if task in to_do else 'done       '} {task.label}")
 
 
 def execute(task: Task) -> str | None:
