@@ -181,7 +181,7 @@ def _needs_slurm() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError:
-        raise InputError("submitit is missing: pip install 'thesis-workbook[slurm]'") from None
+        raise InputError("submitit is missing: pip install submitit") from None
 
 
 @dataclass

@@ -33,7 +33,8 @@ def work(settings: dict[str, Any], kind: str) -> None:
     job, again = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", 0))
     print(f"job {job} on {socket.gethostname()}, start {again + 1}", flush=True)
     if "SLURM_CPUS_PER_TASK" in os.environ:  # as many on each node that it may come to
-        os.environ.setdefault("OMP_NUM_THREADS", os.environ["SLURM_CPUS_PER_TASK"])
+        threads = int(os.environ["SLURM_CPUS_PER_TASK"]) // settings["devices"]
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
     plan = plan_of([RunConfig.from_dict(settings)])
     tasks = {DATA_STATS: [plan.first], RUN: plan.runs[0], THESIS_TABLES: [plan.last]}[kind]
     with sigterm_raises():  # takes these signals over from submitit

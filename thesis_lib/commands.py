@@ -267,9 +267,10 @@ def _finished_model(options: argparse.Namespace) -> Any:
 def chapter(options: argparse.Namespace) -> int:
     """Write the results chapter of a data set."""
     from thesis_lib.chapter import write_chapter
+    from thesis_lib.report import meant_data_set
     from thesis_lib.runs import relative_to_root
 
-    document, body = map(relative_to_root, write_chapter(_data_with_runs(options.data)))
+    document, body = map(relative_to_root, write_chapter(meant_data_set(options.data)))
     print(f"{document}: compile it where it lies (pdflatex or lualatex, twice)")
     print(f"{body}: for a thesis of your own to \\input")
     return 0
@@ -277,23 +278,10 @@ def chapter(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Make one HTML file of a data set's executed notebooks."""
-    from thesis_lib.report import describe_report, write_report
+    from thesis_lib.report import describe_report, meant_data_set, write_report
 
-    print(describe_report(write_report(_data_with_runs(options.data))))
+    print(describe_report(write_report(meant_data_set(options.data))))
     return 0
-
-
-def _data_with_runs(data: str | None) -> str:
-    """The data set that is meant: the one named, or the only one that was worked on."""
-    from thesis_lib.report import reported_data_sets
-
-    if data is not None:
-        return data_set_name(data)
-    known = reported_data_sets()
-    if len(known) != 1:
-        listed = f"several data sets ({', '.join(known)}); name one" if known else "nothing yet"
-        raise InputError(f"runs/ holds {listed}")
-    return known[0]
 
 
 def verify(options: argparse.Namespace) -> int:

@@ -44,14 +44,13 @@ def final_test(run: RunDirectory) -> dict:
     Raises:
         InputError: where nothing has been selected yet, or the data have changed.
     """
-    share_out("test", run)
     digest = selection_digest(run)
     if not is_probed(run):
         raise InputError(
             f"{run.path.name} was not probed with these settings; run notebook 03 or "
             f"`thesis probe {run.path.name}` with them first"
         )
-    if is_tested(run):
+    if is_tested(run) or share_out("test", run):
         return read_json(run.test_file)
     with run_data(run, ("train", "test")) as (dataset, _):
         return _test(run, dataset, digest)

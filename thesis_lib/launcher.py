@@ -14,19 +14,18 @@ from thesis_lib.config import InputError
 from thesis_lib.hardware import choose_device
 from thesis_lib.interruption import Terminated, sigterm_raises
 from thesis_lib.runs import RunDirectory
-from thesis_lib.stages import IS_DONE
 
 SECONDS_TO_END = 35.0  # torchrun kills after 30 what does not heed it
 MODULE = "thesis_lib.launched"
 
 
 def share_out(stage: str, run: RunDirectory) -> bool:
-    """Let as many processes as ``config.devices`` do a stage of a run together, if it is not done.
+    """Let as many processes as ``config.devices`` do a stage of a run together.
 
-    What it prints is printed here. A signal is passed on, and what was done is saved.
+    What they print is printed here. A signal is passed on, and what was done is saved.
 
     Args:
-        stage: one of :data:`thesis_lib.stages.STAGES`.
+        stage: one of :data:`thesis_lib.stages.STAGES`, and not done.
         run: the run.
 
     Returns:
@@ -40,8 +39,7 @@ def share_out(stage: str, run: RunDirectory) -> bool:
         raise InputError(
             f"torchrun has started {ranks} processes, and devices is {devices}; leave --devices out"
         )
-    is_done = IS_DONE[stage](run) and not (stage == "pretrain" and run.config.force)
-    if devices == 1 or ranks > 1 or is_done:
+    if devices == 1 or ranks > 1:
         return False
     choose_device(run.config)  # which says whether there are so many
     arguments = ["-m", MODULE, stage, json.dumps(run.config.to_dict())]

@@ -51,7 +51,7 @@ def _shares(config: RunConfig, jobs: int) -> list[dict[str, str]]:
         if "OMP_NUM_THREADS" in os.environ:
             return [{}] * jobs
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return [{"OMP_NUM_THREADS": str(max(1, cores // jobs))}] * jobs
+        return [{"OMP_NUM_THREADS": str(max(1, cores // (jobs * config.devices)))}] * jobs
     each = config.devices
     if len(gpus) < jobs * each:
         raise InputError(

@@ -108,12 +108,12 @@ def pretrain(config: RunConfig) -> RunDirectory:
             finite, a lack of memory or disk, and loading workers that die or hang.
     """
     existing = RunDirectory(config)
-    if share_out("pretrain", existing):
-        return existing
     if is_pretrained(existing) and not config.force:
         existing.check_config((IDENTITY, PRETRAIN))
         return existing
     run, dataset, model = check(config)
+    if share_out("pretrain", run):
+        return run
     statistics = data_statistics(dataset)
     dataset = readable(dataset, statistics, config)
     batch = f"batch_size {config.batch_size}"

@@ -47,9 +47,8 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
     Raises:
         InputError: where the run is not trained to its end, or its data have changed.
     """
-    share_out("probe", run)
     inputs = probe_inputs(run)
-    if is_probed(run):
+    if is_probed(run) or share_out("probe", run):
         return pd.read_csv(run.probe_file)
     with run_data(run, ("train", "val")) as (dataset, statistics):
         return _probe(run, dataset, statistics, inputs)

@@ -79,10 +79,9 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
     Raises:
         InputError: see :func:`stored_table`.
     """
-    share_out("retrieve", run)
-    if is_retrieved(run):
-        return read_json(run.retrieval_test_file)
     table_inputs(run)  # raises where there is nothing to go by
+    if is_retrieved(run) or share_out("retrieve", run):
+        return read_json(run.retrieval_test_file)
     with (
         run_data(run, ("train", "test")) as (dataset, statistics),
         stage(run, "retrieve"),

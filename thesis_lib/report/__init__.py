@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from thesis_lib.config import InputError, nearest
+from thesis_lib.config import InputError, data_set_name, nearest
 from thesis_lib.files import write_text
 from thesis_lib.report.parts import FACTS, data_part, distinct, run_parts, worst_of
 from thesis_lib.runs import data_runs_folder, figures_folder, relative_to_root
@@ -46,6 +46,21 @@ def write_report(data_name: str, output: Path | None = None) -> Path:
 def reported_data_sets() -> list[str]:
     """Names of the data sets in ``runs/``."""
     return sorted(path.name for path in data_runs_folder("").glob("*") if path.is_dir())
+
+
+def meant_data_set(data: str | None) -> str:
+    """The data set that is meant: that of a folder or name, or the only one in ``runs/``.
+
+    Raises:
+        InputError: where none is named, and there are several or none.
+    """
+    if data is not None:
+        return data_set_name(data)
+    known = reported_data_sets()
+    if len(known) != 1:
+        listed = f"several data sets ({', '.join(known)}); name one" if known else "nothing yet"
+        raise InputError(f"runs/ holds {listed}")
+    return known[0]
 
 
 def describe_report(file: Path) -> str:
