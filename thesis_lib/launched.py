@@ -1,5 +1,6 @@
 """What torchrun starts for :mod:`thesis_lib.launcher`: a stage of a run, on several ranks."""
 
+import contextlib
 import json
 import sys
 
@@ -26,7 +27,23 @@ def main(stage: str, settings: str) -> int:
             )
         return 0
 
-    return exit_status(lambda: distributed.on_ranks(do))
+    with contextlib.redirect_stdout(_Output()):
+        return exit_status(lambda: distributed.on_ranks(do))
+
+
+class _Output:
+    """Standard output; nowhere once its reader is gone, so that what was done is saved first."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            sys.__stdout__.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            sys.__stdout__.flush()
+
+    def isatty(self) -> bool:
+        return False
 
 
 if __name__ == "__main__":

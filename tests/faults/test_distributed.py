@@ -146,7 +146,9 @@ def test_no_process_is_left_and_the_run_goes_on_with_the_same_bits(
             assert state["state"] == "failed" and problem[0] in state["error"]
         else:
             assert problem == [] and "AssertionError" not in told
-            assert state["state"] == ("running" if kind == "rank 0 killed" else "interrupted")
+            # Rank 0 was killed, in the end by torchrun where it waited for a deaf rank.
+            silent = kind in ("rank 0 killed", "rank 1 deaf to SIGTERM")
+            assert state["state"] == ("running" if silent else "interrupted")
         epochs = len(read_metrics(RunDirectory(config)))
         assert 10 <= epochs < EPOCHS
     finally:
