@@ -1,8 +1,10 @@
 """A grid given to a Slurm that is made up: what is submitted, what a job does on its signals."""
 
+import getpass
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -10,9 +12,10 @@ import pytest
 
 from thesis_lib import cluster, cluster_job, job_queue
 from thesis_lib.cli import main
-from thesis_lib.cluster import Resources, submit_grid, time_limit
+from thesis_lib.cluster import submit_grid
 from thesis_lib.config import InputError
 from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, deferred_signals, sigterm_raises
+from thesis_lib.resources import Resources, time_limit
 from thesis_lib.runs import RunDirectory
 from thesis_lib.status import status_lines
 from thesis_lib.workbook import Task, grid
@@ -21,7 +24,9 @@ SETTINGS = {"data": "data/tiny", "image_size": 32, "epochs": 3, "save_every": 1}
 OPTIONS = ("--data", "data/tiny", "--image-size", "32", "--epochs", "3", "--backbone", "lenet5")
 COMMANDS = {
     "sbatch": """
-        [ -f refuse ] && { echo "sbatch: error: Invalid account" >&2; exit 1; }
+        [ -f refuse ] && { cat refuse >&2; exit 1; }
+        [ -f odd ] && { echo "queued on cluster b"; exit 0; }
+        env > environment
         id=$(( $(ls submitted | wc -l) + 1 )); cp "$1" submitted/$id
         echo "Submitted batch job $id" """,
     "srun": "exit 1",
@@ -90,6 +95,10 @@ def test_time_limits_are_read_as_slurm_reads_them(text, minutes):
         ({"mem": "lots"}, "--mem must be such as 32G"),
         ({"gpus": 0}, "--gpus must be at least 1"),
         ({"sbatch": ["output=x"]}, "--sbatch output: jobs set this themselves"),
+        ({"sbatch": ["--no_requeue"]}, "--sbatch no-requeue: jobs set this themselves"),
+        ({"sbatch": ["signal=TERM@10"]}, "--sbatch signal: jobs set this themselves"),
+        ({"sbatch": ["cpus_per_task=8"]}, "--sbatch cpus-per-task: give it as --cpus"),
+        ({"sbatch": ["=x"]}, "--sbatch takes NAME=VALUE"),
     ],
 )
 def test_what_slurm_would_not_take_is_refused(asked, message):
@@ -98,16 +107,17 @@ def test_what_slurm_would_not_take_is_refused(asked, message):
 
 
 def test_a_grid_is_a_job_for_01_one_a_run_and_one_for_06(slurm, capsys):
-    asked = Resources("gpu", 2, 4, "08:00:00", "32G", ["account=plankton", "qos=long", "exclusive"])
-    submit_grid(configs(), asked)
+    sbatch = ["account=plankton", "qos=long", "exclusive"]
+    submit_grid(configs(), Resources("gpu", 2, 4, "08:00:00", "32G", "small", sbatch))
     jobs = submitted(slurm)
     names = [jobs[i]["job-name"] for i in "1234"]
     assert names == ["tiny-01", "lenet5-bs8-seed42", "lenet5-bs16-seed42", "tiny-06"]
     waits = [jobs[i].get("dependency") for i in "1234"]
     assert waits == [None, "afterany:1", "afterany:1", "afterany:1:2:3"]
     assert [jobs[i].get("gpus-per-node") for i in "1234"] == [None, "2", "2", None]
+    assert [jobs[i]["partition"] for i in "1234"] == ["small", "gpu", "gpu", "small"]
     for job in jobs.values():
-        assert job.items() >= {"partition": "gpu", "cpus-per-task": "4", "mem": "32G"}.items()
+        assert job.items() >= {"cpus-per-task": "4", "mem": "32G"}.items()
         assert job.items() >= {"time": "480", "signal": "USR2@120", "open-mode": "append"}.items()
         assert job.items() >= {"account": "plankton", "qos": "long", "requeue": ""}.items()
         assert "exclusive" in job and "wckey" not in job
@@ -171,12 +181,86 @@ def test_a_device_that_the_login_node_lacks_is_asked_for_all_the_same(slurm):
 
 
 def test_a_refused_job_is_one_line_and_leaves_nothing_half_done(slurm, capsys):
-    (slurm / "refuse").touch()
+    said = "sbatch: error: A GPU must be asked for\nsbatch: error: Batch job submission failed\n"
+    (slurm / "refuse").write_text(said)
+    logs = job_queue.slurm_folder(slurm / "runs" / "tiny")
+    logs.mkdir(parents=True)
+    (logs / "7_0_log.out").write_text("of another job, which has just begun")
     assert main(["run", *OPTIONS, "--batch-size", "8", "--slurm"]) == 2
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
-    assert "sbatch refuses the job of tiny: 01: sbatch: error: Invalid account; 0 jobs" in error
-    assert not [path for path in slurm.rglob("slurm/*")]
+    told = "A GPU must be asked for; Batch job submission failed; 0 jobs"
+    assert f"sbatch refuses the job of tiny: 01: {told}" in error
+    assert [path.name for path in logs.iterdir()] == ["7_0_log.out"]
+
+
+def test_an_answer_of_sbatch_that_names_no_job_is_one_line(slurm, capsys):
+    (slurm / "odd").touch()
+    assert main(["run", *OPTIONS, "--batch-size", "8", "--slurm"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1 and "queued on cluster b" in error and "squeue" in error
+
+
+def test_a_job_in_the_queue_with_other_settings_is_not_taken_for_this_run(slurm, capsys):
+    submit_grid(configs(), Resources())
+    queue(slurm, "2|PENDING|0:00|Priority")
+    command = ["run", *OPTIONS, "--batch-size", "8", "--slurm", "--save-every", "1"]
+    assert main(command) == 0
+    assert main([*command, "--epochs", "2"]) == 2
+    error = capsys.readouterr().err
+    assert "job 2, which is in the queue" in error and "epochs = 3 (asked: 2)" in error
+    assert "scancel 2" in error
+
+
+def test_a_job_at_its_end_is_waited_for_and_followed_by_another(slurm):
+    submit_grid(configs()[:1], Resources())
+    queue(slurm, "2|COMPLETING|0:12|None")
+    submit_grid(configs()[:1], Resources())
+    jobs = submitted(slurm)
+    assert jobs["5"]["job-name"] == "lenet5-bs8-seed42"
+    assert jobs["5"]["dependency"] == "afterany:4:2"
+
+
+def test_settings_of_sbatch_can_be_given_one_by_one(slurm):
+    options = ["--sbatch", "account=plankton", "--sbatch", "qos=long"]
+    assert main(["run", *OPTIONS, "--batch-size", "8", "--slurm", *options]) == 0
+    for job in submitted(slurm).values():
+        assert job.items() >= {"account": "plankton", "qos": "long"}.items()
+
+
+def test_jobs_take_nothing_over_from_a_job_that_submits_them(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/other.conf")
+    submit_grid(configs(), Resources())
+    names = {line.split("=")[0] for line in (slurm / "environment").read_text().splitlines()}
+    assert "SLURM_CONF" in names and "SLURM_MEM_PER_NODE" not in names
+    assert os.environ["SLURM_MEM_PER_NODE"] == "100"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--gpus", "2", "--devices", "4"], "--devices 4 needs --gpus 4"),
+        (["--devices", "4"], "--devices 4 needs --gpus 4"),
+        (["--gpus", "8"], "batch_size 8 cannot be shared by 8 processes"),
+    ],
+)
+def test_devices_that_a_job_would_not_have_or_a_batch_not_serve_are_refused(
+    slurm, capsys, options, words
+):
+    size = "8" if "4" in options else "7"
+    words = words.replace("size 8", f"size {size}")
+    assert main(["run", *OPTIONS, "--batch-size", size, "--slurm", *options]) == 2
+    assert words in capsys.readouterr().err and submitted(slurm) == {}
+
+
+def test_a_dry_run_does_without_a_queue(slurm, capsys):
+    (slurm / "squeue.txt").unlink()
+    assert main(["run", *OPTIONS, "--batch-size", "8", "--slurm", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "what is in the queue is not known: squeue fails (exit status 1): down" in out
+    assert "would submit tiny/lenet5-bs8-seed42" in out
+    assert main(["run", *OPTIONS, "--batch-size", "8", "--slurm"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -198,7 +282,7 @@ def test_options_that_do_not_go_together_are_one_line(workbook, capsys, options,
 def test_a_machine_without_slurm_or_submitit_is_one_line(slurm, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "submitit", None)
-        with pytest.raises(InputError, match=r"pip install 'thesis-workbook\[slurm\]'"):
+        with pytest.raises(InputError, match="pip install submitit"):
             submit_grid(configs(), Resources())
     monkeypatch.setattr(cluster.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="there is no sbatch on PATH"):
@@ -224,7 +308,7 @@ def test_status_without_jobs_asks_for_no_queue(slurm, trained):
     assert "queue" not in "".join(status_lines()) and not (slurm / "asked").exists()
 
 
-def test_a_stage_whose_job_left_the_queue_was_interrupted(slurm, trained):
+def test_a_stage_whose_job_left_the_queue_was_interrupted(slurm, trained, monkeypatch):
     """On a host whose processes cannot be looked at."""
     job_queue.note_job(trained.path, job_queue.RUN, "7", trained.config)
     noted = {"state": "running", "started": time.time(), "host": "node1", "pid": 1, "job": "7"}
@@ -234,6 +318,9 @@ def test_a_stage_whose_job_left_the_queue_was_interrupted(slurm, trained):
     for lines in ([], ["7|PENDING|0:00|BeginTime"]):
         queue(slurm, *lines)
         assert "interrupted 0:00:00" in status_lines()[2]
+    with monkeypatch.context() as patched:
+        patched.setattr(getpass, "getuser", lambda: "supervisor")  # whose queue has no such job
+        assert "running 0:00:00" in status_lines()[2]
     (slurm / "squeue.txt").unlink()  # nobody knows
     assert "running 0:00:00" in status_lines()[2]
 
@@ -278,6 +365,29 @@ def test_a_job_that_is_preempted_with_grace_is_requeued(job):
 def test_a_job_that_slurm_ends_or_requeues_itself_is_not(job, capsys):
     assert job(signalled(signal.SIGTERM), state="COMPLETING") == (EXIT_RESUMABLE, False)
     assert "stopped by SIGTERM" in capsys.readouterr().out
+
+
+def test_a_controller_that_does_not_answer_is_told(job, slurm, monkeypatch, capsys):
+    monkeypatch.setattr(cluster_job.time, "sleep", lambda seconds: None)
+    (slurm / "bin" / "scontrol").unlink()
+    monkeypatch.setenv("PATH", str(slurm / "bin"))
+    assert job(signalled(signal.SIGTERM)) == (EXIT_RESUMABLE, False)
+    told = "stopped by SIGTERM, and could not be requeued: scontrol: No such file or directory"
+    assert told in capsys.readouterr().err
+
+
+def test_a_lock_of_a_node_that_broke_down_is_waited_for(job, monkeypatch, capsys):
+    """Another process holds the run's lock, and ends a while later."""
+    monkeypatch.setattr(cluster_job, "SECONDS_BETWEEN_LOOKS", 0.2)
+    folder = RunDirectory(configs()[0]).path
+    code = "import sys, time; from pathlib import Path; from thesis_lib.locks import locked\n"
+    code += "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(2)"
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        assert job(lambda tasks: []) == (0, False)
+        assert holder.wait(1) == 0
+    assert f"is in use by process {holder.pid}" in capsys.readouterr().out
 
 
 def test_a_failed_job_says_why_in_one_line_and_is_not_requeued(job, capsys):

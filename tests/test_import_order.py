@@ -30,7 +30,7 @@ LAYERS = [
     {"receipts", "chapter", "verify"},
     {
         *("explore", "execution", "workbook", "status", "demo"),
-        *("job_queue", "cluster", "cluster_job", "parallel"),
+        *("job_queue", "resources", "cluster", "cluster_job", "parallel"),
         *("options", "report", "commands", "cli", "__main__", "launched"),
     },
 ]

@@ -6,138 +6,30 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thesis_lib.cluster_job import work
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, InputError, RunConfig
 from thesis_lib.job_queue import (
     DATA_STATS,
     RUN,
     THESIS_TABLES,
+    Job,
     Queued,
     note_job,
     noted_job,
     read_queue,
     slurm_folder,
 )
+from thesis_lib.resources import Resources
 from thesis_lib.runs import relative_to_root
 from thesis_lib.workbook import Plan, Task, check_grid, plan_of, print_plan
 
-SECONDS_OF_NOTICE = 120  # before the time limit: SIGUSR2, which a training saves on
-# Lines of a job's script: without the trap, bash would not wait for srun, which waits until all is
-# saved. A signal in a job's first seconds, which nobody hears yet, kills it: status 128 + 12 or 15.
-BEFORE = ["trap : TERM USR2"]
-AFTER = [
-    "status=$?",
-    "if [ $status -eq 140 ] || [ $status -eq 143 ]; then",
-    "    scontrol show job $SLURM_JOB_ID | grep -q JobState=RUNNING &&",
-    "        scontrol requeue $SLURM_JOB_ID",
-    "fi",
-    "exit $status",
-]
-# sbatch's settings that jobs stand or fall by; others can be given as they are.
-OURS = ("array", "dependency", "error", "no-requeue", "open-mode", "output", "requeue")
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What each run asks of Slurm; None leaves it to the cluster.
-
-    Args:
-        partition: its name.
-        gpus, cpus: of a run; the jobs of 01 and 06 ask for no GPU.
-        time: limit, such as 08:00:00 or 2-00:00:00; a run may take any number of such slots.
-        mem: memory, such as 32G.
-        sbatch: further settings of sbatch, NAME=VALUE or NAME.
-
-    Raises:
-        InputError: for a value that Slurm would not take, or that jobs stand or fall by.
-    """
-
-    partition: str | None = None
-    gpus: int | None = None
-    cpus: int | None = None
-    time: str | None = None
-    mem: str | None = None
-    sbatch: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("gpus", "cpus"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} must be at least 1, not {value}")
-        if self.mem is not None and not re.fullmatch(r"\d+[KMGT]?", self.mem, re.IGNORECASE):
-            raise InputError(f"--mem must be such as 32G or 500M, not {self.mem!r}")
-        if self.time is not None and time_limit(self.time) < 1:
-            raise InputError(f"--time must be more than nothing, not {self.time!r}")
-        for name in self.further():
-            if name in OURS:
-                raise InputError(f"--sbatch {name}: jobs set this themselves; leave it out")
-
-    def further(self) -> dict[str, Any]:
-        """``sbatch`` as names and values; True for a name alone."""
-        pairs = (text.lstrip("-").partition("=") for text in self.sbatch)
-        return {name: value if equals else True for name, equals, value in pairs}
-
-    def parameters(self, kind: str, name: str, after: Sequence[str]) -> dict[str, Any]:
-        """What submitit's SlurmExecutor is given for one job.
-
-        Args:
-            kind: DATA_STATS, RUN or THESIS_TABLES.
-            name: the job's.
-            after: ids of the jobs whose end it waits for, however they end.
-        """
-        notice = SECONDS_OF_NOTICE
-        limit = None if self.time is None else time_limit(self.time)
-        if limit is not None:  # Slurm may send it half a minute too early
-            notice = min(notice, 60 * limit // 6)
-        asked = {
-            "job_name": name,
-            "partition": self.partition,
-            "gpus_per_node": self.gpus if kind == RUN else None,
-            "cpus_per_task": self.cpus,
-            "time": limit,
-            "mem": self.mem,
-            "dependency": f"afterany:{':'.join(after)}" if after else None,
-        }
-        # srun takes neither from sbatch in all versions.
-        srun = ["--open-mode=append", *([f"--cpus-per-task={self.cpus}"] if self.cpus else [])]
-        return asked | {
-            "ntasks_per_node": 1,
-            "wckey": None,
-            "stderr_to_stdout": True,
-            "srun_args": srun,
-            "setup": BEFORE,
-            "teardown": AFTER,
-            "additional_parameters": {
-                "requeue": True,
-                "signal": f"USR2@{notice}",
-                **self.further(),
-            },
-        }
-
-
-def time_limit(text: str) -> int:
-    """Minutes of a time limit as Slurm writes it, rounded up.
-
-    Args:
-        text: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
-
-    Raises:
-        InputError: for another text.
-    """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if match is None:
-        raise InputError(f"--time must be such as 08:00:00 or 2-00:00:00, not {text!r}")
-    days, *parts = (int(part) if part else 0 for part in match.groups())
-    given = sum(part is not None for part in match.groups()[1:])
-    if match[1] is None and given < 3:  # minutes come first
-        parts = [0, *parts[:2]]
-    hours, minutes, seconds = parts
-    return -(-(((days * 24 + hours) * 60 + minutes) * 60 + seconds) // 60)
+SECONDS_FOR_THE_QUEUE = 60.0  # that a busy cluster may take
+JOB_STAGES = (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE)
 
 
 def submit_grid(configs: Sequence[RunConfig], resources: Resources, dry_run: bool = False) -> None:
@@ -156,19 +48,37 @@ def submit_grid(configs: Sequence[RunConfig], resources: Resources, dry_run: boo
     """
     if not dry_run:
         _needs_slurm()
+    _check_gpus(configs[0], resources)
     # A login node need not have the devices that jobs ask for.
-    check_grid([config.updated(device="cpu", devices=1) for config in configs])
+    check_grid([config.updated(device="cpu") for config in configs])
     plan = plan_of(configs)
+    os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance of what jobs write
+    try:
+        queue = read_queue(SECONDS_FOR_THE_QUEUE)
+    except InputError as error:
+        if not dry_run:
+            raise
+        print(f"-- what is in the queue is not known: {error}")
+        queue = {}
     if dry_run:
         print_plan(plan)
-    os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance of what jobs write
-    queue = {} if dry_run and shutil.which("squeue") is None else read_queue()
     submission = _Submission(plan, resources, queue, dry_run)
     first = submission.place(DATA_STATS, [plan.first], [])
     runs = [job for tasks in plan.runs if (job := submission.place(RUN, tasks, first))]
     submission.place(THESIS_TABLES, [plan.last], [*first, *(job for jobs in runs for job in jobs)])
     if not dry_run:
         print(f"{submission.submitted} jobs submitted; `thesis status` shows how far they are")
+
+
+def _check_gpus(config: RunConfig, resources: Resources) -> None:
+    if config.device not in ("auto", "cuda"):
+        return
+    if config.devices > max(1, resources.gpus or 0):
+        raise InputError(
+            f"--devices {config.devices} needs --gpus {config.devices}, or --device cpu"
+        )
+    if resources.gpus is None:
+        print("-- no --gpus: jobs train on the CPU, unless the partition or --sbatch gives a GPU")
 
 
 def _needs_slurm() -> None:
@@ -207,10 +117,15 @@ class _Submission:
         folder = task.executed.parent.parent
         label = task.label.split(":")[0] + ("" if kind == RUN else f": {kind}")
         noted = noted_job(folder, kind)
-        if noted is not None and noted.id in self.queue:
+        queued = self.queue.get(noted.id) if noted else None
+        if queued is not None and queued.state == "COMPLETING":  # it is at its end
+            after, queued = [*after, noted.id], None
+        if queued is not None:
+            if kind == RUN:
+                _check_same(noted, task.config)
             # Tables that wait for earlier runs alone are to be made once more after these.
             if kind != THESIS_TABLES or not self.submitted:
-                print(f"-- {label}: job {noted.id} is {self.queue[noted.id]} already")
+                print(f"-- {label}: job {noted.id} is {queued} already")
                 return [noted.id]
             after = [*after, noted.id]
         elif not any(task in self.to_do for task in tasks):
@@ -231,28 +146,64 @@ class _Submission:
         self, folder: Path, kind: str, config: RunConfig, parameters: dict[str, Any], label: str
     ) -> str:
         from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         logs = slurm_folder(folder)
         logs.mkdir(parents=True, exist_ok=True)
-        there = set(logs.iterdir())
         executor = SlurmExecutor(folder=logs)
         executor.update_parameters(**parameters)
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # it prints what it then raises
+            with _no_job_of_its_own(), contextlib.redirect_stderr(io.StringIO()):  # it raises it
                 job = executor.submit(work, config.to_dict(), kind).job_id
-        except FailedJobError as error:
-            for stray in set(logs.iterdir()) - there:
-                stray.unlink()
-            said = str(error).strip().split("\n")[-1]
+        except FailedSubmissionError as error:
+            said = " ".join(str(error).split())
             raise InputError(
-                f"sbatch refuses the job of {label}: {said}; {self.submitted - 1} jobs before it "
-                "are in the queue, and the same command submits the others"
+                f"sbatch names no job for {label} ({said}); look with squeue whether it is there"
+            ) from None
+        except FailedJobError as error:
+            for stray in logs.iterdir():
+                if re.fullmatch(r"[0-9a-f]{32}\.pkl|\.submission_file_.*", stray.name):
+                    stray.unlink()
+            said = "; ".join(
+                line.removeprefix("sbatch: ").removeprefix("error: ")
+                for line in str(error).splitlines()
+                if line.startswith("sbatch: ")
+            )
+            raise InputError(
+                f"sbatch refuses the job of {label}: {said or error}; "
+                f"{self.submitted - 1} jobs before it are in the queue, and the same command "
+                "submits the others"
             ) from None
         for link in logs.glob(".submission_file_*"):  # submitit's, which would not survive a move
             link.unlink()
         note_job(folder, kind, job, config)
         return job
+
+
+def _check_same(noted: Job, config: RunConfig) -> None:
+    """Raise InputError where a run's job in the queue was given other settings."""
+    differing = RunConfig.from_dict(noted.settings).differences(config, JOB_STAGES)
+    if differing:
+        listed = ", ".join(
+            f"{n} = {mine!r} (asked: {now!r})" for n, (mine, now) in differing.items()
+        )
+        raise InputError(
+            f"job {noted.id}, which is in the queue, trains {config.run_name} with {listed}; "
+            f"scancel {noted.id} first, or give this run a name of its own with --tag NAME"
+        )
+
+
+@contextlib.contextmanager
+def _no_job_of_its_own() -> Iterator[None]:
+    """Hide the job that this process may itself be in: sbatch would take its resources over."""
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+    hidden = {n: v for n, v in os.environ.items() if n.startswith("SLURM_") and n not in kept}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _as_options(parameters: dict[str, Any]) -> list[str]:

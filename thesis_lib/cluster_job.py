@@ -12,11 +12,17 @@ import sys
 import time
 from typing import Any
 
-from thesis_lib.config import RunConfig
+from thesis_lib.config import InputError, RunConfig
 from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
-from thesis_lib.job_queue import DATA_STATS, RUN, THESIS_TABLES
-from thesis_lib.workbook import execute_in_turn, plan_of
+from thesis_lib.job_queue import DATA_STATS, RUN, SECONDS_TO_ANSWER, THESIS_TABLES
+from thesis_lib.locks import locked
+from thesis_lib.workbook import Task, execute_in_turn, plan_of
 
+SECONDS_FOR_A_LOCK, SECONDS_BETWEEN_LOOKS = (
+    300.0,
+    10.0,
+)  # a file server's, of a node that broke down
+ATTEMPTS = 3
 SECONDS_FOR_A_SIGNAL = 2.0  # in which the signal that ended a kernel reaches its runner too
 
 
@@ -39,6 +45,7 @@ def work(settings: dict[str, Any], kind: str) -> None:
     tasks = {DATA_STATS: [plan.first], RUN: plan.runs[0], THESIS_TABLES: [plan.last]}[kind]
     with sigterm_raises():  # takes these signals over from submitit
         try:
+            _wait_for_the_lock(tasks[0])
             failures = execute_in_turn(tasks)
             if failures:
                 time.sleep(SECONDS_FOR_A_SIGNAL)
@@ -49,28 +56,64 @@ def work(settings: dict[str, Any], kind: str) -> None:
         raise SystemExit(1)
 
 
+def _wait_for_the_lock(task: Task) -> None:
+    """Wait for a lock that a life of this job on another node, which broke down, still holds."""
+    folders = [task.executed.parent, *([task.run.path] if task.run else [])]
+    end = time.monotonic() + SECONDS_FOR_A_LOCK
+    for folder in folders:
+        while True:
+            try:
+                with locked(folder):
+                    break
+            except InputError as error:
+                if time.monotonic() > end:
+                    return  # the notebook will say who holds it
+                print(f"waiting: {error}", flush=True)
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
 def _leave(job: str, ended: Terminated) -> None:
     """End a job that was cut off; put it back into the queue where Slurm does not itself."""
     name = ended.signal.name
-    if ended.signal == ended.signal.SIGTERM and _state(job) != "RUNNING":
-        print(f"stopped by {name}, since Slurm ends this job or starts it anew", flush=True)
-        raise SystemExit(EXIT_RESUMABLE)
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().split("\n")[-1]
+    try:
+        if ended.signal == ended.signal.SIGTERM and _state(job) != "RUNNING":
+            print(f"stopped by {name}, since Slurm ends this job or starts it anew", flush=True)
+        else:
+            _scontrol("requeue", job)
+            print(f"stopped by {name}; requeued, and goes on from here", flush=True)
+    except InputError as error:
         print(
-            f"thesis: error: stopped by {name}, and could not be requeued: {said}; the same "
+            f"thesis: error: stopped by {name}, and could not be requeued: {error}; the same "
             "`thesis run --slurm` goes on from here",
             file=sys.stderr,
         )
-    else:
-        print(f"stopped by {name}; requeued, and goes on from here", flush=True)
     raise SystemExit(EXIT_RESUMABLE)
 
 
 def _state(job: str) -> str:
-    """A job's state, such as RUNNING, or COMPLETING once Slurm ends it; "" where it is unknown."""
-    command = ["scontrol", "show", "job", job]
-    shown = subprocess.run(command, capture_output=True, text=True).stdout
-    match = re.search(r"JobState=(\w+)", shown)
+    """A job's state, such as RUNNING, or COMPLETING once Slurm ends it."""
+    match = re.search(r"JobState=(\w+)", _scontrol("show", "job", job))
     return match[1] if match else ""
+
+
+def _scontrol(*arguments: str) -> str:
+    """What scontrol prints; a controller that is busy is asked again.
+
+    Raises:
+        InputError: with what it says, or why it says nothing.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            done = subprocess.run(
+                ["scontrol", *arguments], capture_output=True, text=True, timeout=SECONDS_TO_ANSWER
+            )
+            if done.returncode == 0:
+                return done.stdout
+            said = (done.stderr or done.stdout).strip().split("\n")[-1]
+        except OSError as error:
+            said = f"scontrol: {error.strerror}"
+        except subprocess.TimeoutExpired:
+            said = "scontrol does not answer"
+        if attempt + 1 < ATTEMPTS:
+            time.sleep(1)
+    raise InputError(said)

@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
 
     asked, settings = asked_of_slurm(options), given_settings(options)
     if asked is not None:
-        from thesis_lib.cluster import Resources, submit_grid
+        from thesis_lib.cluster import submit_grid
+        from thesis_lib.resources import Resources
 
         resources = Resources(**asked)
         settings.setdefault("devices", resources.gpus or RunConfig.devices)

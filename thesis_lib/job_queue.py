@@ -1,5 +1,7 @@
 """Slurm's queue, as far as this user's jobs are in it, and which of them are of which run."""
 
+import getpass
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -18,9 +20,10 @@ DATA_STATS, RUN, THESIS_TABLES = "01", "job", "06"
 
 @dataclass(frozen=True)
 class Job:
-    """A job that Slurm was given: its id, and the settings of what it is for."""
+    """A job that Slurm was given: its id, by whom, and the settings of what it is for."""
 
     id: str
+    user: str
     settings: dict[str, Any]
 
 
@@ -58,7 +61,8 @@ def note_job(folder: Path, kind: str, job_id: str, config: RunConfig) -> None:
         config: of what it is for.
     """
     file = slurm_folder(folder) / f"{kind}.json"
-    write_json(file, {"id": job_id, "settings": config.to_dict()})
+    noted = {"id": job_id, "user": getpass.getuser(), "settings": config.to_dict()}
+    write_json(file, noted)
 
 
 def noted_job(folder: Path, kind: str) -> Job | None:
@@ -72,7 +76,7 @@ def noted_job(folder: Path, kind: str) -> Job | None:
         return None
     noted = read_json(file)
     try:
-        return Job(noted["id"], noted["settings"])
+        return Job(noted["id"], noted["user"], noted["settings"])
     except (KeyError, TypeError):
         raise InputError(f"{file} tells of no job; remove it") from None
 
@@ -86,21 +90,31 @@ def noted_runs(folders: Iterable[Path]) -> list[Path]:
     return [f.parent.parent for folder in folders for f in sorted(folder.glob("*/slurm/job.json"))]
 
 
-def read_queue() -> dict[str, Queued]:
+def read_queue(seconds: float | None = None) -> dict[str, Queued]:
     """This user's jobs that wait or run, by their ids.
+
+    Args:
+        seconds: that it may take; by default SECONDS_TO_ANSWER.
 
     Raises:
         InputError: where squeue is not there, fails, or does not answer within some seconds.
     """
     if shutil.which("squeue") is None:
         raise InputError("there is no squeue on PATH")
-    command = ["squeue", "--me", "--noheader", f"--format={FORMAT}"]
+    seconds = seconds or SECONDS_TO_ANSWER
+    command = ["squeue", f"--user={getpass.getuser()}", "--noheader", f"--format={FORMAT}"]
+    # What a user likes to see of a queue must not hide jobs here.
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("SQUEUE_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"squeue does not answer: {error}") from None
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds, env=environment
+        )
+    except OSError as error:
+        raise InputError(f"squeue cannot be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise InputError(f"squeue does not answer within {seconds:g} s; try again") from None
     if done.returncode:
-        said = done.stderr.strip().split("\n")[-1]
+        said = done.stderr.strip().split("\n")[-1] or "it does not say why"
         raise InputError(f"squeue fails (exit status {done.returncode}): {said}")
     rows = (line.strip().split("|", 3) for line in done.stdout.splitlines())
     return {row[0]: Queued(*row[1:]) for row in rows if len(row) == 4}

@@ -13,7 +13,7 @@ from thesis_lib.config import InputError, RunConfig, nearest
 from thesis_lib.parameters import read_settings
 
 GRID_FIELDS = ("backbone", "batch_size")
-SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "mem", "sbatch")
+SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "mem", "light_partition", "sbatch")
 
 
 class Parser(argparse.ArgumentParser):
@@ -107,8 +107,14 @@ def add_slurm(run: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--mem", metavar="SIZE", help="memory of each job, such as 32G")
     group.add_argument(
+        "--light-partition",
+        metavar="NAME",
+        help="for the jobs of 01 and 06, which need no GPU (default: --partition)",
+    )
+    group.add_argument(
         "--sbatch",
         nargs="+",
+        action="extend",
         metavar="NAME=VALUE",
         help="what else the cluster demands, such as account=plankton qos=long",
     )
@@ -123,7 +129,7 @@ def asked_of_slurm(options: argparse.Namespace) -> dict[str, Any] | None:
     given = {n: v for n in SLURM_OPTIONS if (v := getattr(options, n)) is not None}
     if not options.slurm:
         if given:
-            raise InputError(f"--{next(iter(given))} goes with --slurm")
+            raise InputError(f"--{next(iter(given)).replace('_', '-')} goes with --slurm")
         return None
     if options.jobs is not None:
         raise InputError("--jobs does not go with --slurm: a cluster runs all jobs it has room for")

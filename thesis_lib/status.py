@@ -1,5 +1,6 @@
 """The grid's state as text, for ``thesis status``."""
 
+import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,11 +38,22 @@ class _Jobs:
             return None
         return (self.queue or {}).get(noted.id) if noted else None
 
-    def has_left(self, job: str | None) -> bool:
-        """Whether a job that a stage is noted to run in runs no more, or not yet again."""
-        if self.queue is None or job is None:
+    def has_left(self, run: RunDirectory, job: str | None) -> bool:
+        """Whether a job that a stage is noted to run in runs no more, or not yet again.
+
+        Of another user's jobs the queue does not tell.
+        """
+        if self.queue is None or job is None or not _is_own(run):
             return False
         return job not in self.queue or self.queue[job].state == "PENDING"
+
+
+def _is_own(run: RunDirectory) -> bool:
+    try:
+        noted = job_queue.noted_job(run.path, job_queue.RUN)
+    except InputError:
+        return False
+    return noted is not None and noted.user == getpass.getuser()
 
 
 def status_lines(data_name: str | None = None) -> list[str]:
@@ -111,7 +123,7 @@ def _row(run: RunDirectory, jobs: _Jobs) -> list[str]:
     cells = []
     for name, state in states.items():
         cell = state["state"]
-        if cell == "running" and jobs.has_left(state["job"]):
+        if cell == "running" and jobs.has_left(run, state["job"]):
             cell = "interrupted"
         if name == "pretrain" and cell not in ("done", "missing"):
             cell += f" at {trained_epochs(read_metrics(run))}/{run.config.epochs}"
