@@ -40,7 +40,7 @@ def test_a_process_ends_with_its_owner(kind, end):
         assert worker.wait(9.5) == -end
         if kind == "deaf":  # what it had started goes with it
             time.sleep(0.5)
-            assert not any(map(orphans._lives, processes))
+            assert not any(map(orphans.is_alive, processes))
     finally:
         owner.wait()
         for process in processes:

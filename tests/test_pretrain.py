@@ -1,6 +1,10 @@
 import json
 import math
 import shutil
+import socket
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ import torch
 
 from thesis_lib import augment, checkpoints
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.files import read_json
+from thesis_lib.files import read_json, write_json
 from thesis_lib.final_test import final_test
 from thesis_lib.losses import SupConLoss
 from thesis_lib.models import create_backbone
@@ -414,3 +418,26 @@ def test_compiled_run_trains_and_resumes_under_the_same_names(
     assert mine.keys() == theirs.keys()
     losses = [[row["loss"] for row in read_metrics(run)] for run in (trained, again)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_a_stage_is_interrupted_once_its_process_is_gone_waited_for_or_not(trained):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    noted = {"state": "running", "started": time.time(), "host": socket.gethostname()}
+
+    def state(**facts):
+        write_json(trained.status_file, {"probe": noted | {"pid": process.pid} | facts})
+        return stage_states(trained)["probe"]["state"]
+
+    assert state() == "running"
+    assert state(started=time.time() - 3600) == "interrupted"  # another one had its number then
+    process.kill()
+    assert wait_until(lambda: state() == "interrupted")  # a zombie
+    process.wait()
+    assert state() == "interrupted"
+
+
+def wait_until(holds, seconds=5):
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.05)
+    return holds()

@@ -30,7 +30,7 @@ def end_with(owner: int, seconds: float = SECONDS_TO_SAVE) -> None:
 
 
 def _watch(owner: psutil.Process | None, seconds: float) -> None:
-    while owner is not None and _lives(owner):
+    while owner is not None and is_alive(owner):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(seconds)
@@ -44,7 +44,7 @@ def _kill_all() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _lives(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     """Whether a process runs: one that was killed stays listed until its parent looks."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -23,11 +23,13 @@ import psutil
 
 from thesis_lib.config import IDENTITY, PRETRAIN, PROBE, InputError, RunConfig
 from thesis_lib.files import file_digest, read_json, write_json
+from thesis_lib.orphans import is_alive
 from thesis_lib.runs import RunDirectory, find_data
 
 METRICS_COLUMNS = (
     *("epoch", "loss", "learning_rate", "seconds", "images_per_second", "peak_memory_mib"),
 )
+CLOCK_SECONDS = 60.0  # by which the clock may have been put back since
 STAGES = ("pretrain", "probe", "test", "retrieve")
 
 
@@ -231,7 +233,7 @@ def _stage_state(run: RunDirectory, name: str, noted: dict[str, Any]) -> dict[st
     if state == "running":
         seconds = time.time() - noted["started"]
         here = noted["host"] == socket.gethostname()
-        if here and not psutil.pid_exists(noted["pid"]):
+        if here and not _goes_on(noted["pid"], noted["started"]):
             state, seconds = "interrupted", None
     elif IS_DONE[name](run):
         state = "done"
@@ -242,6 +244,14 @@ def _stage_state(run: RunDirectory, name: str, noted: dict[str, Any]) -> dict[st
         seconds = None if math.isnan(spent) else spent  # of an imported run nobody knows
     told = {name: noted.get(name) for name in ("error", "job")}
     return {"state": state, "seconds": seconds, **told}
+
+
+def _goes_on(pid: int, began: float) -> bool:
+    """Whether the process that began a stage is still there, and not a later one of its number."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return is_alive(process) and process.create_time() < began + CLOCK_SECONDS
+    return False
 
 
 def provenance() -> dict[str, Any]:
