@@ -72,6 +72,7 @@ def _act(options: argparse.Namespace) -> int:
             "this command is not for torchrun, which shares pretrain, probe, test, retrieve and "
             "predict alone; start it by itself (thesis run --devices N uses several GPUs)"
         )
+    os.environ.setdefault(*torchrun.QUIET)
     from thesis_lib import distributed  # torch takes seconds
 
     return distributed.on_ranks(lambda: options.action(options))

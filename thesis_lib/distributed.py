@@ -8,7 +8,6 @@ import contextlib
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -251,5 +250,4 @@ def together(model: nn.Module) -> nn.Module:
         options["device_ids"] = [torch.cuda.current_device()]
     # With `find_unused_parameters` the gradients are added up in the same order in every step;
     # otherwise the first step after a start has another one, and a resumed run other bits.
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True, **options)

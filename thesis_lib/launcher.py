@@ -9,7 +9,7 @@ import sys
 import tempfile
 from typing import IO
 
-from thesis_lib import distributed
+from thesis_lib import distributed, torchrun
 from thesis_lib.config import InputError
 from thesis_lib.hardware import choose_device
 from thesis_lib.interruption import Terminated, sigterm_raises
@@ -74,6 +74,7 @@ def _environment(devices: int) -> dict[str, str]:
         "THESIS_COMMAND": os.environ.get("THESIS_COMMAND", " ".join(sys.argv)),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // devices))),
     }
+    own[torchrun.QUIET[0]] = os.environ.get(*torchrun.QUIET)
     # The name of a notebook that is open would have each of a progress bar's states printed.
     return {n: v for n, v in os.environ.items() if n != "JPY_SESSION_NAME"} | own
 

@@ -2,6 +2,10 @@
 
 import os
 
+# Read when torch is imported: each rank would warn that a network may do without a setting that
+# keeps its bits the same.
+QUIET = ("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 
 def started() -> bool:
     """Whether this process is one of several ranks."""
