@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 SBIN = "/usr/sbin"
 # linuxproc finds a step's processes by their parents, so a signal reaches kernels and loading
@@ -96,6 +98,15 @@ def one_node(folder: Path) -> Iterator[dict[str, str]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        _kill_left(str(config))
+
+
+def _kill_left(config: str) -> None:
+    """Kill what a job has left, such as a step that waits for daemons that are gone."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("SLURM_CONF") == config:
+                process.kill()
 
 
 def _cancel_all(environment: dict[str, str], seconds: float = 40) -> None:
