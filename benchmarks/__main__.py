@@ -22,6 +22,7 @@ from benchmarks import (
     training,
 )
 from benchmarks.timing import Result
+from thesis_lib import torchrun
 from thesis_lib.files import read_json, write_json, write_text
 from thesis_lib.stages import provenance
 
@@ -74,9 +75,8 @@ def line(result: Result) -> str:
 
 def write(number: int, found: list[Result], device: torch.device, rounds: int) -> None:
     """Put a goal's rows into the table and, with every round's seconds, into the JSON beside it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    name = gpu or f"{platform.machine()} cpu {cores} cores"
+    name = gpu or f"{platform.machine()} cpu {torchrun.cores()} cores"
     stem = RESULTS / name.lower().replace(" ", "-")
     file = stem.with_suffix(".json")
     measured = read_json(file) if file.is_file() else {}

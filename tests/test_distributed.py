@@ -15,6 +15,7 @@ import timm
 import torch
 from conftest import write_classes
 from one_step import BATCHES, one_step
+from processes import REPOSITORY, ranks_environment, torchrun_command
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -33,16 +34,12 @@ from thesis_lib.splits import split_dataset
 from thesis_lib.stages import read_metrics
 from thesis_lib.workbook import Notebook, notebook_path
 
-REPOSITORY = Path(__file__).parent.parent
-
 
 def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess:
     """Start ranks by torchrun, each with one thread."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(ranks), *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    return done
+    command = torchrun_command(*arguments, ranks=ranks)
+    started = {"capture_output": True, "text": True, "env": ranks_environment()}
+    return subprocess.run(command, timeout=120, **started)
 
 
 def by_torchrun(*arguments: object, ranks: int = 2) -> str:
@@ -339,13 +336,12 @@ def test_other_commands_are_not_for_torchrun(at_many):
 def test_two_machines_meet_over_a_port(at_many):
     """Two torchruns of one rank each, as two nodes start them."""
     config = RunConfig(**SETTINGS, tag="nodes")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
     command += ["--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "nodes"]
     command += ["--rdzv-endpoint", "localhost:29517", "-m", "thesis_lib", "pretrain"]
     command += as_options(config)
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    nodes = [subprocess.Popen(command, env=environment, **quiet) for _ in range(2)]
+    nodes = [subprocess.Popen(command, env=ranks_environment(), **quiet) for _ in range(2)]
     try:
         printed = [node.communicate(timeout=120)[0] for node in nodes]
     finally:

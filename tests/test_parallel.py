@@ -7,11 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
-import psutil
 import pytest
 import torch
+from processes import MARK, processes, wait_until
 
 from thesis_lib import checkpoints, parallel
 from thesis_lib.config import InputError, RunConfig
@@ -24,7 +23,6 @@ from thesis_lib.stages import read_metrics
 from thesis_lib.workbook import grid, plan_of
 
 SETTINGS = {"data": "data/tiny", "image_size": 32, "learning_rate": 0.05, "save_every": 1000}
-MARK = "THESIS_TEST_PARALLEL"
 
 
 def configs(**settings):
@@ -107,23 +105,6 @@ def test_a_run_whose_process_dies_has_failed(workbook, monkeypatch):
     assert sorted(failures) == [
         f"lenet5-bs{size}-seed42: its process ended by itself (exit status -9)" for size in (16, 8)
     ]
-
-
-def processes(mark):
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            dead = process.status() == psutil.STATUS_ZOMBIE
-            if process.environ().get(MARK) == mark and not dead:
-                found.append(process)
-    return found
-
-
-def wait_until(condition, seconds):
-    end = time.monotonic() + seconds
-    while not (true := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return true
 
 
 @pytest.fixture

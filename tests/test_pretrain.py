@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from processes import wait_until
 
 from thesis_lib import augment, checkpoints
 from thesis_lib.config import InputError, RunConfig
@@ -431,13 +432,6 @@ def test_a_stage_is_interrupted_once_its_process_is_gone_waited_for_or_not(train
     assert state() == "running"
     assert state(started=time.time() - 3600) == "interrupted"  # another one had its number then
     process.kill()
-    assert wait_until(lambda: state() == "interrupted")  # a zombie
+    assert wait_until(lambda: state() == "interrupted", 5)  # a zombie
     process.wait()
     assert state() == "interrupted"
-
-
-def wait_until(holds, seconds=5):
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.05)
-    return holds()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib.cluster_job import work
-from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, InputError, RunConfig
+from thesis_lib.config import InputError, RunConfig
 from thesis_lib.job_queue import (
     DATA_STATS,
     RUN,
@@ -25,11 +25,10 @@ from thesis_lib.job_queue import (
     slurm_folder,
 )
 from thesis_lib.resources import Resources
-from thesis_lib.runs import relative_to_root
+from thesis_lib.runs import listed_differences, relative_to_root
 from thesis_lib.workbook import Plan, Task, check_grid, plan_of, print_plan
 
 SECONDS_FOR_THE_QUEUE = 60.0  # that a busy cluster may take
-JOB_STAGES = (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE)
 
 
 def submit_grid(configs: Sequence[RunConfig], resources: Resources, dry_run: bool = False) -> None:
@@ -182,13 +181,11 @@ class _Submission:
 
 def _check_same(noted: Job, config: RunConfig) -> None:
     """Raise InputError where a run's job in the queue was given other settings."""
-    differing = RunConfig.from_dict(noted.settings).differences(config, JOB_STAGES)
+    differing = RunConfig.from_dict(noted.settings).differences(config)
     if differing:
-        listed = ", ".join(
-            f"{n} = {mine!r} (asked: {now!r})" for n, (mine, now) in differing.items()
-        )
         raise InputError(
-            f"job {noted.id}, which is in the queue, trains {config.run_name} with {listed}; "
+            f"job {noted.id}, which is in the queue, trains {config.run_name} with "
+            f"{listed_differences(differing)}; "
             f"scancel {noted.id} first, or give this run a name of its own with --tag NAME"
         )
 

@@ -304,8 +304,8 @@ class RunConfig:
                 raise InputError(f"unknown setting {name!r}{nearest(name, names)}")
         return cls(**settings)
 
-    def differences(self, other: "RunConfig", stages: tuple[str, ...]) -> dict[str, tuple]:
-        """Fields of the given stages whose values differ: name -> (mine, the other's)."""
+    def differences(self, other: "RunConfig", stages: tuple[str, ...] = ()) -> dict[str, tuple]:
+        """Fields, of some stages or of all, whose values differ: name -> (mine, the other's)."""
         return {
             name: (getattr(self, name), getattr(other, name))
             for name in self.field_names(*stages)

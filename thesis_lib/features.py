@@ -51,10 +51,10 @@ def extract_features(
     if distributed.size() > 1:
         weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
         distributed.tell(_help, weights, images.source, config, mean, std, views)
-    batches = len(_batches(len(images), views))
-    own = _own_features(backbone, images, config, mean, std, device, views)
+    dataset = FeatureViews(images, config.image_size, config.seed, views)
+    own = _own_features(backbone, dataset, config, mean, std, device)
     extracted, done = torch.empty(0), 0  # made once the first batch tells d, and filled in place
-    for features in distributed.in_turn(own, batches):
+    for features in distributed.in_turn(own, len(_batches(dataset))):
         if not done:
             extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
         extracted[:, done : done + features.shape[1]] = features
@@ -80,9 +80,9 @@ def _help(
     """Send rank 0 the features of this rank's batches."""
     backbone = _backbone(config.backbone, config.small_images, config.image_size)
     backbone.load_state_dict(weights)
-    device = choose_device(config)
+    dataset = FeatureViews(source.open(), config.image_size, config.seed, views)
     with plain_words("the features of all images", config.worker_timeout):
-        for features in _own_features(backbone, source.open(), config, mean, std, device, views):
+        for features in _own_features(backbone, dataset, config, mean, std, choose_device(config)):
             distributed.send(features.cpu())
 
 
@@ -90,25 +90,23 @@ def _help(
 _backbone = functools.lru_cache(1)(create_backbone)
 
 
-def _batches(images: int, views: int) -> list[list[int]]:
+def _batches(dataset: FeatureViews) -> list[list[int]]:
     """The numbers of the images of each batch."""
-    per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
-    return list(BatchSampler(range(images), per_batch, drop_last=False))
+    per_batch = max(1, VIEWS_PER_BATCH // max(dataset.views, 1))
+    return list(BatchSampler(range(len(dataset.images)), per_batch, drop_last=False))
 
 
 @torch.inference_mode()
 def _own_features(
     backbone: nn.Module,
-    images: Images,
+    dataset: FeatureViews,
     config: RunConfig,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     device: torch.device,
-    views: int,
 ) -> Iterator[Tensor]:
     """Yield the features (max(views, 1), k, d) of each batch that falls to this rank."""
-    dataset = FeatureViews(images, config.image_size, config.seed, views)
-    batches = _batches(len(images), views)[distributed.rank() :: distributed.size()]
+    batches = _batches(dataset)[distributed.rank() :: distributed.size()]
     workers = worker_count(config, device)
     loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
     backbone.to(device, memory_format=torch.channels_last).eval()
@@ -116,7 +114,7 @@ def _own_features(
         for pixels in loader:  # (k * views, size, size, 3) uint8
             batch = augment.to_float(pixels.to(device, non_blocking=True))
             features = backbone(augment.normalise(batch, mean, std))
-            yield features.unflatten(0, (-1, max(views, 1))).transpose(0, 1)
+            yield features.unflatten(0, (-1, max(dataset.views, 1))).transpose(0, 1)
 
 
 def labels_of(split: Split) -> Tensor:

@@ -79,7 +79,7 @@ class Images:
         def copy(index: int) -> None:
             self[index][:] = read_pixels(self.split.folder / self.split.files[index])
 
-        with ThreadPoolExecutor(max(1, os.cpu_count() // torchrun.ranks_here())) as pool:
+        with ThreadPoolExecutor(torchrun.cores(torchrun.ranks_here())) as pool:
             copied = pool.map(copy, range(len(self)))
             if len(self.cache) > AUTO_CACHE_BYTES and torchrun.speaks():
                 copied = track(copied, len(self), "decoding", "image")
@@ -99,7 +99,7 @@ class Source:
         """Open the images in this process; a cache in memory is filled once."""
         if not self.cached:
             return Images(self.split)
-        size = int(self.sizes.prod(1).sum() * 3)
+        size = decoded_bytes(self.sizes)
         if self.file is not None:
             if not self.file.is_file() or self.file.stat().st_size != size:
                 raise InputError(
@@ -109,8 +109,7 @@ class Source:
             return Images(self.split, self.sizes, _mapped(self.file, size), self.file)
         key = (self.split.folder, *self.split.files)
         if key not in _in_memory:
-            _in_memory[key] = Images(self.split, self.sizes, torch.empty(size, dtype=torch.uint8))
-            _in_memory[key].fill()
+            _in_memory[key] = _filled(self.split, self.sizes)
         return _in_memory[key]
 
 
@@ -149,7 +148,7 @@ def open_images(
     split = dataset.splits[name]
     rows = statistics.images.set_index("file").loc[split.files]  # without skipped images
     sizes = rows[["width", "height"]].to_numpy()
-    size = int(sizes.prod(1).sum() * 3)
+    size = decoded_bytes(sizes)
     cache = chosen_cache(config, size)
     if cache == "none":
         return Images(split), cache
@@ -158,14 +157,24 @@ def open_images(
     if not there:
         _check_space(cache, size, name, file)
     if cache == "memory":
-        images = Images(split, sizes, torch.empty(size, dtype=torch.uint8))
-        images.fill()
-        return images, cache
+        return _filled(split, sizes), cache
     if not there:
         with atomic_path(file) as partial:
             _create(partial, size)
             Images(split, sizes, _mapped(partial, size)).fill()
     return Images(split, sizes, _mapped(file, size), file), cache
+
+
+def decoded_bytes(sizes: np.ndarray) -> int:
+    """Bytes of decoded images whose sizes are (n, 2), width and height in px."""
+    return int(sizes.prod(1).sum() * 3)
+
+
+def _filled(split: Split, sizes: np.ndarray) -> Images:
+    """The images of a split, decoded into memory."""
+    images = Images(split, sizes, torch.empty(decoded_bytes(sizes), dtype=torch.uint8))
+    images.fill()
+    return images
 
 
 def _stamp(dataset: DataSet, split: Split) -> str:

@@ -68,11 +68,10 @@ def share_out(stage: str, run: RunDirectory) -> bool:
 
 def _environment(devices: int) -> dict[str, str]:
     """What the processes find in their environment: whom they work for, and how many threads."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     own = {
         "THESIS_OWNER": str(os.getpid()),
         "THESIS_COMMAND": os.environ.get("THESIS_COMMAND", " ".join(sys.argv)),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // devices))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(torchrun.cores(devices))),
     }
     own[torchrun.QUIET[0]] = os.environ.get(*torchrun.QUIET)
     # The name of a notebook that is open would have each of a progress bar's states printed.

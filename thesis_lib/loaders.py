@@ -238,8 +238,7 @@ def worker_count(config: RunConfig, device: torch.device) -> int:
         return config.workers
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(max(1, cores // torchrun.ranks_here()), 8)
+    return min(torchrun.cores(torchrun.ranks_here()), 8)
 
 
 def example_views(dataset: DataSet, config: RunConfig, images: int) -> dict[str, list]:

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 
 import psutil
 
+from thesis_lib import torchrun
 from thesis_lib.config import InputError, RunConfig
 from thesis_lib.interruption import sigterm_raises
 from thesis_lib.orphans import end_with
@@ -50,8 +51,7 @@ def _shares(config: RunConfig, jobs: int) -> list[dict[str, str]]:
     if not gpus:
         if "OMP_NUM_THREADS" in os.environ:
             return [{}] * jobs
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return [{"OMP_NUM_THREADS": str(max(1, cores // (jobs * config.devices)))}] * jobs
+        return [{"OMP_NUM_THREADS": str(torchrun.cores(jobs * config.devices))}] * jobs
     each = config.devices
     if len(gpus) < jobs * each:
         raise InputError(

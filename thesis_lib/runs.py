@@ -166,14 +166,18 @@ class RunDirectory:
         write_json(self.config_file, config.to_dict())
 
 
-def _difference_message(run: RunDirectory, differing: dict[str, tuple]) -> str:
-    listed = ", ".join(
+def listed_differences(differing: dict[str, tuple]) -> str:
+    """``epochs = 3 (asked: 2), ...`` of what :meth:`RunConfig.differences` gives."""
+    return ", ".join(
         f"{name} = {json.dumps(mine)} (asked: {json.dumps(asked)})"
         for name, (mine, asked) in differing.items()
     )
+
+
+def _difference_message(run: RunDirectory, differing: dict[str, tuple]) -> str:
     message = (
-        f"{relative_to_root(run.path)} was made with {listed}; to keep both runs, give this one "
-        "a name with --tag NAME (in a notebook: tag = 'NAME')"
+        f"{relative_to_root(run.path)} was made with {listed_differences(differing)}; "
+        "to keep both runs, give this one a name with --tag NAME (in a notebook: tag = 'NAME')"
     )
     if set(differing) <= set(RunConfig.field_names(PROBE)):
         options = " ".join(f"--{name.replace('_', '-')} ..." for name in differing)

@@ -1,5 +1,6 @@
 """The grid's state as text, for ``thesis status``."""
 
+import contextlib
 import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +33,7 @@ class _Jobs:
 
     def place(self, folder: Path, kind: str) -> job_queue.Queued | None:
         """Where the last job of a run or a data set is in the queue; None where it is not."""
-        try:
-            noted = job_queue.noted_job(folder, kind)
-        except InputError:
-            return None
+        noted = _noted(folder, kind)
         return (self.queue or {}).get(noted.id) if noted else None
 
     def has_left(self, run: RunDirectory, job: str | None) -> bool:
@@ -48,11 +46,14 @@ class _Jobs:
         return job not in self.queue or self.queue[job].state == "PENDING"
 
 
+def _noted(folder: Path, kind: str) -> job_queue.Job | None:
+    with contextlib.suppress(InputError):  # a damaged note must not keep a status back
+        return job_queue.noted_job(folder, kind)
+    return None
+
+
 def _is_own(run: RunDirectory) -> bool:
-    try:
-        noted = job_queue.noted_job(run.path, job_queue.RUN)
-    except InputError:
-        return False
+    noted = _noted(run.path, job_queue.RUN)
     return noted is not None and noted.user == getpass.getuser()
 
 

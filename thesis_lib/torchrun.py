@@ -1,4 +1,4 @@
-"""What torchrun tells each process that it starts, its ranks; read without torch."""
+"""What a process may use: its place among torchrun's ranks, and its cores; read without torch."""
 
 import os
 
@@ -20,3 +20,9 @@ def speaks() -> bool:
 def ranks_here() -> int:
     """How many ranks part this machine's cores, memory and GPUs."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if started() else 1
+
+
+def cores(among: int = 1) -> int:
+    """How many cores this process may use, or each of so many that part them."""
+    all_ = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, all_ // among)

@@ -1,21 +1,19 @@
 """Ranks of torchrun that are killed or told to end, at any moment: none stays, nothing is lost."""
 
-import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import psutil
 import pytest
+from processes import ranks_environment, torchrun_command, wait_until
 
-from tests.faults.test_resume import digest
+from faults.test_resume import digest
 from thesis_lib.config import RunConfig
 from thesis_lib.options import as_options
+from thesis_lib.orphans import is_alive
 from thesis_lib.runs import RunDirectory, read_json
 from thesis_lib.stages import read_metrics
 
@@ -34,14 +32,9 @@ def start(config: RunConfig, owned: bool = False) -> subprocess.Popen:
     if owned:
         command = [sys.executable, "-c", OWNED, json.dumps(config.to_dict() | {"devices": 2})]
     else:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", "2", "-m", "thesis_lib", "pretrain", *as_options(config)]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
+        command = torchrun_command("-m", "thesis_lib", "pretrain", *as_options(config))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **quiet)
+    return subprocess.Popen(command, env=ranks_environment(), **quiet)
 
 
 def finish(config: RunConfig) -> RunDirectory:
@@ -59,12 +52,7 @@ def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    left = []
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                left.append(process)
-    return left
+    return [process for process in processes if is_alive(process)]
 
 
 @pytest.fixture
@@ -81,10 +69,9 @@ def whole(config):
 def in_the_middle(config: RunConfig, owned: bool) -> tuple[subprocess.Popen, list[psutil.Process]]:
     """Start, and wait until some epochs are done; the launcher and all that it has started."""
     process = start(config, owned)
-    run, end = RunDirectory(config), time.monotonic() + 100
-    while time.monotonic() < end and len(read_metrics(run)) < 10:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    run = RunDirectory(config)
+    wait_until(lambda: len(read_metrics(run)) >= 10 or process.poll() is not None, 100)
+    assert process.poll() is None, process.stderr.read()
     started = psutil.Process(process.pid)
     return process, [started, *started.children(recursive=True)]
 
@@ -132,11 +119,7 @@ def test_no_process_is_left_and_the_run_goes_on_with_the_same_bits(
         assert len(processes) >= 5 and len(ranks_of(processes[0])) == 2
         for target, number in signals(kind, processes):
             target.send_signal(number)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and alive(processes):
-            process.poll()
-            time.sleep(0.1)
-        assert alive(processes) == []
+        assert wait_until(lambda: not alive(processes), seconds)
         assert process.wait(1) != 0
         told = process.stderr.read()
         problem = re.findall(r"^(?:thesis: error: |.*InputError: )(.*)$", told, re.MULTILINE)

@@ -23,6 +23,7 @@ import papermill
 import psutil
 import pytest
 from jupyter_client.provisioning import LocalProvisioner
+from processes import MARK, processes, wait_until
 
 from thesis_lib import checkpoints, execution, interruption
 from thesis_lib import workbook as module
@@ -36,7 +37,6 @@ from thesis_lib.stages import read_metrics, stage_states
 from thesis_lib.status import status_lines
 from thesis_lib.workbook import grid, run_grid, tasks_of
 
-MARK = "THESIS_TEST"
 SECONDS = 10  # after which no process may be left
 FAULTS = {
     "kernel killed": "os.kill(os.getpid(), signal.SIGKILL)",
@@ -60,24 +60,6 @@ def mark(monkeypatch):
     yield os.environ[MARK]
     for process in processes(os.environ[MARK]):
         process.kill()
-
-
-def processes(mark):
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            dead = process.status() == psutil.STATUS_ZOMBIE
-            if process.environ().get(MARK) == mark and not dead:
-                found.append(process)
-    return found
-
-
-def wait_until(condition, seconds):
-    """Whether a condition has come true within some seconds."""
-    end = time.monotonic() + seconds
-    while not (true := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return true
 
 
 def notebook(*cells, tag="parameters"):

@@ -4,11 +4,11 @@ import contextlib
 import io
 import re
 import subprocess
-import time
 
 import pytest
 import torch
 from conftest import write_classes
+from processes import wait_until
 
 from thesis_lib import checkpoints, job_queue
 from thesis_lib.cli import main
@@ -85,13 +85,6 @@ def told(job):
     """What Slurm says about a job: its state, how often it was requeued, and how it ended."""
     shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
     return dict(re.findall(r"(JobState|Restarts|ExitCode)=(\S+)", shown))
-
-
-def wait_until(condition, seconds):
-    end = time.monotonic() + seconds
-    while not (true := condition()) and time.monotonic() < end:
-        time.sleep(0.2)
-    return true
 
 
 def in_queue():
