@@ -23,8 +23,8 @@ test: lint
 	$(BIN)/python -m pytest
 
 faults: install
-	$(BIN)/python -m pytest tests/faults tests/test_archives.py -m "slow or not slow"
-	$(BIN)/python -m pytest tests/slurm tests/test_parallel.py -m slow
+	$(BIN)/python -m pytest tests/faults tests/data/test_archives.py -m "slow or not slow"
+	$(BIN)/python -m pytest tests/slurm tests/workbook/test_parallel.py -m slow
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -22,9 +22,9 @@ from benchmarks import (
     training,
 )
 from benchmarks.timing import Result
-from thesis_lib import torchrun
-from thesis_lib.files import read_json, write_json, write_text
-from thesis_lib.stages import provenance
+from thesis_lib.runs.stages import provenance
+from thesis_lib.system import torchrun
+from thesis_lib.system.files import read_json, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 GOALS = {

@@ -12,15 +12,15 @@ import torch
 from benchmarks.pictures import as_dataset, open_folder, write_organisms
 from benchmarks.timing import Result
 from thesis_lib.config import RunConfig
-from thesis_lib.data import Split
-from thesis_lib.data_statistics import measure
-from thesis_lib.demo import write_digits
-from thesis_lib.features import extract_features, labels_of
-from thesis_lib.heads import train_heads
-from thesis_lib.images import open_images
-from thesis_lib.loaders import EpochBatches, Loader, RandomViews
-from thesis_lib.pretrain import create_model
-from thesis_lib.training import create_optimizer, train_epoch
+from thesis_lib.data.cache import open_images
+from thesis_lib.data.datasets import Split
+from thesis_lib.data.demo import write_digits
+from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
+from thesis_lib.data.statistics import measure
+from thesis_lib.evaluation.features import extract_features, labels_of
+from thesis_lib.evaluation.linear_heads import train_heads
+from thesis_lib.training.engine import create_optimizer, train_epoch
+from thesis_lib.training.pretraining import create_model
 
 SEEDS, HEAD_EPOCHS = 5, 100
 CACHED = (1, 2, 4, 8, 16, 32)

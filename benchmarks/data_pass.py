@@ -11,8 +11,8 @@ from torchvision.transforms.functional import to_tensor
 
 from benchmarks.pictures import write_pictures
 from benchmarks.timing import Result, best, in_turns, median_ratio
-from thesis_lib.data import DataSet
-from thesis_lib.data_statistics import measure
+from thesis_lib.data.datasets import DataSet
+from thesis_lib.data.statistics import measure
 
 
 class _Pictures(Dataset):

@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.timing import Result, best, in_turns
 from thesis_lib import figures
-from thesis_lib.calibration import calibration
-from thesis_lib.catalogue import save_figure, write_table
 from thesis_lib.config import RunConfig
-from thesis_lib.evaluate import classification_metrics, confusion_counts
-from thesis_lib.files import write_csv, write_json
-from thesis_lib.final_test import embedding_table
+from thesis_lib.evaluation.calibration import calibration
+from thesis_lib.evaluation.metrics import classification_metrics, confusion_counts
+from thesis_lib.evaluation.testing import embedding_table
+from thesis_lib.reporting.table_catalogue import save_figure, write_table
+from thesis_lib.system.files import write_csv, write_json
 
 WIDTH = 2048  # of the features
 
@@ -29,7 +29,7 @@ def made_up_test(images: int | None = None) -> tuple[np.ndarray, np.ndarray, lis
     Args:
         images: how many to draw with those shares; None for the 7,147 of the published split.
     """
-    file = resources.files("thesis_lib") / "published" / "dyb_class_counts.csv"
+    file = resources.files("thesis_lib.reporting") / "published" / "dyb_class_counts.csv"
     counts = pd.read_csv(file)
     classes, rng = counts["class"].tolist(), np.random.default_rng(0)
     true = np.repeat(np.arange(len(classes)), counts["test"])

@@ -18,15 +18,15 @@ from benchmarks.pictures import write_pictures
 from benchmarks.timing import Result
 from thesis_lib import figures
 from thesis_lib.config import RunConfig
-from thesis_lib.data import open_dataset
-from thesis_lib.data_statistics import measure
-from thesis_lib.features import extract_features, labels_of
+from thesis_lib.data.cache import Images
+from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.splits import split_dataset
+from thesis_lib.data.statistics import measure
+from thesis_lib.evaluation.features import extract_features, labels_of
+from thesis_lib.evaluation.linear_heads import train_heads
 from thesis_lib.figures.axes import plain_log_ticks
-from thesis_lib.hardware import peak_memory_mib
-from thesis_lib.heads import train_heads
-from thesis_lib.images import Images
 from thesis_lib.models import create_backbone
-from thesis_lib.splits import split_dataset
+from thesis_lib.system.device import peak_memory_mib
 
 SIZES = (1_000, 10_000, 47_000)
 CLASSES, PICTURES, SIDE = 20, 500, 128

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from thesis_lib.data import DataSet, Split
-from thesis_lib.demo import write_digits
-from thesis_lib.splits import class_folders, image_files
+from thesis_lib.data.datasets import DataSet, Split
+from thesis_lib.data.demo import write_digits
+from thesis_lib.data.splits import class_folders, image_files
 
 
 def write_pictures(folder: Path, pictures: int, side: int = 450, classes: int = 4) -> Split:

@@ -17,13 +17,13 @@ from PIL import Image
 
 from benchmarks.timing import Result
 from thesis_lib.config import RunConfig
-from thesis_lib.finished_model import FinishedModel
-from thesis_lib.hardware import peak_memory_mib
-from thesis_lib.index import unit_vectors
-from thesis_lib.lookup import LookupTable, StoredTable
+from thesis_lib.evaluation.knn import unit_vectors
+from thesis_lib.evaluation.lookup_table import LookupTable, StoredTable
 from thesis_lib.models import Classifier, create_backbone, linear_head
-from thesis_lib.new_images import find_images
-from thesis_lib.predict import counted, predictions, write_predictions
+from thesis_lib.prediction.finished_model import FinishedModel
+from thesis_lib.prediction.new_images import find_images
+from thesis_lib.prediction.predictions import counted, predictions, write_predictions
+from thesis_lib.system.device import peak_memory_mib
 
 FEW, MANY = 1_000, 10_000
 CLASSES, PICTURES, SIDE, TABLE = 87, 100, 48, 5_000

@@ -9,12 +9,12 @@ import torch
 from benchmarks.pictures import digits, write_pictures
 from benchmarks.timing import Result, best, in_turns, median_ratio
 from benchmarks.training import MEAN, STD
-from thesis_lib import augment
 from thesis_lib.config import RunConfig
-from thesis_lib.features import extract_features, labels_of
-from thesis_lib.heads import train_heads
-from thesis_lib.images import Images
-from thesis_lib.loaders import FeatureViews
+from thesis_lib.data import transforms
+from thesis_lib.data.cache import Images
+from thesis_lib.data.loaders import FeatureViews
+from thesis_lib.evaluation.features import extract_features, labels_of
+from thesis_lib.evaluation.linear_heads import train_heads
 from thesis_lib.models import create_backbone, linear_head
 
 CHECKPOINTS, HEAD_EPOCHS = 9, 100
@@ -65,7 +65,9 @@ def _features_once(
             for batch in torch.randperm(len(split)).split(config.head_batch_size):
                 pixels, batch = dataset[batch.tolist()].to(device), batch.to(device)
                 with torch.no_grad():
-                    features = backbone(augment.normalise(augment.to_float(pixels), MEAN, STD))
+                    features = backbone(
+                        transforms.normalise(transforms.to_float(pixels), MEAN, STD)
+                    )
                 loss = torch.nn.functional.cross_entropy(head(features), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()

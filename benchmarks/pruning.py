@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Result, best, in_turns, median_ratio
-from thesis_lib.hardware import peak_memory_mib
-from thesis_lib.index import has_faiss, unit_vectors
-from thesis_lib.pruning import ROWS_AT_ONCE, kept_images
-from thesis_lib.published_results import published_table
+from thesis_lib.evaluation.knn import has_faiss, unit_vectors
+from thesis_lib.evaluation.pruning import ROWS_AT_ONCE, kept_images
+from thesis_lib.reporting.published_results import published_table
+from thesis_lib.system.device import peak_memory_mib
 
 WIDTH = 2048  # of the features
 THRESHOLDS = np.arange(80, 101) / 100

@@ -15,12 +15,12 @@ import torch
 from benchmarks.pictures import open_folder, write_organisms
 from benchmarks.timing import Result, best, in_turns, median_ratio
 from benchmarks.training import MEAN, STD, OurEpoch
-from thesis_lib import distributed
 from thesis_lib.config import RunConfig
-from thesis_lib.data import Split
-from thesis_lib.demo import write_digits
-from thesis_lib.features import extract_features
-from thesis_lib.images import Images
+from thesis_lib.data.cache import Images
+from thesis_lib.data.datasets import Split
+from thesis_lib.data.demo import write_digits
+from thesis_lib.evaluation.features import extract_features
+from thesis_lib.system import distributed
 
 CPU = torch.device("cpu")
 COMMON = {"image_size": 32, "epochs": 10**6, "learning_rate": 1e-3, "device": "cpu"}

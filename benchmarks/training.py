@@ -11,13 +11,13 @@ from benchmarks import old_way
 from benchmarks.pictures import as_dataset, digits, write_pictures
 from benchmarks.timing import Result, best, in_turns, median_ratio
 from thesis_lib.config import RunConfig
-from thesis_lib.data import Split
-from thesis_lib.data_statistics import measure
-from thesis_lib.images import Images, open_images
-from thesis_lib.loaders import EpochBatches, Loader, RandomViews, worker_count
+from thesis_lib.data.cache import Images, open_images
+from thesis_lib.data.datasets import Split
+from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews, worker_count
+from thesis_lib.data.statistics import measure
 from thesis_lib.losses import SupConLoss
-from thesis_lib.pretrain import create_model
-from thesis_lib.training import autocast, create_optimizer, method_loss, train_epoch
+from thesis_lib.training.engine import autocast, create_optimizer, method_loss, train_epoch
+from thesis_lib.training.pretraining import create_model
 
 MEAN, STD = (0.0418, 0.0353, 0.0409), (0.0956, 0.0911, 0.0769)
 

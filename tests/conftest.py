@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from thesis_lib.config import RunConfig
-from thesis_lib.pretrain import pretrain
-from thesis_lib.splits import split_dataset
+from thesis_lib.data.splits import split_dataset
+from thesis_lib.training.pretraining import pretrain
 
 torch.set_num_threads(1)
 

@@ -9,10 +9,10 @@ import sys
 import torch
 from torch import nn
 
-from thesis_lib import distributed
 from thesis_lib.config import METHODS, RunConfig
 from thesis_lib.models import Classifier, ContrastiveModel
-from thesis_lib.training import method_loss
+from thesis_lib.system import distributed
+from thesis_lib.training.engine import method_loss
 
 CLASSES = 3
 BATCHES = (10, 7, 1)  # parts of one size, of different sizes, and too small to part

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from thesis_lib.orphans import is_alive
+from thesis_lib.system.processes import is_alive
 
 MARK = "THESIS_TEST"  # an environment variable, which children inherit
 REPOSITORY = Path(__file__).parent.parent

@@ -22,11 +22,11 @@ from benchmarks import (
     training,
 )
 from benchmarks.pictures import open_folder, write_organisms, write_pictures
-from thesis_lib.data import DataSet
-from thesis_lib.data_statistics import measure
-from thesis_lib.index import has_faiss
+from thesis_lib.data.datasets import DataSet
+from thesis_lib.data.statistics import measure
+from thesis_lib.evaluation.knn import has_faiss
+from thesis_lib.evaluation.pruning import kept_images
 from thesis_lib.losses import SupConLoss
-from thesis_lib.pruning import kept_images
 
 
 def test_old_loss_is_the_same_loss():

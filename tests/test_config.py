@@ -5,8 +5,8 @@ import math
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
-from test_recipe import PRETRAINING
 
+from tests.training.test_recipe import PRETRAINING
 from thesis_lib.config import (
     IDENTITY,
     MACHINE,
@@ -17,7 +17,7 @@ from thesis_lib.config import (
     RunConfig,
     nearest,
 )
-from thesis_lib.parameters import notebook_settings
+from thesis_lib.workbook.parameters import notebook_settings
 
 RECIPE = {  # the thesis's recipe, typed in the tests a second time on purpose
     "backbone": "resnet50",

@@ -9,7 +9,7 @@ ROWS: list[tuple[str, int, int, str]] = []
 COUNTED = {
     "tests/faults/test_images.py": "images that are not plain, each way of being so",
     "tests/faults/test_trust.py": "hostile checkpoints, and looks for code that trusts",
-    "tests/test_archives.py": "hostile, damaged and odd archives",
+    "tests/data/test_archives.py": "hostile, damaged and odd archives",
 }
 
 

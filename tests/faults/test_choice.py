@@ -4,16 +4,17 @@ import os
 
 import pytest
 
-from thesis_lib import images, tables
 from thesis_lib.config import InputError
-from thesis_lib.data import open_dataset, read_pixels
-from thesis_lib.data_statistics import data_statistics
-from thesis_lib.files import read_json
-from thesis_lib.final_test import final_test
-from thesis_lib.pretrain import pretrain
-from thesis_lib.probe import probe_checkpoints
-from thesis_lib.runs import RunDirectory
-from thesis_lib.stages import is_tested
+from thesis_lib.data import cache
+from thesis_lib.data.datasets import open_dataset, read_pixels
+from thesis_lib.data.statistics import data_statistics
+from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.evaluation.testing import final_test
+from thesis_lib.reporting import tables
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.stages import is_tested
+from thesis_lib.system.files import read_json
+from thesis_lib.training.pretraining import pretrain
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def parts_read(monkeypatch) -> set[str]:
         parts.add(path.parts[-3])
         return read_pixels(path)
 
-    monkeypatch.setattr(images, "read_pixels", note)
+    monkeypatch.setattr(cache, "read_pixels", note)
     return parts
 
 
@@ -77,7 +78,7 @@ def test_history_outlives_a_kill_between_choice_and_test(workbook, tiny_config, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("thesis_lib.final_test.classification_metrics", die)
+        patched.setattr("thesis_lib.evaluation.testing.classification_metrics", die)
         final_test(again)
     again = choose_again(again, head_epochs=6)
     assert [e["selection"] for e in final_test(again)["history"]] == [first["selection"]]

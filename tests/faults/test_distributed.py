@@ -8,21 +8,21 @@ import sys
 
 import psutil
 import pytest
-from processes import ranks_environment, torchrun_command, wait_until
 
-from faults.test_resume import digest
+from tests.faults.test_resume import digest
+from tests.processes import ranks_environment, torchrun_command, wait_until
+from thesis_lib.cli.options import as_options
 from thesis_lib.config import RunConfig
-from thesis_lib.options import as_options
-from thesis_lib.orphans import is_alive
-from thesis_lib.runs import RunDirectory, read_json
-from thesis_lib.stages import read_metrics
+from thesis_lib.runs.directory import RunDirectory, read_json
+from thesis_lib.runs.stages import read_metrics
+from thesis_lib.system.processes import is_alive
 
 pytestmark = pytest.mark.slow
 EPOCHS = 60
 OWNED = """
 import json, sys
 from thesis_lib.config import RunConfig
-from thesis_lib.pretrain import pretrain
+from thesis_lib.training.pretraining import pretrain
 pretrain(RunConfig.from_dict(json.loads(sys.argv[1])))
 """
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from thesis_lib import checkpoints
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.files import read_json, sweep_partial, write_json, write_text
-from thesis_lib.locks import locked
-from thesis_lib.pretrain import pretrain
-from thesis_lib.runs import RunDirectory
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.system.files import read_json, sweep_partial, write_json, write_text
+from thesis_lib.system.locks import locked
+from thesis_lib.training import checkpoints
+from thesis_lib.training.pretraining import pretrain
 
 FORK = multiprocessing.get_context("fork")
 
@@ -86,7 +86,7 @@ def test_control_without_the_sweep_strays_stay(workbook, tiny_config, monkeypatc
     stray = RunDirectory(tiny_config).checkpoints / ".last.pth.1.partial"
     stray.parent.mkdir(parents=True)
     stray.write_text("half")
-    monkeypatch.setattr("thesis_lib.pretrain.sweep_partial", lambda *_, **__: [])
+    monkeypatch.setattr("thesis_lib.training.pretraining.sweep_partial", lambda *_, **__: [])
     pretrain(tiny_config.updated(epochs=1, save_every=1))
     assert stray.exists()
 
@@ -312,7 +312,7 @@ def test_space_for_the_checkpoints_to_come_is_checked_before_a_start(
 HOLDER = """
 import sys, time, multiprocessing
 from pathlib import Path
-from thesis_lib.locks import locked
+from thesis_lib.system.locks import locked
 with locked(Path(sys.argv[1])):
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     worker.start()
@@ -375,8 +375,8 @@ def test_control_flock_would_stay_with_the_worker(tmp_path):
 
 
 def test_run_that_is_being_trained_cannot_be_trained_probed_or_tested(workbook, tiny_config):
-    from thesis_lib.final_test import final_test
-    from thesis_lib.probe import probe_checkpoints
+    from thesis_lib.evaluation.probing import probe_checkpoints
+    from thesis_lib.evaluation.testing import final_test
 
     run = pretrain(tiny_config)
     with locked(run.path), pytest.raises(InputError, match="in use by process"):

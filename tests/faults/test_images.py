@@ -18,12 +18,12 @@ import pytest
 from PIL import ExifTags, Image, ImageFile
 from torchvision.datasets.folder import pil_loader
 
-from thesis_lib import data, splits
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.data import MAX_PIXELS, open_dataset, read_pixels
-from thesis_lib.data_statistics import data_statistics, readable
-from thesis_lib.images import open_images
-from thesis_lib.splits import split_dataset
+from thesis_lib.data import datasets, splits
+from thesis_lib.data.cache import open_images
+from thesis_lib.data.datasets import MAX_PIXELS, open_dataset, read_pixels
+from thesis_lib.data.splits import split_dataset
+from thesis_lib.data.statistics import data_statistics, readable
 
 Y, X = np.mgrid[:48, :64]
 PIXELS = np.stack((4 * X, 5 * Y, 2 * (X + Y)), axis=2).astype(np.uint8)  # no symmetry
@@ -63,7 +63,7 @@ def wrong_share(path: Path, whole: bytes) -> float:
 
 def guard_taken_away(monkeypatch, name: str) -> None:
     """Let a check of ``data`` pass everything, as if it were not there."""
-    monkeypatch.setattr(data, name, lambda first, *_: first)
+    monkeypatch.setattr(datasets, name, lambda first, *_: first)
 
 
 WHOLE = {
@@ -171,7 +171,7 @@ def test_file_that_is_no_image_is_named(tmp_path, monkeypatch, kind, reason):
     path = tmp_path / "bad.jpg"
     write_bad(path, kind)
     assert reason in refusal(path)
-    monkeypatch.setattr(data, "UNREADABLE", ())
+    monkeypatch.setattr(datasets, "UNREADABLE", ())
     with pytest.raises(OSError) as caught:  # what no caller expects
         read_pixels(path)
     assert not isinstance(caught.value, InputError)
@@ -339,8 +339,8 @@ def test_orientation_of_grey_cmyk_and_xmp_counts_too(tmp_path):
 
 
 def test_upright_jpeg_is_decoded_by_torchvision_and_a_turned_one_is_not(tmp_path, monkeypatch):
-    decoded, decode = [], data.decode_jpeg
-    monkeypatch.setattr(data, "decode_jpeg", lambda *args: decoded.append(1) or decode(*args))
+    decoded, decode = [], datasets.decode_jpeg
+    monkeypatch.setattr(datasets, "decode_jpeg", lambda *args: decoded.append(1) or decode(*args))
     path = tmp_path / "camera.jpg"
     for content, calls in (
         (encoded(PIXELS, "JPEG"), 1),
@@ -380,7 +380,7 @@ def test_mpo_that_ends_in_zeros_is_refused(tmp_path, monkeypatch):
     whole = encoded(views[0], "MPO", save_all=True, append_images=views[1:])
     path.write_bytes(whole)
     with Image.open(path) as image:
-        first = image.mpinfo[data.MP_ENTRY][0]["Size"]
+        first = image.mpinfo[datasets.MP_ENTRY][0]["Size"]
     path.write_bytes(whole[: first // 2] + bytes(len(whole) - first // 2))
     assert "cut short" in refusal(path)
     guard_taken_away(monkeypatch, "_check_jpeg")
@@ -392,7 +392,7 @@ def test_postscript_named_jpg_is_no_image(tmp_path, monkeypatch):
     path = tmp_path / "trap.jpg"
     path.write_bytes(encoded(Image.new("RGB", (8, 8)), "EPS"))
     assert "no image of a known kind" in refusal(path)
-    monkeypatch.setattr(data, "FORMATS", None)
+    monkeypatch.setattr(datasets, "FORMATS", None)
     assert "no image of a known kind" not in refusal(path)  # it got as far as asking for it
 
 
@@ -418,10 +418,10 @@ def test_large_picture_below_the_limit_is_opened_without_a_warning(tmp_path):
     path = tmp_path / "large.png"
     path.write_bytes(encoded(Image.new("1", (10000, 10000)), "PNG"))
     opening = f"from PIL import Image; Image.open({str(path)!r})"
-    for first, warned in (("import thesis_lib.data; ", False), ("", True)):
+    for first, warned in (("import thesis_lib.data.datasets; ", False), ("", True)):
         done = subprocess.run(
             [sys.executable, "-c", first + opening],
-            cwd=Path(data.__file__).parents[1],
+            cwd=Path(datasets.__file__).parents[1],
             capture_output=True,
             text=True,
         )
@@ -492,7 +492,7 @@ def test_broken_link_has_a_place_in_the_fingerprint(workbook, monkeypatch):
     Image.fromarray(PIXELS).save(target)
     assert len({before, broken, open_dataset("data/tiny").fingerprint}) == 3
     target.unlink()
-    monkeypatch.setattr(data, "_size", lambda file: file.stat().st_size)
+    monkeypatch.setattr(datasets, "_size", lambda file: file.stat().st_size)
     with pytest.raises(FileNotFoundError):
         _ = open_dataset("data/tiny").fingerprint
 

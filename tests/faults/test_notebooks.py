@@ -23,19 +23,21 @@ import papermill
 import psutil
 import pytest
 from jupyter_client.provisioning import LocalProvisioner
-from processes import MARK, processes, wait_until
 
-from thesis_lib import checkpoints, execution, interruption
-from thesis_lib import workbook as module
+from tests.processes import MARK, processes, wait_until
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.execution import Kernel, execute_notebook
-from thesis_lib.interruption import EXIT_RESUMABLE, sigterm_raises
-from thesis_lib.parameters import notebook_settings
-from thesis_lib.receipts import receipt_file
-from thesis_lib.runs import RunDirectory
-from thesis_lib.stages import read_metrics, stage_states
-from thesis_lib.status import status_lines
-from thesis_lib.workbook import grid, run_grid, tasks_of
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.stages import read_metrics, stage_states
+from thesis_lib.system import signals
+from thesis_lib.system.signals import EXIT_RESUMABLE, sigterm_raises
+from thesis_lib.training import checkpoints
+from thesis_lib.workbook import execution
+from thesis_lib.workbook import grid as module
+from thesis_lib.workbook.execution import Kernel, execute_notebook
+from thesis_lib.workbook.grid import grid, run_grid, tasks_of
+from thesis_lib.workbook.parameters import notebook_settings
+from thesis_lib.workbook.receipts import receipt_file
+from thesis_lib.workbook.status import status_lines
 
 SECONDS = 10  # after which no process may be left
 FAULTS = {
@@ -197,10 +199,10 @@ def test_executions_leave_neither_threads_nor_open_files_behind(tmp_path, monkey
 def test_sigterm_amid_papermills_own_work_is_obeyed(tmp_path, monkeypatch, mark, protected):
     """asyncio keeps an exception that a signal raises in a task, but for SystemExit."""
     monkeypatch.chdir(tmp_path)
-    error = interruption.Terminated
+    error = signals.Terminated
     if not protected:
         error = type("Other", (BaseException,), {})
-        monkeypatch.setattr(interruption, "Terminated", error)
+        monkeypatch.setattr(signals, "Terminated", error)
     sent, poll = [], LocalProvisioner.poll
 
     async def signal_then_poll(provisioner):
@@ -220,14 +222,14 @@ RUNNER = """
 from functools import partialmethod
 from pathlib import Path
 from thesis_lib.config import RunConfig
-from thesis_lib.execution import Kernel, execute_notebook
-from thesis_lib.interruption import sigterm_raises
+from thesis_lib.workbook.execution import Kernel, execute_notebook
+from thesis_lib.system.signals import sigterm_raises
 {without}
 with sigterm_raises():
     execute_notebook(Path("01_data_stats.ipynb"), Path("out.ipynb"), {{}}, RunConfig())
 """
 TRAINING = """
-from thesis_lib.interruption import deferred_signals
+from thesis_lib.system.signals import deferred_signals
 with deferred_signals() as deferral:
     open("began", "w").close()
     while deferral.signal is None:

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from thesis_lib.cli import main
+from thesis_lib.cli.command_line import main
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.parameters import notebook_settings, read_settings
+from thesis_lib.workbook.parameters import notebook_settings, read_settings
 
 RIGHTLY = [
     ("learning_rate: 1e-3", "learning_rate", 0.001),

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_lib import augment, checkpoints, loaders, resume
-from thesis_lib import pretrain as module
 from thesis_lib.config import InputError, RunConfig
-from thesis_lib.interruption import EXIT_RESUMABLE, Terminated, sigterm_raises
-from thesis_lib.pretrain import pretrain
-from thesis_lib.runs import RunDirectory, read_json
-from thesis_lib.stages import read_metrics
+from thesis_lib.data import loaders, transforms
+from thesis_lib.runs.directory import RunDirectory, read_json
+from thesis_lib.runs.stages import read_metrics
+from thesis_lib.system.signals import EXIT_RESUMABLE, Terminated, sigterm_raises
+from thesis_lib.training import checkpoints, resume
+from thesis_lib.training import pretraining as module
+from thesis_lib.training.pretraining import pretrain
 
 
 def digest(run: RunDirectory) -> str:
@@ -43,7 +44,7 @@ def digest(run: RunDirectory) -> str:
 
 def interrupted(config: RunConfig, steps: list[int], number: int = signal.SIGTERM) -> RunDirectory:
     """Train with a signal after each of these numbers of steps of a life."""
-    change = augment.change_colour
+    change = transforms.change_colour
     for step in steps:
         calls = []
 
@@ -54,7 +55,7 @@ def interrupted(config: RunConfig, steps: list[int], number: int = signal.SIGTER
             return change(*arguments)
 
         with pytest.MonkeyPatch.context() as patched, sigterm_raises():
-            patched.setattr(augment, "change_colour", signal_then_change)
+            patched.setattr(transforms, "change_colour", signal_then_change)
             with contextlib.suppress(Terminated):
                 pretrain(config)
                 raise AssertionError("the signal was not obeyed")
@@ -81,12 +82,12 @@ def test_control_random_numbers_that_depend_on_what_ran_before_change_the_bits(
     workbook, tiny_config, monkeypatch
 ):
     """What a generator with a state, saved or not, comes to when steps are taken up anew."""
-    generator, draw = np.random.default_rng(0), augment.draw
+    generator, draw = np.random.default_rng(0), transforms.draw
 
     def draw_on(seed, epoch, images, views):
         return draw(int(generator.integers(2**31)), epoch, images, views)
 
-    monkeypatch.setattr(augment, "draw", draw_on)
+    monkeypatch.setattr(transforms, "draw", draw_on)
     config = tiny_config.updated(rolling_minutes=60, save_every=4)
     run = interrupted(config.updated(tag="cut"), [3])
     generator = np.random.default_rng(0)
@@ -101,7 +102,7 @@ def test_number_and_kind_of_workers_do_not_change_a_bit(whole, tiny_config, monk
         patched.setattr(loaders, "DataLoader", anew)
         other_two = digest(pretrain(tiny_config.updated(tag="anew", workers=2)))
     config = tiny_config.updated(tag="changing", rolling_minutes=60, save_every=1)
-    change = augment.change_colour
+    change = transforms.change_colour
     for workers in (0, 2):  # killed after some steps with each
         calls = []
 
@@ -112,7 +113,7 @@ def test_number_and_kind_of_workers_do_not_change_a_bit(whole, tiny_config, monk
             return change(*arguments)
 
         with monkeypatch.context() as patched, sigterm_raises(), pytest.raises(Terminated):
-            patched.setattr(augment, "change_colour", signal_then_change)
+            patched.setattr(transforms, "change_colour", signal_then_change)
             pretrain(config.updated(workers=workers))
     changing = digest(pretrain(config.updated(workers=1)))
     assert {two, other_two, changing} == {whole}
@@ -128,7 +129,7 @@ def test_run_without_progress_stops_and_says_so(workbook, tiny_config, monkeypat
     assert read_json(run.lives_file)["starts"] == resume.STARTS
     with pytest.raises(InputError, match=r"no progress: .* was started 5 times at epoch 1"):
         pretrain(config)
-    unprotected = f"from thesis_lib import resume; resume.STARTS = 99\n{DIES_IN_EPOCH_2}"
+    unprotected = f"from thesis_lib.training import resume; resume.STARTS = 99\n{DIES_IN_EPOCH_2}"
     subprocess.run([sys.executable, "-c", unprotected, options[-1]], capture_output=True)
     assert read_json(run.lives_file)["starts"] == resume.STARTS + 1  # the control goes on for ever
     pretrain(config.updated(force=True))
@@ -250,12 +251,12 @@ def test_signal_between_two_epochs_is_obeyed_after_a_save(workbook, tiny_config,
 def test_control_numbers_that_depend_on_the_worker_change_the_bits(
     workbook, tiny_config, monkeypatch
 ):
-    draw = augment.draw
+    draw = transforms.draw
 
     def draw_by_process(seed, *arguments):
         return draw(seed + os.getpid(), *arguments)
 
-    monkeypatch.setattr(augment, "draw", draw_by_process)
+    monkeypatch.setattr(transforms, "draw", draw_by_process)
     without = digest(pretrain(tiny_config.updated(tag="none")))
     assert digest(pretrain(tiny_config.updated(tag="two", workers=2))) != without
 
@@ -300,9 +301,9 @@ import json, os, sys
 os.environ["OMP_NUM_THREADS"] = "1"
 print("start", flush=True)
 from thesis_lib.config import RunConfig
-from thesis_lib.interruption import Terminated, sigterm_raises
-from thesis_lib.pretrain import pretrain
-from thesis_lib.probe import probe_checkpoints
+from thesis_lib.system.signals import Terminated, sigterm_raises
+from thesis_lib.training.pretraining import pretrain
+from thesis_lib.evaluation.probing import probe_checkpoints
 config = RunConfig.from_dict(json.loads(sys.argv[1]))
 try:
     with sigterm_raises():

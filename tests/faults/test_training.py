@@ -12,15 +12,17 @@ import psutil
 import pytest
 import torch
 
-from thesis_lib import augment, checkpoints, interruption, training
-from thesis_lib.cli import main
+from thesis_lib.cli.command_line import main
 from thesis_lib.config import InputError
-from thesis_lib.interruption import EXIT_RESUMABLE
-from thesis_lib.loaders import EpochBatches, Loader, RandomViews
-from thesis_lib.pretrain import pretrain
-from thesis_lib.probe import probe_checkpoints
-from thesis_lib.runs import RunDirectory, read_json
-from thesis_lib.stages import stage_states
+from thesis_lib.data import transforms
+from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
+from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.runs.directory import RunDirectory, read_json
+from thesis_lib.runs.stages import stage_states
+from thesis_lib.system import signals
+from thesis_lib.system.signals import EXIT_RESUMABLE
+from thesis_lib.training import checkpoints, engine
+from thesis_lib.training.pretraining import pretrain
 
 
 def spoil(monkeypatch, part: str, value: float, step: int) -> None:
@@ -32,7 +34,7 @@ def spoil(monkeypatch, part: str, value: float, step: int) -> None:
         return len(calls) == step
 
     if part == "a pixel":
-        normalise = augment.normalise
+        normalise = transforms.normalise
 
         def spoilt(images, mean, std):
             images = normalise(images, mean, std)
@@ -40,9 +42,9 @@ def spoil(monkeypatch, part: str, value: float, step: int) -> None:
                 images[0, 0, 0, 0] = value
             return images
 
-        monkeypatch.setattr(augment, "normalise", spoilt)
+        monkeypatch.setattr(transforms, "normalise", spoilt)
     else:
-        loss_of = training.method_loss
+        loss_of = engine.method_loss
 
         def spoilt_loss(config, outputs, labels):
             if not is_due():
@@ -52,7 +54,7 @@ def spoil(monkeypatch, part: str, value: float, step: int) -> None:
             outputs.register_hook(lambda gradient: gradient * value)  # nothing else shows it
             return loss_of(config, outputs, labels)
 
-        monkeypatch.setattr(training, "method_loss", spoilt_loss)
+        monkeypatch.setattr(engine, "method_loss", spoilt_loss)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -72,7 +74,7 @@ def test_value_that_is_not_finite_stops_before_the_optimizer_moves(
         return result
 
     monkeypatch.setattr(torch.optim.SGD, "step", note_after)
-    monkeypatch.setitem(training.LOOK_EVERY, "cpu", look_every)
+    monkeypatch.setitem(engine.LOOK_EVERY, "cpu", look_every)
     spoil(monkeypatch, part, value, step=9)  # the third of the second epoch, which has six
     with pytest.raises(InputError) as caught:
         pretrain(tiny_config)
@@ -88,7 +90,7 @@ def test_value_that_is_not_finite_stops_before_the_optimizer_moves(
 
 
 def test_control_without_the_watch_the_weights_are_spoilt(workbook, tiny_config, monkeypatch):
-    monkeypatch.setattr(training._Watch, "note", lambda self, *parts: None)
+    monkeypatch.setattr(engine._Watch, "note", lambda self, *parts: None)
     spoil(monkeypatch, "a gradient", float("nan"), step=9)
     run = pretrain(tiny_config)
     weights = checkpoints.load(run.last_checkpoint)["model"]
@@ -98,27 +100,27 @@ def test_control_without_the_watch_the_weights_are_spoilt(workbook, tiny_config,
 def test_output_of_the_network_that_is_not_finite_is_named(workbook, tiny_config, monkeypatch):
     """Cross-entropy forgives a logit of minus infinity of another class."""
     config = tiny_config.updated(method="cross-entropy")
-    loss_of = training.method_loss
+    loss_of = engine.method_loss
 
     def spoilt(config, outputs, labels):
         outputs.data[torch.arange(len(labels)), (labels + 1) % 3] = -torch.inf
         return loss_of(config, outputs, labels)
 
-    monkeypatch.setattr(training, "method_loss", spoilt)
+    monkeypatch.setattr(engine, "method_loss", spoilt)
     with pytest.raises(InputError, match=r"an output of the network is not finite in epoch 1"):
         pretrain(config)
 
 
 def test_features_that_are_not_finite_are_not_probed(workbook, tiny_config, monkeypatch):
     run = pretrain(tiny_config)
-    normalise = augment.normalise
+    normalise = transforms.normalise
 
     def spoilt(images, mean, std):
         images = normalise(images, mean, std)
         images[1] = torch.nan
         return images
 
-    monkeypatch.setattr(augment, "normalise", spoilt)
+    monkeypatch.setattr(transforms, "normalise", spoilt)
     with pytest.raises(InputError, match=r"features are not finite for 'train/.*\.png'"):
         probe_checkpoints(run)
 
@@ -200,7 +202,7 @@ def test_lack_of_memory_is_told_with_the_batch_size(workbook, tiny_config, monke
             raise error
 
         with monkeypatch.context() as patched:
-            patched.setattr(training, "method_loss", starve)
+            patched.setattr(engine, "method_loss", starve)
             with pytest.raises(
                 InputError, match=r"out of memory with batch_size 8, which is never"
             ):
@@ -213,7 +215,7 @@ def test_control_without_plain_words_memory_and_workers_are_tracebacks(
     workbook, tiny_config, monkeypatch
 ):
     unexplained = contextlib.nullcontext()
-    monkeypatch.setattr("thesis_lib.pretrain.plain_words", lambda *_: unexplained)
+    monkeypatch.setattr("thesis_lib.training.pretraining.plain_words", lambda *_: unexplained)
     in_worker(monkeypatch, WORKER_FAULTS["killed"])
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         pretrain(tiny_config.updated(workers=2, worker_timeout=TIMEOUT))
@@ -234,8 +236,8 @@ def test_memory_that_is_really_short_is_one_line(workbook):
     """The limit is the system's: torch's own allocator meets it."""
     code = (
         "import resource, sys, torch\n"
-        "from thesis_lib.cli import main\n"
-        "from thesis_lib import training\n"
+        "from thesis_lib.cli.command_line import main\n"
+        "from thesis_lib.training import engine as training\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))\n"
         "sys.exit(main(sys.argv[1:]))\n"
@@ -286,8 +288,9 @@ def test_signal_ends_a_training_after_a_save(workbook, faults, number, status, w
 
 def test_control_without_deferral_sigterm_saves_nothing(workbook):
     unprotected = (
-        "import contextlib, sys\nfrom thesis_lib import pretrain\n"
-        "from thesis_lib.interruption import Deferral\nfrom thesis_lib.cli import main\n"
+        "import contextlib, sys\nfrom thesis_lib.training import pretraining as pretrain\n"
+        "from thesis_lib.system.signals import Deferral\n"
+        "from thesis_lib.cli.command_line import main\n"
         "pretrain.deferred_signals = lambda: contextlib.nullcontext(Deferral())\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
@@ -300,8 +303,8 @@ def test_control_without_deferral_sigterm_saves_nothing(workbook):
 
 def test_step_that_takes_too_long_is_left(workbook, tiny_config, monkeypatch):
     """Machines are taken away after 30 seconds, saved or not."""
-    monkeypatch.setattr(interruption, "GRACE_SECONDS", 1.0)
-    monkeypatch.setattr(training, "method_loss", lambda *_: time.sleep(60))
+    monkeypatch.setattr(signals, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(engine, "method_loss", lambda *_: time.sleep(60))
     arguments = ["pretrain", "--data", "data/tiny", "--backbone", "lenet5", "--batch-size", "8"]
     timer = threading.Timer(4, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
@@ -311,7 +314,7 @@ def test_step_that_takes_too_long_is_left(workbook, tiny_config, monkeypatch):
 
 
 def test_second_interrupt_is_obeyed_at_once():
-    with pytest.raises(KeyboardInterrupt), interruption.deferred_signals() as deferral:
+    with pytest.raises(KeyboardInterrupt), signals.deferred_signals() as deferral:
         signal.raise_signal(signal.SIGINT)
         assert deferral.signal == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
@@ -319,8 +322,8 @@ def test_second_interrupt_is_obeyed_at_once():
 
 
 def test_workers_end_with_their_loader_also_when_they_ignore_sigterm(workbook, tiny_config):
-    from thesis_lib.data import open_dataset
-    from thesis_lib.images import Images
+    from thesis_lib.data.cache import Images
+    from thesis_lib.data.datasets import open_dataset
 
     images = Images(open_dataset("data/tiny").splits["train"])
     with Loader(RandomViews(images, 32, 1), EpochBatches(len(images), 8, 1), 2, False) as loader:

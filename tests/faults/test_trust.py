@@ -20,10 +20,10 @@ import pytest
 import torch
 from IPython.core.inputtransformer2 import TransformerManager
 
-from thesis_lib import checkpoints
-from thesis_lib.cli import main
+from thesis_lib.cli.command_line import main
 from thesis_lib.config import InputError
-from thesis_lib.supcontrast import read_checkpoint
+from thesis_lib.training import checkpoints
+from thesis_lib.training.supcontrast import read_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 MARK = "executed"

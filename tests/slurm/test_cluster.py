@@ -7,19 +7,20 @@ import subprocess
 
 import pytest
 import torch
-from conftest import write_classes
-from processes import wait_until
 
-from thesis_lib import checkpoints, job_queue
-from thesis_lib.cli import main
+from tests.conftest import write_classes
+from tests.processes import wait_until
+from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
-from thesis_lib.final_test import final_test
-from thesis_lib.pretrain import pretrain
-from thesis_lib.probe import probe_checkpoints
-from thesis_lib.runs import RunDirectory
-from thesis_lib.splits import split_dataset
-from thesis_lib.stages import read_metrics
-from thesis_lib.status import status_lines
+from thesis_lib.data.splits import split_dataset
+from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.evaluation.testing import final_test
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.stages import read_metrics
+from thesis_lib.training import checkpoints
+from thesis_lib.training.pretraining import pretrain
+from thesis_lib.workbook import slurm_queue
+from thesis_lib.workbook.status import status_lines
 
 from .one_node import can_start, one_node
 
@@ -73,11 +74,11 @@ def run_of(**settings):
 
 
 def job_of(run):
-    return job_queue.noted_job(run.path, job_queue.RUN).id
+    return slurm_queue.noted_job(run.path, slurm_queue.RUN).id
 
 
 def log_of(folder, job):
-    file = job_queue.slurm_folder(folder) / f"{job}_0_log.out"
+    file = slurm_queue.slurm_folder(folder) / f"{job}_0_log.out"
     return file.read_text() if file.is_file() else ""
 
 
@@ -88,7 +89,7 @@ def told(job):
 
 
 def in_queue():
-    return set(job_queue.read_queue())
+    return set(slurm_queue.read_queue())
 
 
 def is_training(run, epochs=5):
@@ -183,7 +184,7 @@ def test_a_failed_notebook_is_a_failed_job_and_not_requeued(cluster, slots):
     submit(data="data/broken", epochs=10)
     run = run_of(data="data/broken", epochs=10)
     job = job_of(run)
-    tables = job_queue.noted_job(run.path.parent, job_queue.THESIS_TABLES).id
+    tables = slurm_queue.noted_job(run.path.parent, slurm_queue.THESIS_TABLES).id
     assert wait_until(lambda: job not in in_queue(), 90)
     assert told(job) == {"JobState": "FAILED", "Restarts": "0", "ExitCode": "1:0"}
     log = log_of(run.path, job)

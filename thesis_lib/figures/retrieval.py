@@ -65,7 +65,7 @@ def novelty(rows: pd.DataFrame) -> Figure:
     """How well three scores find images of classes that were left out, part by part.
 
     rows: fold, score, auroc, false_alarms (fractions), as
-    :func:`thesis_lib.novelty.measure_novelty` gives them.
+    :func:`thesis_lib.evaluation.novelty.measure_novelty` gives them.
     """
     figure, panels = subplots(60, ncols=2, sharey=True)
     scores = list(dict.fromkeys(rows["score"]))

@@ -16,7 +16,7 @@ import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from thesis_lib.files import atomic_path
+from thesis_lib.system.files import atomic_path
 
 TEXT_WIDTH_MM = 160.0
 PAGE_HEIGHT_MM = 230.0  # of A4, with room left for a caption

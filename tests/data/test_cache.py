@@ -1,0 +1,121 @@
+"""Decoded images: the same bits from files, memory and disk; too large a cache is refused."""
+
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.data import cache as module
+from thesis_lib.data.cache import chosen_cache, open_images
+from thesis_lib.data.datasets import open_dataset, read_pixels
+from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
+from thesis_lib.data.statistics import data_statistics
+
+
+@pytest.fixture
+def dataset(workbook):
+    """data/tiny with images of several sizes, some grey, some colour."""
+    random = np.random.default_rng(0)
+    for number, file in enumerate(sorted((workbook / "data" / "tiny").glob("*/*/*"))):
+        shape = (9 + number % 4, 12 - number % 3, 3)[: 2 + number % 2]
+        file.unlink()  # a hard link
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(file)
+    return open_dataset("data/tiny")
+
+
+def opened(dataset, cache: str, split: str = "train"):
+    config = RunConfig(data="data/tiny", cache=cache)
+    return open_images(dataset, split, data_statistics(dataset), config)
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk", "auto"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_are_those_of_the_files(dataset, cache, split):
+    images, used = opened(dataset, cache, split)
+    assert used == ("memory" if cache == "auto" else cache)
+    files = dataset.splits[split].files
+    assert len(images) == len(files)
+    for number, file in enumerate(files):
+        assert np.array_equal(images[number], read_pixels(dataset.root / file))
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_cached_images_are_not_decoded_again(dataset, cache, monkeypatch):
+    images, _ = opened(dataset, cache)
+    monkeypatch.setattr(module, "read_pixels", None)
+    assert images[3].shape[2] == 3
+    if cache == "disk":  # another run on the data set finds the file
+        again, _ = opened(dataset, "disk")
+        assert np.array_equal(again[3], images[3])
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_batches_are_the_same_whatever_the_cache_and_the_workers(dataset, cache):
+    found = []
+    for images, workers in ((opened(dataset, "none")[0], 0), (opened(dataset, cache)[0], 2)):
+        batches = EpochBatches(len(images), 8, seed=1)
+        loader = Loader(RandomViews(images, 16, seed=1), batches, workers, pin_memory=False)
+        found.append([pixels for pixels, *_ in loader])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_other_files_get_a_cache_of_their_own(dataset):
+    opened(dataset, "disk")
+    (dataset.root / dataset.splits["train"].files[0]).unlink()
+    changed = open_dataset("data/tiny")
+    images, _ = opened(changed, "disk")
+    first = changed.splits["train"].files[0]
+    assert np.array_equal(images[0], read_pixels(changed.root / first))
+
+
+def test_filling_that_was_cut_short_leaves_no_cache(dataset, monkeypatch):
+    def dying(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "read_pixels", dying)
+        with pytest.raises(KeyboardInterrupt):
+            opened(dataset, "disk")
+    assert not list((dataset.root.parent.parent / "runs").rglob("*.bytes*"))
+    images, _ = opened(dataset, "disk")
+    assert np.array_equal(images[0], read_pixels(dataset.root / dataset.splits["train"].files[0]))
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_cache_that_does_not_fit_is_refused_with_its_size(dataset, cache, monkeypatch):
+    class Little:
+        available = free = 1000
+
+    monkeypatch.setattr(psutil, "virtual_memory", Little)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Little)
+    with pytest.raises(InputError, match=rf"cache = '{cache}' takes 0\.0 GiB for train/"):
+        opened(dataset, cache)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_spawned_workers_get_the_cache_without_its_bytes(dataset, cache):
+    """macOS and Python 3.14 start workers that way."""
+    images, _ = opened(dataset, cache)
+    pickled = bytes(ForkingPickler.dumps(images))
+    bytes_of_pixels = images.cache.numpy().tobytes()
+    assert bytes_of_pixels[:200] not in pickled
+    loaded = ForkingPickler.loads(pickled)
+    assert all(np.array_equal(loaded[i], images[i]) for i in range(len(images)))
+
+
+def test_auto_decodes_anew_where_memory_is_short(monkeypatch):
+    class Little:
+        available = 1000
+
+    monkeypatch.setattr(psutil, "virtual_memory", Little)
+    assert chosen_cache(RunConfig(), 2**20) == "none"
+
+
+def test_auto_keeps_small_data_sets_in_memory_and_decodes_large_ones():
+    assert chosen_cache(RunConfig(), 2**20) == "memory"
+    assert chosen_cache(RunConfig(), 20 * 2**30) == "none"
+    assert chosen_cache(RunConfig(cache="disk"), 20 * 2**30) == "disk"

@@ -1,0 +1,77 @@
+"""Calibration against formulas written out, and on confidences whose fault is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from thesis_lib.evaluation.calibration import (
+    LEAST,
+    MOST,
+    calibration,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
+
+
+def honest_logits(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of five classes, and labels drawn with just the probabilities that they say."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(n, 5, generator=generator, dtype=torch.float64)
+    return logits, torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_temperature_finds_how_much_too_sure_logits_are(factor):
+    logits, labels = honest_logits(20_000)
+    assert fit_temperature(factor * logits, labels) == pytest.approx(factor, rel=0.05)
+
+
+def test_temperature_is_the_best_of_a_grid():
+    logits, labels = honest_logits(500)
+    found = fit_temperature(2 * logits, labels)
+
+    def loss(temperature):
+        return torch.nn.functional.cross_entropy(2 * logits / temperature, labels)
+
+    assert all(loss(found) <= loss(other) + 1e-9 for other in np.linspace(0.1, 10, 500))
+
+
+def test_separable_logits_have_a_temperature_as_well():
+    logits = 100 * torch.eye(4)
+    assert LEAST <= fit_temperature(logits, torch.arange(4)) <= MOST
+
+
+def test_error_is_the_formulas():
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.2, 1, 1000)
+    right = random.random(1000) < confidence**2
+    expected = 0.0
+    for low in np.arange(15) / 15:  # Guo et al. (2017), eq. 3: bins open below, closed above
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            gap = abs(right[inside].mean() - confidence[inside].mean())
+            expected += gap * inside.sum() / 1000
+    assert expected_calibration_error(reliability(confidence, right)) == pytest.approx(expected)
+
+
+def test_bins_hold_every_image_and_empty_ones_are_no_number():
+    table = reliability(np.array([0, 0.5, 0.51, 1]), np.array([0, 1, 0, 1], dtype=bool), bins=4)
+    assert table["images"].tolist() == [1, 1, 1, 1]
+    table = reliability(np.array([0.9, 1.0]), np.array([True, False]), bins=2)
+    assert table["images"].tolist() == [0, 2] and np.isnan(table["accuracy"][0])
+
+
+@pytest.mark.parametrize("factor", [3, 300])
+def test_scaling_mends_the_error(factor):
+    """Also of logits so far apart that their probabilities are 1 and 0 to all digits."""
+    logits, labels = honest_logits(20_000)
+    right = (logits.argmax(1) == labels).numpy()
+    logits = logits * factor
+    temperature = fit_temperature(logits, labels)
+    table = calibration(logits, right, temperature)
+    assert table["temperature"].unique().tolist() == [1, temperature]
+    before, after = table[:15], table[15:]
+    assert before["images"].sum() == after["images"].sum() == 20_000
+    assert expected_calibration_error(before) > 0.1
+    assert expected_calibration_error(after) < 0.01

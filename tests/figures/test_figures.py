@@ -1,0 +1,475 @@
+"""What thesis_lib.figures promises: one style, exact widths, and text that stays readable."""
+
+import time
+import warnings
+from functools import cache
+from itertools import combinations
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.image as mpimg
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+
+from thesis_lib import figures
+
+SOURCE = {"line": "data set digits (fingerprint 0123); runs: none; code: abc", "part": "data"}
+FEW = ["Actinoptychus", "Bacillariophyceae", "Chaetoceros", "Ditylum", "Odontella", "Rhizosolenia"]
+MANY = [f"{i:03d}_Megalopa larva_Phase {i % 3}_Type {chr(65 + i % 26)}" for i in range(1, 88)]
+ONE_LONG = ["n" * 90, *(f"species {i} of a genus" for i in range(86))]
+LONG = [f"{i:03d}_" + "n" * 86 for i in range(87)]
+THREE_HUNDRED = [f"{i:03d}_Megalopa larva_Phase {i % 3}" for i in range(300)]
+COMMON_BACKBONES = [
+    *("resnet18", "resnet34", "resnet101", "resnext50_32x4d", "densenet121", "vgg16"),
+    *("efficientnet_b0", "mobilenetv3_large_100", "convnext_tiny", "regnety_032", "inception_v3"),
+    *("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"),
+    "swin_tiny_patch4_window7_224",
+]
+HOSTILE = ["$x$ and $y", "a_b^{2}", "R&D 100%", "Ωμέγα", "中文", "日本語", "\\alpha # ~", "x" * 90]
+
+
+@pytest.fixture(autouse=True)
+def style():
+    figures.set_style()  # also after pytest has put back its own warning filters
+    yield
+    figures.set_style()
+
+
+def pairs_of(images, classes, others):
+    """Each image beside the next, with a caption as of thesis_lib.data.leakage."""
+    captions = [
+        f"near-duplicate, 2 of 64 bits\ntest: {a}\ntrain: {b}"
+        for a, b in zip(classes, others, strict=True)
+    ][: len(images)]
+    return list(zip(images, images[1:] + images[:1], captions, strict=True))
+
+
+def of_classes(classes):
+    """Draw every figure that shows class names, on made-up data."""
+    rng, k = np.random.default_rng(0), len(classes)
+    images = [rng.integers(0, 255, (9 + i % 7, 12, 3), dtype=np.uint8) for i in range(12)]
+    numbers = np.array(classes, dtype=object)
+    true, wrong = np.resize(numbers, 300), numbers[rng.integers(k, size=300)]
+    predicted = np.where(rng.random(300) < 0.9, true, wrong)
+    xy = rng.normal(size=(300, 2))
+    points = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "true": true, "predicted": predicted})
+    counts = pd.DataFrame(rng.integers(0, 3000, (k, 3)), classes, ["train", "val", "test"])
+    f1 = pd.DataFrame({"class": classes, "support": counts["train"] + 1, "f1": rng.random(k)})
+    captions = [f"true: {a}\npredicted: {b} 99.1 %" for a, b in zip(true, wrong, strict=True)][:12]
+    matrix = rng.integers(0, 2, (k, k)) + 900 * np.eye(k, dtype=int)
+    return {
+        "class_counts": figures.class_counts(counts),
+        "sample_images": figures.sample_images({name: images[:4] for name in classes}),
+        "views": figures.views(images[:6], [images[:6], images[:6]], classes[:6]),
+        "confusion_matrix": figures.confusion_matrix(matrix, classes, normalize=False),
+        "confusion_matrix_shares": figures.confusion_matrix(matrix, classes, normalize=True),
+        "embedding": figures.embedding(points, classes),
+        "mistakes": figures.mistakes(images, captions),
+        "image_pairs": figures.image_pairs(pairs_of(images, true, wrong), "none"),
+        "per_class_f1": figures.per_class_f1(f1),
+    }
+
+
+def of_runs():
+    """Draw every figure that shows runs, on made-up data."""
+    epochs = np.arange(1, 41)
+    metrics = pd.DataFrame({"epoch": epochs, "loss": 4 / epochs, "learning_rate": 0.1 / epochs})
+    two, imported = metrics[:2], metrics[29::10].assign(loss=np.nan)
+    probe = pd.DataFrame({"checkpoint": [30, 40], "val_accuracy": [0.912, 0.934]})
+    probe["val_accuracy_low"] = probe["val_accuracy"] - 0.01
+    probe["val_accuracy_high"] = probe["val_accuracy"] + 0.01
+    probe["knn_accuracy"] = [0.92, 0.93]
+    curves = pd.DataFrame({"checkpoint": np.repeat([30, 40], 5), "head_epoch": [1, 2, 3, 4, 5] * 2})
+    curves["train_loss"], curves["val_accuracy"] = 1 / curves["head_epoch"], 0.9
+    rates = pd.concat([curves.assign(head_learning_rate=rate) for rate in (0.025, 0.25, 2.5)])
+    backbones = {f"{b}-bs{n}": b for b in ("resnet50", "lenet5") for n in (32, 64)}
+    batch_sizes = {run: int(run[-2:]) for run in backbones}
+    runs = pd.DataFrame({"run": backbones.keys(), "backbone": backbones.values()})
+    runs = runs.assign(batch_size=32, accuracy=0.95, low=0.94, high=0.96, published=0.951)
+    sizes = pd.DataFrame({"split": ["train", "val"] * 4, "width": 8, "height": 8})
+    edges = np.arange(15) / 15
+    bins = {"low": edges, "high": edges + 1 / 15, "images": np.arange(15) ** 3}
+    bins["accuracy"] = np.where(np.arange(15) > 3, edges, np.nan)
+    reliability = pd.concat([pd.DataFrame({"temperature": t, **bins}) for t in (1, 25.68)])
+    curve = pd.DataFrame({"threshold": np.arange(80, 101) / 100, "split": "val"})
+    curve = curve.assign(accuracy=0.93, accuracy_low=0.92, accuracy_high=0.94)
+    curve = curve.assign(index_mib=curve.index * 9.0, seconds_per_image=curve.index * 1e-4)
+    tested = curve[9:10].assign(split="test")
+    scores = np.repeat(["similarity", "max softmax", "energy"], 5)
+    novelty = pd.DataFrame({"score": scores, "auroc": 0.9, "false_alarms": np.arange(15) / 20})
+    return {
+        "retrieval_curve": figures.retrieval_curve(pd.concat([curve, tested]), 0.89, "C0", 0.94),
+        "retrieval_curves": figures.retrieval_curve(
+            pd.concat([curve.assign(split="train"), curve.assign(split="test")]), 1.0, "C0"
+        ),
+        "novelty": figures.novelty(novelty),
+        "pretraining": figures.pretraining(
+            metrics, metrics["loss"], 25, 30, [10, 20, 30, 40], "C0", "SupCon loss"
+        ),
+        "pretraining_two": figures.pretraining(
+            two, two["loss"], None, 1, [2], "C0", "cross-entropy"
+        ),
+        "pretraining_imported": figures.pretraining(
+            imported, imported["loss"], None, 30, [30, 40], "C0", "SupCon loss"
+        ),
+        "loss_curves": figures.loss_curves(
+            dict.fromkeys(backbones, metrics), backbones, batch_sizes, "SupCon loss"
+        ),
+        "checkpoint_accuracy": figures.checkpoint_accuracy(probe, 40, "C0"),
+        "checkpoint_accuracy_one": figures.checkpoint_accuracy(probe[:1], 30, "C0"),
+        "head_curves": figures.head_curves(curves, 40),
+        "head_curves_one": figures.head_curves(curves[:5], 30),
+        "head_learning_rates": figures.head_learning_rates(rates, 40),
+        "runs_accuracy": figures.runs_accuracy(runs),
+        "reliability": figures.reliability(reliability, (0.0735, 0.0366)),
+        "image_sizes": figures.image_sizes(sizes),
+        "no_mistakes": figures.mistakes([], []),
+        "no_image_pairs": figures.image_pairs([], "no leaks found"),
+    }
+
+
+def of_many_classes(kind, classes):
+    """Draw a confusion matrix or an embedding, whose classes are in a key, on made-up data."""
+    k = len(classes)
+    if kind == "confusion_matrix":
+        return figures.confusion_matrix(900 * np.eye(k, dtype=int), classes, normalize=False)
+    xy = np.random.default_rng(0).random((3 * k, 2))
+    true = np.resize(np.array(classes, dtype=object), 3 * k)
+    points = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "true": true, "predicted": true})
+    return figures.embedding(points, classes)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    figures.set_style()
+    named = {"few": of_classes(FEW), "many": of_classes(MANY), "hostile": of_classes(HOSTILE)}
+    every = {f"{name}-{kind}": f for kind, group in named.items() for name, f in group.items()}
+    return every | of_runs()
+
+
+@cache
+def texts(figure):
+    """Pairs (text, extent in pixels) of all that a figure really draws."""
+    drawn, draw = [], Text.draw
+
+    def record(text, renderer):
+        if text.get_visible() and text.get_text().strip():
+            drawn.append(text)
+        draw(text, renderer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", record)
+        figure.draw_without_rendering()
+    return [(text, Text.get_window_extent(text)) for text in dict.fromkeys(drawn)]
+
+
+def pixel_width(path):
+    return mpimg.imread(path).shape[1]
+
+
+def test_saved_width_is_the_text_width(tmp_path):
+    figures.set_style(text_width=120)
+    png = figures.save(figures.mistakes([], []), tmp_path / "plot", SOURCE)[1]
+    assert pixel_width(png) / plt.rcParams["savefig.dpi"] * 25.4 == pytest.approx(120, rel=0.01)
+    assert plt.rcParams["savefig.dpi"] >= 200
+
+
+def test_figure_size_is_a_fraction_of_the_text_width():
+    assert figures.figure_size(0.5, 2.0) == pytest.approx((80 / 25.4, 160 / 25.4))
+    figures.set_style(text_width=100)
+    assert figures.figure_size(1.0, 0.5) == pytest.approx((100 / 25.4, 50 / 25.4))
+
+
+def test_text_width_must_be_positive():
+    with pytest.raises(ValueError, match="text_width is 0"):
+        figures.set_style(text_width=0)
+
+
+def test_every_figure_has_the_text_width_and_fits_a_page(drawn):
+    for name, figure in drawn.items():
+        width, height = figure.get_size_inches() * 25.4
+        assert width == pytest.approx(figures.TEXT_WIDTH_MM), name
+        assert height <= 240, name
+
+
+def test_pdf_embeds_truetype_and_is_the_same_on_every_save(drawn, tmp_path):
+    figure = drawn["class_counts-few"]
+    first = figures.save(figure, tmp_path / "a", SOURCE)[0].read_bytes()
+    time.sleep(1.1)  # so that a time stamp would differ
+    second = figures.save(figure, tmp_path / "b", SOURCE)[0].read_bytes()
+    assert first == second
+    assert b"/FontFile2" in first  # TrueType; Type 3 has no font file
+    assert b"/Type3" not in first
+
+
+def test_save_makes_folders_and_keeps_dots_in_names(drawn, tmp_path):
+    written = figures.save(drawn["no_mistakes"], tmp_path / "a" / "b" / "sp.B-0.5", SOURCE)
+    assert [path.name for path in written] == ["sp.B-0.5.pdf", "sp.B-0.5.png"]
+    assert sorted(written[0].parent.iterdir()) == sorted(written)
+
+
+def test_a_failed_save_leaves_the_old_files_and_no_strays(drawn, tmp_path, monkeypatch):
+    old = [
+        path.read_bytes() for path in figures.save(drawn["no_mistakes"], tmp_path / "plot", SOURCE)
+    ]
+    figure, real = figures.mistakes([], []), matplotlib.figure.Figure.savefig
+    figure.text(0, 0, "new")
+
+    def fails_on_png(self, path, **options):
+        if options["format"] == "png":
+            raise OSError("disk full")
+        real(self, path, **options)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fails_on_png)
+    with pytest.raises(OSError, match="disk full"):
+        figures.save(figure, tmp_path / "plot", SOURCE)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["plot.pdf", "plot.png"]
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == old
+
+
+def test_no_text_is_smaller_than_five_points(drawn):
+    for name, figure in drawn.items():
+        for text, _ in texts(figure):
+            assert text.get_fontsize() >= 5, (name, text.get_text())
+
+
+def faults_of(name, figure):
+    """Texts of a figure that leave it, and pairs of texts that overlap."""
+    faults, canvas, found = [], figure.bbox.padded(1), texts(figure)
+    for text, extent in found:
+        inside = canvas.x0 <= extent.x0 and extent.x1 <= canvas.x1
+        inside &= canvas.y0 <= extent.y0 and extent.y1 <= canvas.y1
+        if not inside:
+            faults.append((name, text.get_text(), str(extent)))
+    boxes = np.array([extent.extents for _, extent in found]).reshape(-1, 4)
+    # A pixel of play, as boxes are as high as the font and letters are not.
+    low, high = boxes[:, :2] + 1, boxes[:, 2:] - 1
+    overlap = ((low[:, None] <= high) & (low <= high[:, None])).all(axis=-1)
+    for i, j in np.argwhere(np.triu(overlap, 1)):
+        faults.append((name, found[i][0].get_text(), found[j][0].get_text()))
+    return faults
+
+
+def test_texts_neither_overlap_nor_leave_the_canvas(drawn):
+    assert not [fault for name, figure in drawn.items() for fault in faults_of(name, figure)]
+
+
+@pytest.mark.parametrize("kind", ["confusion_matrix", "embedding"])
+@pytest.mark.parametrize("classes", [ONE_LONG, LONG, THREE_HUNDRED], ids=["one", "all", "300"])
+def test_long_and_many_names_leave_the_key_on_the_page(kind, classes):
+    figure = of_many_classes(kind, classes)
+    assert figure.get_size_inches()[1] * 25.4 <= figures.PAGE_HEIGHT_MM + 0.1
+    assert not faults_of(kind, figure)
+    key = [text.get_text() for text, _ in texts(figure) if text.get_va() == "top"]
+    if classes is not THREE_HUNDRED:  # so many are shortened all
+        shown = [name for name in classes if any(text.endswith(name) for text in key)]
+        assert shown == [name for name in classes if len(name) < 90]
+
+
+def test_class_counts_of_many_classes_names_all_in_full(drawn):
+    shown = {text.get_text() for text, _ in texts(drawn["class_counts-many"])}
+    assert set(MANY) <= shown
+
+
+def test_many_classes_are_numbered_on_the_axes_and_named_in_a_key(drawn):
+    for name in ("confusion_matrix-many", "embedding-many"):
+        shown = {text.get_text() for text, _ in texts(drawn[name])}
+        assert {name[:3] for name in MANY} <= shown
+        assert set(MANY) <= shown
+
+
+def test_class_numbers():
+    assert figures.class_numbers(["012_Acartia sp.B", "013_Acartia sp.C"]) == ["012", "013"]
+    assert figures.class_numbers(["1a", "1b"]) == ["1", "2"]
+    assert figures.class_numbers(["7_a", "b"]) == ["1", "2"]
+    assert figures.class_numbers([]) == []
+
+
+def test_hostile_names_are_drawn_as_they_are(tmp_path):
+    figures.set_style()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        for figure in of_classes(HOSTILE).values():
+            figure.draw_without_rendering()
+        figures.save(figure, tmp_path / "hostile", SOURCE)
+    figure = figures.class_counts(pd.DataFrame({"train": range(8)}, HOSTILE))
+    shown = {text.get_text(): text for text, _ in texts(figure)}
+    assert set(HOSTILE[:7]) <= set(shown)
+    assert not shown["$x$ and $y"].get_parse_math()
+
+
+def test_missing_glyphs_do_not_warn(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        figures.set_style()
+        figures.save(
+            figures.class_counts(pd.DataFrame({"train": [3]}, ["中文"])), tmp_path / "a", SOURCE
+        )
+    assert not caught
+
+
+def test_a_backbone_has_one_color_whatever_else_is_drawn():
+    known = ["resnet50", "seresnext50_32x4d", "lenet5"]
+    assert len({figures.run_color(name) for name in known}) == 3
+    other = figures.run_color("vit_small_patch16_224")
+    assert other == "#89025b"  # literally, as Python's own hash would differ by process
+    assert other not in map(figures.run_color, known)
+    table = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0]})
+    for runs in (["lenet5"], ["resnet50", "lenet5"], ["lenet5", "resnet50"]):
+        same = dict(zip(runs, runs, strict=True))
+        drawn = figures.loss_curves(
+            dict.fromkeys(runs, table), same, dict.fromkeys(runs, 32), "SupCon loss"
+        )
+        lines = {line.get_label(): line.get_color() for line in drawn.axes[0].lines}
+        assert lines["lenet5"] == figures.run_color("lenet5")
+
+
+def lab(colors):
+    """CIELAB (n, 3) of sRGB colours under D65, and their relative luminance (n,) as of WCAG."""
+    rgb = np.array([to_rgb(color) for color in colors])
+    rgb = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]]
+    xyz = rgb @ np.transpose(to_xyz)
+    x, y, z = np.cbrt(xyz / [0.9505, 1.0, 1.0888]).T  # no colour here is near black
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1), xyz[:, 1]
+
+
+def test_common_backbones_have_colors_that_can_be_told_apart_on_white():
+    others = [figures.run_color(name) for name in COMMON_BACKBONES]
+    assert (1.05 / (lab(figures.OTHER_COLORS)[1] + 0.05) >= 3).all()
+    colors, _ = lab([*others, *figures.BACKBONE_COLORS.values()])
+    apart = [np.linalg.norm(a - b) for a, b in combinations(colors, 2)]  # CIE76
+    assert min(apart) > 16 and sum(distance < 20 for distance in apart) <= 6, sorted(apart)[:9]
+
+
+def test_batch_sizes_differ_by_line_style():
+    assert figures.run_line_style(32)["linestyle"] == "solid"
+    assert figures.run_line_style(64)["linestyle"] == "dashed"
+    styles = [figures.run_line_style(n) for n in (16, 32, 64, 128)]
+    for key in ("linestyle", "marker"):
+        assert len({style[key] for style in styles}) == 4
+
+
+def test_a_smoothed_loss_is_drawn_in_full_over_the_pale_raw_one():
+    table = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.0, 1.5]})
+    smooth = table.assign(smoothed=[1.9, 1.4, 1.3])
+    figure = figures.loss_curves(
+        {"a": table, "b": smooth}, dict.fromkeys("ab", "lenet5"), {"a": 32, "b": 64}, "loss"
+    )
+    only, raw, over = figure.axes[0].lines
+    assert list(only.get_ydata()) == list(raw.get_ydata()) == [2.0, 1.0, 1.5]
+    assert list(over.get_ydata()) == [1.9, 1.4, 1.3]
+    assert raw.get_alpha() == 0.3 and only.get_alpha() is None and over.get_alpha() is None
+    assert raw.get_linewidth() < over.get_linewidth() and raw.get_zorder() < only.get_zorder()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_runs_that_differ_in_neither_backbone_nor_batch_size_differ_by_marker():
+    table = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.0, 1.5]})
+    same = {"a": "lenet5", "b": "lenet5", "c": "lenet5", "d": "resnet50"}
+    figure = figures.loss_curves(
+        dict.fromkeys(same, table), same, dict.fromkeys(same, 32), "SupCon loss"
+    )
+    markers = [line.get_marker() for line in figure.axes[0].lines]
+    assert len(set(markers[:3])) == 3 and markers[0] == markers[3] == "None"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decimals"), [(0, 1, 0), (0.5, 0.62, 0), (0.935, 0.944, 1), (0.93, 0.95, 2)]
+)
+def test_percent_ticks_of_an_axis_have_the_same_few_decimals(low, high, decimals):
+    probe = pd.DataFrame({"checkpoint": [30, 40], "val_accuracy": [low, high]})
+    probe["val_accuracy_low"] = probe["val_accuracy_high"] = probe["val_accuracy"]
+    axes = figures.checkpoint_accuracy(probe, 40, "C0").axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(labels) > 3
+    assert {len(label.removesuffix(" %").partition(".")[2]) for label in labels} == {decimals}
+    values = [float(label.removesuffix(" %")) / 100 for label in labels]
+    assert values == pytest.approx(axes.get_yticks())
+
+
+def test_normalized_confusion_matrix_has_shares_and_blank_empty_rows():
+    counts = np.array([[3, 1, 0], [0, 0, 0], [0, 0, 5]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        axes = figures.confusion_matrix(counts, ["a", "b", "c"], normalize=True).axes[0]
+    cells = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "75.0", (0, 1): "25.0", (2, 2): "100.0"}
+    shown = axes.collections[0].get_array()
+    assert shown.mask[1].all() and not shown.mask[0, 1]
+
+
+def test_confusion_matrix_refuses_a_wrong_shape():
+    with pytest.raises(ValueError, match="2 classes"):
+        figures.confusion_matrix(np.eye(3, dtype=int), ["a", "b"], normalize=False)
+
+
+def test_class_counts_of_zero_have_no_mark():
+    counts = pd.DataFrame({"train": [5, 0], "val": [1, 2]}, ["a", "b"])
+    axes = figures.class_counts(counts).axes[0]
+    widths = [bar.get_width() for bar in axes.patches]
+    assert np.isnan(widths[0]) and widths[1] == 5  # the smaller class is drawn first
+    assert axes.get_xlim()[0] > 0
+
+
+def test_no_mistakes_says_so(drawn):
+    assert [text.get_text() for text, _ in texts(drawn["no_mistakes"])] == ["no mistakes"]
+
+
+def test_no_leaks_says_so(drawn):
+    assert [text.get_text() for text, _ in texts(drawn["no_image_pairs"])] == ["no leaks found"]
+
+
+def test_image_pairs_stand_side_by_side_over_their_caption(drawn):
+    figure = drawn["image_pairs-few"]
+    canvas, captions = figure.axes[0], [text.get_text() for text, _ in texts(figure)]
+    assert len(canvas.images) == 24 and len(captions) == 12
+    assert all("near-duplicate, 2 of 64 bits\ntest: " in caption for caption in captions)
+    assert all("\ntrain: " in caption for caption in captions)
+    for left, right in zip(canvas.images[::2], canvas.images[1::2], strict=True):
+        assert left.get_extent()[1] < right.get_extent()[0]
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_any_number_of_image_pairs_fits_a_page(n):
+    images = [np.full((9, 300), 7, dtype=np.uint8)[..., None].repeat(3, axis=2)] * n
+    figure = figures.image_pairs(
+        pairs_of(images, np.resize(MANY, n), np.resize(HOSTILE, n)), "none"
+    )
+    assert figure.get_size_inches()[1] * 25.4 <= 240
+    for _, extent in texts(figure):
+        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1
+
+
+def test_captions_keep_their_confidence(drawn):
+    captions = [text.get_text() for text, _ in texts(drawn["mistakes-many"])]
+    assert len(captions) == 12
+    assert all(caption.endswith("99.1 %") for caption in captions)
+
+
+def test_per_class_f1_names_the_worst_eight():
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({"class": MANY, "support": rng.integers(9, 3000, 87)})
+    table["f1"] = rng.random(87)
+    named = {text.get_text() for text in figures.per_class_f1(table).axes[0].texts}
+    assert named == set(table.nsmallest(8, "f1")["class"])
+
+
+def test_pyplot_holds_no_figure(drawn):
+    assert drawn and not plt.get_fignums()
+
+
+def test_many_points_make_a_small_pdf(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = pd.DataFrame(rng.integers(30, 2000, (47_000, 2)), columns=["width", "height"])
+    pdf = figures.save(
+        figures.image_sizes(sizes.assign(split="train")), tmp_path / "sizes", SOURCE
+    )[0]
+    assert pdf.stat().st_size < 500_000

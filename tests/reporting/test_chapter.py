@@ -1,0 +1,322 @@
+"""The chapter, provenance and verification, over a small grid that has been run."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.conftest import CLASSES, TINY, write_classes
+from thesis_lib import figures
+from thesis_lib.cli.command_line import main
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.data.splits import split_dataset
+from thesis_lib.reporting.chapter import write_chapter
+from thesis_lib.reporting.results import Results
+from thesis_lib.reporting.table_catalogue import TABLES
+from thesis_lib.reporting.verification import verify
+from thesis_lib.runs.directory import find_runs
+from thesis_lib.system.files import read_json, write_json
+from thesis_lib.workbook.grid import grid, run_grid
+
+
+@pytest.fixture(scope="module")
+def grid_root(tmp_path_factory):
+    """A workbook with the figures and tables of two runs, by the notebooks."""
+    root = tmp_path_factory.mktemp("grid")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        write_classes(root / "classes")
+        split_dataset(root / "classes", root / "data" / "tiny")
+        settings = {k: v for k, v in TINY.items() if k not in ("backbone", "batch_size")}
+        configs = grid(settings | {"group_by": r"(\d\d)\d"}, ["lenet5"], [8, 16])
+        assert run_grid(configs) == []
+    return root
+
+
+@pytest.fixture
+def done(grid_root, tmp_path, monkeypatch):
+    """A copy of that workbook, which a test may change; the working directory."""
+    shutil.copytree(grid_root, tmp_path / "w", symlinks=True)
+    monkeypatch.chdir(tmp_path / "w")
+    return tmp_path / "w" / "figures" / "tiny"
+
+
+def test_every_figure_and_table_says_where_it_comes_from(done):
+    runs = [run.path.name for run in find_runs("tiny")]
+    csv, png = sorted(done.rglob("*.csv")), sorted(done.rglob("*.png"))
+    assert len(csv) > 15 and len(png) > 20
+    for path in (*csv, *png):
+        if path.suffix == ".csv":
+            source = read_json(path.with_suffix(".json"))["source"]
+            assert f"% {source['line']}" in path.with_suffix(".tex").read_text().splitlines()
+        else:
+            with Image.open(path) as image:
+                source = json.loads(image.info[figures.SOURCE])
+            pdf = path.with_suffix(".pdf").read_bytes()
+            assert b"/Subject (data set tiny \\(fingerprint " in pdf and b"/Keywords (" in pdf
+        assert re.fullmatch("[0-9a-f]{16}", source["data_fingerprint"])
+        assert source["commit"] and source["data"] == "data/tiny"
+        below = path.relative_to(done).parts
+        expected = [] if source["part"] == "data" else [below[0]] if len(below) > 1 else runs
+        assert list(source["runs"]) == expected
+        for facts in source["runs"].values():
+            assert "pretrain" in facts["commits"] and facts["files"]
+
+
+def test_chapter_holds_every_figure_and_table_once(done):
+    text = write_chapter("tiny")[1].read_text()
+    shown = re.findall(r"\\includegraphics\{\\resultsfolder ([^}]+)\}", text)
+    assert sorted(shown) == sorted(p.relative_to(done).as_posix() for p in done.rglob("*.pdf"))
+    put_in = re.findall(r"\\input\{\\resultsfolder ([^}]+)\}", text)
+    tables = (p.relative_to(done).with_suffix("").as_posix() for p in done.rglob("*.csv"))
+    assert sorted(put_in) == sorted(tables)
+    assert text.count(r"\caption[") == len(shown) == text.count(r"\label{fig:")
+    assert "Chosen is epoch" in text and "accuracy" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_chapter_compiles(done):
+    assert main(["chapter"]) == 0
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "chapter.tex"]
+    for _ in range(2):
+        run = subprocess.run(command, cwd=done, capture_output=True, text=True, errors="replace")
+        assert run.returncode == 0, run.stdout[-3000:]
+    for complaint in ("multiply defined", "undefined", "Overfull \\hbox", "Float too large"):
+        assert complaint not in run.stdout, run.stdout[-5000:]
+
+
+def test_chapter_of_nothing_is_refused_by_name(done, capsys):
+    assert main(["chapter", "tini"]) == 2
+    assert "figures/tini holds no figures; nearest: tiny" in capsys.readouterr().err
+
+
+def test_verify_finds_that_all_agrees(done, capsys):
+    assert main(["chapter"]) == 0
+    capsys.readouterr()
+    assert main(["verify", "figures/tiny"]) == 0
+    # two runs' metrics by head and by table, the numbers, and the two files of the chapter
+    things = len(list(done.rglob("*.csv"))) + len(list(done.rglob("*.pdf"))) + 4 + 1 + 2
+    assert capsys.readouterr().out == f"{things} agree, 0 differ, 0 unknown\n"
+
+
+def a_number_typed_over(done, run):
+    table = pd.read_csv(done / "test.csv")
+    table.loc[0, "accuracy"] = "99.99 (99.90 to 100.00)"
+    table.to_csv(done / "test.csv", index=False)
+    return r"test.csv: 'accuracy' of 'lenet5-bs16-seed42' is '99.99 .*', made again"
+
+
+def a_number_typed_over_in_latex(done, run):
+    file = done / run.path.name / "per_class.tex"
+    file.write_text(file.read_text().replace("001\\_zero", "001\\_naught"))
+    return r"per_class.tex is not as it comes out now"
+
+
+def a_macro_typed_over(done, run):
+    file = done / "numbers.tex"
+    file.write_text(re.sub(r"(TestAccuracy\}\{)[\d.]+", r"\g<1>99.99", file.read_text(), count=1))
+    return r"numbers.tex: .*TestAccuracy.* differ"
+
+
+def a_table_without_its_csv(done, run):
+    file = done / "test.tex"
+    file.write_text(file.read_text().replace("66.", "99."))
+    for ending in (".csv", ".md"):
+        (done / f"test{ending}").unlink()
+    return r"test: .*test.csv is not there"
+
+
+def a_table_without_its_source(done, run):
+    for ending in (".csv", ".md", ".json"):
+        (done / f"test{ending}").unlink()
+    return r"test: .*test.json is not there"
+
+
+def no_numbers(done, run):
+    (done / "numbers.tex").unlink()
+    return r"numbers.tex: .* is not there"
+
+
+def another_runs_table(done, run):
+    other = next(p for p in done.iterdir() if p.is_dir() and p.name != run.path.name)
+    for file in other.glob("per_class.*"):
+        shutil.copy(file, done / run.path.name / file.name)
+    return rf"{run.path.name}/per_class is of the run {other.name}"
+
+
+def another_runs_figure(done, run):
+    other = next(p for p in done.iterdir() if p.is_dir() and p.name != run.path.name)
+    for file in other.glob("confusion_matrix.*"):
+        shutil.copy(file, done / run.path.name / file.name)
+    return rf"{run.path.name}/confusion_matrix is of the run {other.name}"
+
+
+def another_figure_of_the_run(done, run):
+    for kind in (".png", ".pdf"):
+        shutil.copy(
+            done / run.path.name / f"views{kind}", done / run.path.name / f"embedding{kind}"
+        )
+    return r"embedding was made as 'views'"
+
+
+def another_fingerprint(done, run):
+    file = done / "test.json"
+    told = read_json(file)
+    told["source"]["data_fingerprint"] = "0" * 16
+    write_json(file, told)
+    return r"test.json says data_fingerprint '0+', made again"
+
+
+def another_source_in_latex(done, run):
+    file = done / "cost.tex"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(["% made from nothing at all", *lines[1:]]) + "\n")
+    return r"cost.tex is not as it comes out now"
+
+
+def an_interval_typed_over(done, run):
+    stored = read_json(run.test_file)
+    write_json(run.test_file, stored | {"accuracy_interval": [0.9, 0.91], "n": 999})
+    return r"test.json: accuracy_interval is \[0.9, 0.91\], but the predictions give"
+
+
+def a_metric_of_the_table_typed_over(done, run):
+    stored = read_json(run.retrieval_test_file)
+    write_json(run.retrieval_test_file, stored | {"recall": 0.999})
+    return r"retrieval.json: recall is 0.999, but the predictions give 0\."
+
+
+def a_point_of_the_curve_typed_over(done, run):
+    curve = pd.read_csv(run.retrieval_file)
+    curve.loc[3, "accuracy"] = 0.9999
+    curve.to_csv(run.retrieval_file, index=False)
+    return r"retrieval_curve.csv: 'accuracy' of '0.83' is '.*', made again '99.99 .*'"
+
+
+def no_predictions(done, run):
+    run.predictions_file.write_text("")
+    return r"test.json: cannot be made again: .*predictions.csv is no sound table"
+
+
+def no_metrics(done, run):
+    run.metrics_file.unlink()
+    return rf"pretraining: metrics.csv of {run.path.name} changed after it was drawn"
+
+
+def no_source(done, run):
+    write_json(done / "test.json", {})
+    return r"test: cannot be made again: .*test.json does not tell what its table was made from"
+
+
+def leaking_images(done, run):
+    data = done.parents[1] / "data" / "tiny"
+    for image in (data / "test" / CLASSES[0]).iterdir():
+        shutil.copy(image, data / "train" / CLASSES[0] / f"copy_{image.name}")
+    return r"without_leaks: cannot be made again: data/tiny has changed since"
+
+
+def a_metric_typed_over(done, run):
+    write_json(run.test_file, read_json(run.test_file) | {"f1": 0.999})
+    return r"test.json: f1 is 0.999, but the predictions give 0\."
+
+
+def another_training(done, run):
+    run.metrics_file.write_text(run.metrics_file.read_text().replace("\n4,", "\n4,1", 1))
+    return (
+        rf"{run.path.name}/pretraining: metrics.csv of {run.path.name} changed after it was drawn"
+    )
+
+
+def another_plot(done, run):
+    folder = done / run.path.name
+    shutil.copy(folder / "embedding.pdf", folder / "views.pdf")
+    return r"views.pdf was not drawn together with .*views.png"
+
+
+def no_run(done, run):
+    shutil.rmtree(run.path)
+    return rf"{run.path.name}/per_class: cannot be made again: .* is no run"
+
+
+def another_image(done, run):
+    image = next((done.parents[1] / "data" / "tiny" / "test").rglob("*.png"))
+    image.write_bytes(image.read_bytes() + b"\0")
+    return r"class_counts: the data set data/tiny has changed"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(a_number_typed_over, a_number_typed_over_in_latex, a_macro_typed_over),
+        *(a_table_without_its_csv, a_table_without_its_source, no_numbers, another_runs_table),
+        *(another_runs_figure, another_figure_of_the_run, another_fingerprint),
+        *(another_source_in_latex, an_interval_typed_over, no_predictions, no_metrics),
+        *(no_source, leaking_images, a_metric_of_the_table_typed_over),
+        a_point_of_the_curve_typed_over,
+        *(a_metric_typed_over, another_training, another_plot, no_run, another_image),
+    ],
+)
+def test_verify_names_what_no_longer_agrees(done, capsys, change):
+    pattern = change(done, find_runs("tiny")[0])
+    assert main(["verify", "figures/tiny"]) == 1
+    out = capsys.readouterr().out
+    assert any(re.search(f"^differs: .*{pattern}", line) for line in out.splitlines()), out
+
+
+def test_verify_of_a_copy_of_a_run_and_without_the_data(done, tmp_path, capsys):
+    run = find_runs("tiny")[0].path.name
+    shutil.copytree(done, tmp_path / "thesis" / "plots")
+    assert main(["verify", str(tmp_path / "thesis" / "plots")]) == 0
+    assert main(["verify", f"figures/tiny/{run}"]) == 0
+    shutil.rmtree(done.parents[1] / "data")
+    capsys.readouterr()
+    assert main(["verify", f"figures/tiny/{run}"]) == 0
+    out = capsys.readouterr().out
+    assert "not checked: without_leaks, whose data set data/tiny is not here" in out
+
+
+def test_chapter_of_other_runs_than_its_tables_is_refused(done, capsys):
+    run = find_runs("tiny")[0]
+    shutil.rmtree(run.path)
+    assert main(["chapter"]) == 2
+    assert (
+        f"does not show the tested runs that there are ({run.path.name})" in capsys.readouterr().err
+    )
+
+
+def test_chapter_of_half_a_run(done, capsys):
+    run = find_runs("tiny")[0]
+    for file in (run.selection_file, run.metrics_file):
+        file.unlink()
+    (done / "test.json").unlink()
+    assert main(["chapter"]) == 0
+    text = (done / "chapter_body.tex").read_text()
+    assert f"{run.path.name}/pretraining.pdf" not in text and "confusion_matrix.pdf" in text
+
+
+def test_verify_says_what_it_cannot_check(done, capsys):
+    (done / "mine.csv").write_text("a\n1\n")
+    Image.new("RGB", (4, 4)).save(done / "mine_too.png")
+    assert main(["verify", "figures/tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "not checked: mine, which is no table" in out and "not checked: mine_too, which" in out
+    with pytest.raises(InputError, match="holds no figures or tables"):
+        verify(done.parent / "nothing")
+
+
+def test_every_table_that_the_notebooks_write_is_of_the_catalogue(done):
+    written = {path.stem for path in done.rglob("*.csv")}
+    assert set(TABLES) - written == {
+        *("published_probe", "reproduced"),  # of DYB alone
+        "retrieval_test_curve",  # on request
+    }
+
+
+def test_results_of_a_run_are_of_one(done):
+    results = Results("comparison", RunConfig(), tuple(find_runs("tiny")), done)
+    with pytest.raises(ValueError):
+        results.run  # noqa: B018

@@ -1,0 +1,157 @@
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from thesis_lib.evaluation.comparison import Comparison
+from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.evaluation.retrieval import against_head, read_retrieval, retrieve
+from thesis_lib.evaluation.testing import final_test
+from thesis_lib.reporting import numbers as numbers_module
+from thesis_lib.reporting import tables
+from thesis_lib.reporting.published_results import (
+    published_probe_table,
+    published_table,
+    reproduced_table,
+    reproduces_dyb,
+)
+from thesis_lib.reporting.results import results_of_runs
+from thesis_lib.reporting.retrieval_tables import curve_table, retrieval_table, size_table
+from thesis_lib.runs.directory import find_runs
+from thesis_lib.training.pretraining import pretrain
+
+
+@pytest.fixture
+def tested(workbook, tiny_config):
+    """Two runs through all stages."""
+    for batch_size in (8, 16):
+        run = pretrain(tiny_config.updated(batch_size=batch_size))
+        probe_checkpoints(run)
+        final_test(run)
+    return find_runs("tiny")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (3 * 86400 + 21 * 3600 + 4 * 60 + 29, "3 d 21 h 4 min"),
+        (3660, "1 h 1 min"),
+        (81.4, "1 min 21 s"),
+        (3.6, "4 s"),
+        (59.7, "1 min 0 s"),
+    ],
+)
+def test_elapsed_time_in_the_words_of_the_thesis(seconds, words):
+    assert tables.elapsed_words(seconds) == words
+
+
+def test_memory_in_the_words_of_the_thesis():
+    assert tables.memory_words(11831, 12288) == "11,831 of 12,288 MiB (96.28 %)"
+
+
+def test_table_of_one_runs_checkpoints_has_the_nearest_neighbours_accuracy(tested):
+    probe = pd.read_csv(tested[0].probe_file).sort_values("checkpoint", ascending=False)
+    table = tables.checkpoint_table(tested[0])
+    expected = [f"{100 * value:.2f}" for value in probe["knn_accuracy"]]
+    assert table["nearest neighbour"].tolist() == expected
+    probe.drop(columns="knn_accuracy").to_csv(tested[0].probe_file, index=False)
+    assert "nearest neighbour" not in tables.checkpoint_table(tested[0])
+
+
+def test_tables_of_look_up_tables_say_what_was_measured(tested):
+    run = tested[0]
+    assert retrieval_table(tested).empty and size_table(tested).empty
+    test = retrieve(run)
+    (metrics,), (size,) = (
+        table.to_dict("records") for table in (retrieval_table(tested), size_table(tested))
+    )
+    low, high = (f"{100 * bound:.2f}" for bound in test["recall_interval"])
+    assert metrics["run"] == run.path.name and metrics["n"] == test["n"]
+    assert metrics["recall"] == f"{100 * test['recall']:.2f} ({low} to {high})"
+    assert (size["threshold"], size["images"]) == (f"{test['threshold']:.2f}", test["images"])
+    assert size["less head"].startswith(f"{100 * against_head(run).difference:.2f} (")
+    rows = curve_table(run, "val")
+    assert len(rows) == 21 and rows["images"].is_monotonic_decreasing
+    accuracy = read_retrieval(run).set_index(["threshold", "split"])["accuracy"]
+    assert rows.iloc[0]["accuracy"].startswith(f"{100 * accuracy.loc[1.0, 'val']:.2f} (")
+    assert curve_table(run, "test").empty  # one point is no curve
+
+
+def test_probe_table_has_a_row_a_checkpoint_and_a_star(tested):
+    table = tables.probe_table(tested)
+    assert table["checkpoint"].is_monotonic_decreasing
+    assert list(table)[1:] == ["lenet5-bs16-seed42", "lenet5-bs8-seed42"]
+    for run in table.columns[1:]:
+        cells = table[run][table[run] != ""]
+        assert all(re.fullmatch(r"\d+\.\d\d / \d+( \*)?", cell) for cell in cells)
+        assert cells.str.endswith("*").sum() == 1
+
+
+def test_test_and_cost_tables_have_a_row_a_run(tested):
+    test, cost = tables.test_table(tested), tables.cost_table(tested)
+    assert test["run"].tolist() == cost["run"].tolist() == [run.path.name for run in tested]
+    assert test["accuracy"].str.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)").all()
+    assert cost["epochs"].tolist() == [4, 4]
+    choices = tables.choices_table(tested)
+    assert choices["run"].tolist() == test["run"].tolist()
+    assert test["choices tested"].tolist() == [1, 1] and test["n"].tolist() == [9, 9]
+
+
+def pair(a: str, b: str, difference: float, p_holm: float) -> Comparison:
+    return Comparison(a, b, 50, 5, 10, 5, difference, 0.0, 0.0, p_holm, p_holm)
+
+
+def test_a_run_is_the_best_where_it_is_shown_to_beat_every_other_one():
+    one, other, third = (
+        pair("a", "b", 0.1, 0.01),
+        pair("a", "c", -0.1, 0.01),
+        pair("b", "c", -0.2, 0.01),
+    )
+    assert tables.shown_best([one, other, third]) == "b"
+    assert tables.shown_best([one, other, pair("b", "c", -0.2, 0.06)]) is None
+    assert tables.shown_best([pair("a", "b", -0.1, 0.04)]) == "a"
+    assert tables.shown_best([]) is None
+
+
+def test_numbers_have_a_macro_each(tested, tmp_path):
+    results = results_of_runs(tested[0].config)
+    numbers = numbers_module.chapter_numbers(results)
+    path = numbers_module.write_numbers(numbers, tmp_path / "numbers.tex", results.source)
+    names = re.findall(r"\\newcommand\{\\([A-Za-z]+)\}", path.read_text())
+    assert len(names) == len(set(names)) == len(numbers)
+    assert "LenetFiveBsEightSeedFourTwoTestAccuracy" in names
+
+
+def test_two_numbers_with_one_macro_are_refused():
+    with pytest.raises(ValueError, match="two numbers would be"):
+        numbers_module.numbers_text({"a-b": "1", "a_b": "2"})
+
+
+def test_published_values_only_beside_dyb(tested):
+    assert not reproduces_dyb(tested)
+    assert "published" not in tables.accuracy_table(tested)
+    run = tested[0]
+    names = published_table("classes")["class"].tolist()
+    result = json.loads(run.test_file.read_text())
+    run.test_file.write_text(json.dumps(result | {"classes": names}))
+    assert reproduces_dyb(tested)
+    assert "published" in tables.accuracy_table(tested)
+
+
+def test_published_tables_hold_the_published_values(tested):
+    probe = published_probe_table().set_index("checkpoint")
+    assert probe.index[0] == "last" and probe.index[1] == "1000" and probe.index[-1] == "700"
+    assert probe.loc["900", "resnet50-bs32 (published)"] == "95.23 / 52"
+    table = reproduced_table(tested)
+    published = table[table["source"] == "published"]
+    assert published["accuracy"].tolist() == [95.10, 94.86, 95.30]
+    assert (table["source"] != "published").sum() == 2
+    assert len(published_table("classes")) == 87
+
+
+def test_unfinished_runs_are_left_out(workbook, tiny_config):
+    run = pretrain(tiny_config)
+    assert tables.probe_table([run]).columns.tolist() == ["checkpoint"]
+    assert tables.test_table([run]).empty and len(tables.cost_table([run])) == 1
+    assert tables.accuracy_table([run]).empty

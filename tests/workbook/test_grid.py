@@ -1,0 +1,221 @@
+import json
+import os
+
+import pytest
+
+from thesis_lib.config import InputError
+from thesis_lib.runs.directory import RunDirectory, find_data
+from thesis_lib.system.locks import locked
+from thesis_lib.workbook import grid as module
+from thesis_lib.workbook import receipts
+from thesis_lib.workbook.grid import execute, grid, run_grid, tasks_of
+from thesis_lib.workbook.receipts import write_receipt
+from thesis_lib.workbook.status import status_lines
+
+SETTINGS = {
+    "data": "data/tiny",
+    "image_size": 32,
+    "epochs": 3,
+    "save_every": 1,
+    "learning_rate": 0.05,
+    "head_epochs": 5,
+}
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Stands for the notebooks: notes each task, leaves an executed copy and a receipt behind."""
+    tasks = []
+
+    def note(task):
+        tasks.append(task.label)
+        if (
+            task.run
+            and task.run.config.backbone == "test_resnet"
+            and task.notebook.stage == "probe"
+        ):
+            return "InputError: broken"
+        task.executed.parent.mkdir(parents=True, exist_ok=True)
+        copy = {"metadata": {"papermill": {"parameters": task.parameters}}}
+        task.executed.write_text(json.dumps(copy))
+        write_receipt(task.notebook.name, task.config)
+        return None
+
+    monkeypatch.setattr(module, "execute", note)
+    monkeypatch.setattr(receipts, "IS_DONE", dict.fromkeys(receipts.IS_DONE, lambda run: True))
+    monkeypatch.setattr(receipts, "probe_inputs", lambda run: run.config.head_epochs)
+    monkeypatch.setattr(receipts, "selection_digest", lambda run: "chosen")
+    return tasks
+
+
+def test_grid_is_every_backbone_with_every_batch_size(workbook):
+    configs = grid(SETTINGS, ["lenet5", "test_resnet"], [8, 16])
+    assert [c.run_name for c in configs] == [
+        *("lenet5-bs8-seed42", "lenet5-bs16-seed42"),
+        *("test_resnet-bs8-seed42", "test_resnet-bs16-seed42"),
+    ]
+    labels = [task.label for task in tasks_of(configs)]
+    assert labels[0] == "tiny: 01_data_stats" and labels[-1] == "tiny: 06_thesis_tables"
+    assert len(labels) == 2 + 4 * 4
+
+
+def test_failure_ends_its_run_but_not_the_grid(workbook, executed, capsys):
+    failures = run_grid(grid(SETTINGS, ["test_resnet", "lenet5"], [8]))
+    assert failures == ["tiny/test_resnet-bs8-seed42: 03_checkpoint_probing: InputError: broken"]
+    assert "tiny/test_resnet-bs8-seed42: 04_final_test" not in executed
+    assert "tiny/lenet5-bs8-seed42: 04_final_test" in executed
+    assert executed[-1] == "tiny: 06_thesis_tables"
+
+
+def test_what_is_done_is_skipped(workbook, executed, capsys):
+    configs = grid(SETTINGS, ["lenet5"], [8])
+    run_grid(configs)
+    for file in workbook.rglob("runs/**/*.*"):
+        os.utime(file, (1, 1))  # a copied or unpacked workbook
+    executed.clear()
+    assert run_grid(configs) == [] and executed == []
+    assert capsys.readouterr().out.count("done already") == 6
+
+
+def new_result(run):
+    run.write_config()
+    run.test_file.write_text("{}")
+
+
+def new_image(run):
+    folder = next((find_data(run.config.data) / "train").iterdir())
+    (folder / "new.png").write_bytes(next(folder.iterdir()).read_bytes())
+
+
+def other_head(run):
+    return {"head_epochs": 6}
+
+
+def more_neighbours(run):
+    return {"neighbours": 3}
+
+
+def other_predictions(run):
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.predictions_file.write_text("path,true,predicted")
+
+
+def wider_text(run):
+    return {"text_width": 120.0}
+
+
+def no_receipt(run):
+    (run.notebooks / "04_final_test.receipt.json").unlink()
+
+
+def torn_receipt(run):
+    (run.notebooks / "04_final_test.receipt.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (new_result, ["06"]),
+        (new_image, ["01"]),
+        (other_head, ["02", "03", "04", "05"]),
+        (more_neighbours, ["05"]),
+        (other_predictions, ["05"]),
+        (wider_text, ["01", "02", "03", "04", "05", "06"]),
+        (no_receipt, ["04"]),
+        (torn_receipt, ["04"]),
+    ],
+)
+def test_what_has_changed_makes_anew_what_shows_it(workbook, executed, change, again):
+    configs = grid(SETTINGS, ["lenet5"], [8])
+    run_grid(configs)
+    executed.clear()
+    changed = change(RunDirectory(configs[0])) or {}
+    run_grid([config.updated(**changed) for config in configs])
+    assert [label.split(": ")[1][:2] for label in executed] == again
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(workbook, capsys):
+    assert run_grid(grid(SETTINGS, ["lenet5"], [8, 16]), dry_run=True) == []
+    out = capsys.readouterr().out
+    assert out.count("would run") == 10 and out.count("    epochs = 3\n") == 2
+    assert not (workbook / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "backbone", "message"),
+    [
+        ({"epoch": 3}, "lenet5", "unknown setting 'epoch'; nearest: epochs"),
+        ({}, "lenet6", "backbone 'lenet6' is neither"),
+        ({"data": "data/nowhere"}, "lenet5", "there is no data folder"),
+    ],
+)
+def test_bad_grid_is_refused_before_anything_runs(workbook, settings, backbone, message):
+    with pytest.raises(InputError, match=message):
+        run_grid(grid({**SETTINGS, **settings}, [backbone], [8]))
+    assert not (workbook / "runs").exists()
+
+
+def test_data_set_without_test_images_is_refused(workbook):
+    os.rename(workbook / "data" / "tiny" / "test", workbook / "elsewhere")
+    with pytest.raises(InputError, match="data/tiny has no test/ folder"):
+        run_grid(grid(SETTINGS, ["lenet5"], [8]))
+
+
+def test_whole_workbook_on_real_images(workbook, capfd):
+    """Every notebook, executed by papermill on a small part of the digits."""
+    configs = grid(SETTINGS, ["lenet5"], [8, 16])
+    assert run_grid(configs) == []
+    out = capfd.readouterr().out
+    assert "epoch 3/3" in out  # progress reaches the one who started it
+    for config in configs:
+        run = RunDirectory(config)
+        for name in (
+            *("config.json", "provenance.json", "metrics.csv", "tensorboard"),
+            *("checkpoints/epoch_0003.pth", "checkpoints/last.pth", "probe.csv"),
+            *("probe_curves.csv", "selection.json", "head.pth", "test.json", "predictions.csv"),
+            *("table.safetensors", "table.json", "retrieval.csv", "retrieval.json"),
+            *("novelty.csv", "retrieval_predictions.csv"),
+            *(f"notebooks/{n.name}.ipynb" for n in module.RUN_NOTEBOOKS),
+        ):
+            assert (run.path / name).exists(), name
+        names = ("views", "pretraining", "checkpoint_accuracy", "head_curves", "embedding")
+        for name in (*names, "retrieval_curve", "nearest_images", "novelty"):
+            assert (run.figures / f"{name}.pdf").is_file() and (
+                run.figures / f"{name}.png"
+            ).is_file()
+        assert json.loads(run.config_file.read_text())["data"] == "data/tiny"
+    figures = workbook / "figures" / "tiny"
+    for name in ("class_counts.pdf", "sample_images.png", "loss_curves.pdf", "runs_accuracy.pdf"):
+        assert (figures / name).is_file(), name
+    for table in ("probe", "test", "cost", "class_counts", "retrieval"):
+        assert all((figures / f"{table}{suffix}").is_file() for suffix in (".csv", ".md", ".tex"))
+    assert "\\newcommand" in (figures / "numbers.tex").read_text()
+    assert not list(workbook.rglob("*.partial*")), "strays of half-written files"
+    lines = status_lines()
+    assert lines[0].startswith("tiny: 2 runs; notebooks done: 01_data_stats, 06_thesis_tables")
+    assert sum(line.count("done ") for line in lines[2:]) == 8
+
+    # The same again: nothing to do. Another epoch count on the same run: refused.
+    assert run_grid(configs) == []
+    assert capfd.readouterr().out.count("done already") == 10
+    with pytest.raises(InputError, match=r"epochs = 3 \(asked: 4\).*--tag"):
+        run_grid([configs[0].updated(epochs=4)])
+
+
+def test_failing_notebook_says_why_in_one_line(workbook):
+    task = next(t for t in tasks_of(grid(SETTINGS, ["lenet5"], [8])) if t.notebook.stage == "probe")
+    error = execute(task)
+    assert error.startswith("InputError: there is no run runs/tiny/lenet5-bs8-seed42")
+    assert "\n" not in error and "03_checkpoint_probing.failed.ipynb" in error
+    failed = task.executed.with_name("03_checkpoint_probing.failed.ipynb")
+    assert failed.is_file() and not task.executed.exists()
+    outputs = [o for c in json.loads(failed.read_text())["cells"] for o in c.get("outputs", [])]
+    shown = next(o for o in outputs if o["output_type"] == "error")
+    assert len(shown["traceback"]) == 1  # one line in the notebook, too
+
+
+def test_notebook_that_somebody_else_is_at_fails_alone(workbook):
+    task = tasks_of(grid(SETTINGS, ["lenet5"], [8]))[0]
+    with locked(task.executed.parent):
+        error = execute(task)
+    assert error.startswith(f"{task.executed.parent} is in use by process {os.getpid()} on ")

@@ -1,0 +1,159 @@
+"""The command line's options: one for each field of RunConfig."""
+
+import argparse
+import shlex
+import sys
+import typing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from thesis_lib.config import InputError, RunConfig, nearest
+from thesis_lib.system import torchrun
+from thesis_lib.workbook.parameters import read_settings
+
+GRID_FIELDS = ("backbone", "batch_size")
+SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "mem", "light_partition", "sbatch")
+
+
+class Parser(argparse.ArgumentParser):
+    """Names the nearest options to an unknown one, in one line."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Print the mistake in one line and exit with status 2."""
+        if message.startswith("unrecognized arguments: -"):
+            unknown = message.split()[2].split("=")[0]
+            message += nearest(unknown, self._option_string_actions)
+        if torchrun.speaks():
+            print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """Parse a command line; an unknown option is spoken of by its command."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # Spoken by the subcommand's own parser, which knows the options to name.
+            options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options
+
+
+def add_settings(
+    parser: argparse.ArgumentParser,
+    stages: tuple[str, ...],
+    grid: bool = False,
+    defaults: bool = True,
+) -> None:
+    """Add an option for each field of RunConfig of the given stages.
+
+    Args:
+        parser: of the command.
+        stages: of the fields.
+        grid: backbone and batch size take several values, and a file can hold the settings.
+        defaults: the help tells RunConfig's.
+    """
+    types = typing.get_type_hints(RunConfig)
+    config = RunConfig()
+    if grid:
+        parser.add_argument(
+            "--settings",
+            type=Path,
+            metavar="YAML",
+            help="file of these settings, such as 'batch_size: [32, 64]'; options go before it",
+        )
+    for setting in fields(RunConfig):
+        if setting.metadata["stage"] not in stages:
+            continue
+        annotation = next((t for t in typing.get_args(types[setting.name])), types[setting.name])
+        options: dict[str, Any] = {"type": annotation, "metavar": "N"}
+        if types[setting.name] in (str, float, int):
+            options = {"type": types[setting.name]}
+        elif annotation is bool:
+            options = {"action": argparse.BooleanOptionalAction}
+        elif typing.get_origin(types[setting.name]) is tuple or "tuple" in str(annotation):
+            number = float if "float" in str(types[setting.name]) else int
+            options = {"type": number, "nargs": "+"}
+        if grid and setting.name in GRID_FIELDS:
+            options["nargs"] = "+"
+        if "action" not in options:
+            options["metavar"] = {str: "NAME", float: "X", int: "N"}[options["type"]]
+        default = getattr(config, setting.name)
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        given = f" (default {shown})" if defaults and default not in (None, "") else ""
+        parser.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            help=setting.metadata["help"] + given,
+            **options,
+        )
+
+
+def add_slurm(run: argparse.ArgumentParser) -> None:
+    """Add the options of a Slurm cluster to ``thesis run``."""
+    group = run.add_argument_group("on a Slurm cluster")
+    group.add_argument(
+        "--slurm",
+        action="store_true",
+        help="submit a job a run (and one for 01, one for 06) instead of running here",
+    )
+    group.add_argument("--partition", metavar="NAME", help="of the cluster")
+    group.add_argument(
+        "--gpus", type=int, metavar="N", help="of each run, which share its batches (--devices)"
+    )
+    group.add_argument("--cpus", type=int, metavar="N", help="cores of each job")
+    group.add_argument(
+        "--time",
+        metavar="HH:MM:SS",
+        help="limit of one job; a longer run goes on in the next one by itself",
+    )
+    group.add_argument("--mem", metavar="SIZE", help="memory of each job, such as 32G")
+    group.add_argument(
+        "--light-partition",
+        metavar="NAME",
+        help="for the jobs of 01 and 06, which need no GPU (default: --partition)",
+    )
+    group.add_argument(
+        "--sbatch",
+        nargs="+",
+        action="extend",
+        metavar="NAME=VALUE",
+        help="what else the cluster demands, such as account=plankton qos=long",
+    )
+
+
+def asked_of_slurm(options: argparse.Namespace) -> dict[str, Any] | None:
+    """The options that go with --slurm; None without it.
+
+    Raises:
+        InputError: for options that do not go together.
+    """
+    given = {n: v for n in SLURM_OPTIONS if (v := getattr(options, n)) is not None}
+    if not options.slurm:
+        if given:
+            raise InputError(f"--{next(iter(given)).replace('_', '-')} goes with --slurm")
+        return None
+    if options.jobs is not None:
+        raise InputError("--jobs does not go with --slurm: a cluster runs all jobs it has room for")
+    return given
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line, and in the file that it names."""
+    file = getattr(options, "settings", None)
+    of_file = {} if file is None else read_settings(file)
+    given = {n: getattr(options, n) for n in RunConfig.field_names() if hasattr(options, n)}
+    return of_file | given
+
+
+def as_options(config: RunConfig) -> list[str]:
+    """The options that ask for a run: what names it, and every setting that is no default."""
+    defaults, words = RunConfig(), []
+    for name in RunConfig.field_names():
+        value = getattr(config, name)
+        if value != getattr(defaults, name) or name in ("data", *GRID_FIELDS):
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                values = value if isinstance(value, tuple) else (value,)
+                words += [f"--{option}", *(shlex.quote(str(v)) for v in values)]
+    return words

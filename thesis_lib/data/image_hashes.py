@@ -1,0 +1,102 @@
+"""Hashes of every image of a data set: of its pixels, and of what it looks like."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from thesis_lib.config import InputError
+from thesis_lib.data.datasets import DataSet, read_pixels
+from thesis_lib.runs.directory import data_runs_folder
+from thesis_lib.system.files import read_json, write_csv, write_json
+from thesis_lib.system.progress import track
+
+HASHES = ["file", "modified", "pixels", "perceptual"]
+
+
+def image_hashes(dataset: DataSet) -> pd.DataFrame:
+    """The hashes of all images that can be read: file, modified (ns), pixels, perceptual (hex).
+
+    Stored as ``runs/<data>/image_hashes.csv``, with the data set's fingerprint and the table's
+    own hash in ``image_hashes.json``. Where both hold, only what was modified since and what
+    could not be read is read again; else all is.
+    """
+    whole = dataset.whole or dataset  # so that what is stored suits every part of the files
+    known = _stored_hashes(whole)
+    files = [file for split in whole.splits.values() for file in split.files]
+    modified = {file: _modified(whole.root / file) for file in files}
+    # The fingerprint knows sizes alone, and images without compression have the same by nature.
+    known = known[known["file"].map(modified) == known["modified"]]
+    missing = sorted(set(files) - set(known["file"]))
+    read = _hash_images(whole.root, missing)
+    if len(read):
+        known = pd.concat((known, read), ignore_index=True)
+        _store_hashes(whole, known)
+    return known
+
+
+def _stored_hashes(dataset: DataSet) -> pd.DataFrame:
+    """The stored table, or an empty one where it is of other files or damaged."""
+    table_file, receipt_file = _hash_files(dataset)
+    try:
+        if read_json(receipt_file) == _receipt(dataset, table_file):
+            return pd.read_csv(table_file, keep_default_na=False, dtype=str)
+    except (FileNotFoundError, InputError):
+        pass
+    return pd.DataFrame(columns=HASHES, dtype=str)
+
+
+def _store_hashes(dataset: DataSet, hashes: pd.DataFrame) -> None:
+    table_file, receipt_file = _hash_files(dataset)
+    receipt_file.unlink(missing_ok=True)  # never the receipt of one table with another
+    write_csv(table_file, hashes)
+    write_json(receipt_file, _receipt(dataset, table_file))
+
+
+def _hash_files(dataset: DataSet) -> tuple[Path, Path]:
+    folder = data_runs_folder(dataset.name)
+    return folder / "image_hashes.csv", folder / "image_hashes.json"
+
+
+def _receipt(dataset: DataSet, table_file: Path) -> dict[str, Any]:
+    """What the stored hashes depend on, and what tells that they are whole."""
+    return {
+        "fingerprint": dataset.fingerprint,
+        "imagehash": imagehash.__version__,
+        "columns": HASHES,
+        "sha256": hashlib.sha256(table_file.read_bytes()).hexdigest(),
+    }
+
+
+def _hash_images(root: Path, files: list[str]) -> pd.DataFrame:
+    def read(file: str) -> tuple[str, str, str, str] | None:
+        modified = _modified(root / file)
+        try:
+            pixels = read_pixels(root / file)
+        except InputError:
+            return None
+        perceptual = str(imagehash.phash(Image.fromarray(pixels)))
+        return file, modified, _pixel_hash(pixels), perceptual
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = track(pool.map(read, files), len(files), "image hashes", "image")
+        rows = [row for row in results if row is not None]
+    return pd.DataFrame(rows, columns=HASHES, dtype=str)
+
+
+def _modified(path: Path) -> str:
+    """When a file was modified last, in ns; "" for a link to nothing."""
+    return str(path.stat().st_mtime_ns) if path.exists() else ""
+
+
+def _pixel_hash(pixels: np.ndarray) -> str:
+    """Hash of an image (h, w, 3) and of its shape, hex."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels))
+    return digest.hexdigest()

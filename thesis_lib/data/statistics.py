@@ -1,0 +1,192 @@
+"""One pass over all images: sizes, unreadable files, channel mean and std; class imbalance."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.data.datasets import DataSet, read_pixels
+from thesis_lib.runs.directory import data_runs_folder, relative_to_root
+from thesis_lib.system.files import read_json, write_csv, write_json
+from thesis_lib.system.progress import track
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """What one pass over all images found.
+
+    ``mean`` and ``std`` (3,) are over all pixels of the training images at native size, on
+    [0, 1]; ``images`` has split, class, file, width, height (px) and error, a row an image.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixels: int
+    images: pd.DataFrame
+
+    @property
+    def unreadable(self) -> pd.DataFrame:
+        """The images that cannot be read, with the reason."""
+        return self.images[self.images["error"] != ""]
+
+
+def data_statistics(dataset: DataSet) -> DataStatistics:
+    """Measure a data set in one pass, or read what was measured on the very same files.
+
+    Written to ``runs/<data>/data_statistics.json`` and ``images.csv`` with the data set's
+    fingerprint.
+    """
+    folder = data_runs_folder(dataset.name)
+    summary_file, images_file = folder / "data_statistics.json", folder / "images.csv"
+    if summary_file.is_file() and images_file.is_file():
+        summary = read_json(summary_file)
+        if summary["fingerprint"] == dataset.fingerprint:
+            text = dict.fromkeys(("split", "class", "file", "error"), str)
+            images = pd.read_csv(images_file, keep_default_na=False, dtype=text)
+            mean, std = tuple(summary["mean"]), tuple(summary["std"])
+            stored = DataStatistics(mean, std, summary["pixels"], images)
+            if not any(_can_be_read(dataset.root / file) for file in stored.unreadable["file"]):
+                return stored
+
+    statistics = measure(dataset)
+    summary_file.unlink(missing_ok=True)  # never the summary of one with the images of another
+    write_csv(images_file, statistics.images)
+    summary = {
+        "fingerprint": dataset.fingerprint,
+        "mean": statistics.mean,
+        "std": statistics.std,
+        "pixels": statistics.pixels,
+        "unreadable": len(statistics.unreadable),
+    }
+    write_json(summary_file, summary)
+    return statistics
+
+
+def _can_be_read(path: Path) -> bool:
+    """Whether a file that could not be read has been mended, or the disk has."""
+    try:
+        read_pixels(path)
+    except InputError:
+        return False
+    return True
+
+
+def measure(dataset: DataSet) -> DataStatistics:
+    """Read every image once: sizes, unreadable files, and train/'s channel mean and std.
+
+    The sums are exact, since they are taken from counts of the 256 grey levels.
+
+    Raises:
+        InputError: where no training image can be read.
+    """
+    rows, levels = [], np.zeros((3, 256), dtype=np.int64)
+    files = [(split, file) for split, part in dataset.splits.items() for file in part.files]
+
+    def read(item: tuple[str, str]) -> tuple[tuple, np.ndarray | None]:
+        split, file = item
+        name = file.split("/")[1]
+        try:
+            image = Image.fromarray(read_pixels(dataset.root / file))
+        except InputError as error:
+            return (split, name, file, 0, 0, str(error)), None
+        found = np.array(image.histogram()).reshape(3, 256) if split == "train" else None
+        return (split, name, file, *image.size, ""), found
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(read, files)
+        for row, found in track(results, len(files), "data statistics", "image"):
+            rows.append(row)
+            if found is not None:
+                levels += found
+
+    pixels = int(levels[0].sum())
+    if not pixels:
+        raise InputError(f"{dataset.root}/train has no image that can be read")
+    level = np.arange(256)
+    mean = levels @ level / pixels
+    variance = (levels @ level**2) / pixels - mean**2
+    # A channel without any contrast is left as it is by the normalisation, not blown up.
+    std = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 255)
+    columns = ["split", "class", "file", "width", "height", "error"]
+    return DataStatistics(
+        tuple((mean / 255).tolist()),
+        tuple((std / 255).tolist()),
+        pixels,
+        pd.DataFrame(rows, columns=columns),
+    )
+
+
+def readable(dataset: DataSet, statistics: DataStatistics, config: RunConfig) -> DataSet:
+    """The data set, without the images that cannot be read where ``config.on_bad_image`` is skip.
+
+    Prints how many are skipped. The data set that lacks them keeps its fingerprint, and its
+    ``left_out(split)`` lists them.
+
+    Raises:
+        InputError: for an unreadable image where ``on_bad_image`` is error; for a split or a
+            class of train/ without any image left where it is skip.
+    """
+    unreadable = statistics.unreadable
+    if unreadable.empty:
+        return dataset
+    if config.on_bad_image == "error":
+        more = f" (and {len(unreadable) - 1} more: notebook 01 lists them)"
+        raise InputError(
+            unreadable["error"].iloc[0]
+            + (more if len(unreadable) > 1 else "")
+            + ", or leave out what cannot be read with --on-bad-image skip"
+        )
+    kept = dataset.without(unreadable["file"])
+    counts = kept.counts()
+    for name, split in dataset.splits.items():
+        if len(split) and not counts[name].any():
+            raise InputError(f"{dataset.root / name} has no image that can be read")
+    empty = counts.index[counts["train"] == 0]
+    if len(empty):
+        listed = ", ".join(map(repr, empty))
+        raise InputError(
+            f"{dataset.root / 'train'} has classes with no image that can be read: {listed}"
+        )
+    lost = {name: len(kept.left_out(name)) for name in kept.splits}
+    images = relative_to_root(data_runs_folder(dataset.name) / "images.csv")
+    print(
+        f"skipped {len(unreadable)} of {len(statistics.images)} images that cannot be read "
+        f"({', '.join(f'{n} in {name}/' for name, n in lost.items() if n)}): listed in {images}",
+        flush=True,
+    )
+    return kept
+
+
+def imbalance(counts: np.ndarray) -> dict[str, float]:
+    """How unequal classes are: Gini coefficient, imbalance ratio, Shannon entropy.
+
+    Args:
+        counts: (classes,) images of each class.
+
+    Returns:
+        gini: 0 for equal classes, towards 1 for one that holds all; imbalance_ratio: largest
+        over smallest; entropy: in bits; evenness: entropy over that of equal classes.
+    """
+    ordered = np.sort(np.asarray(counts, dtype=float))
+    n, total = len(ordered), ordered.sum()
+    gini = 2 * (np.arange(1, n + 1) @ ordered) / (n * total) - (n + 1) / n
+    share = ordered[ordered > 0] / total
+    entropy = float(-(share * np.log2(share)).sum())
+    smallest = ordered[0]
+    return {
+        "gini": float(gini),
+        "imbalance_ratio": float(ordered[-1] / smallest) if smallest else float("inf"),
+        "entropy": entropy,
+        "evenness": entropy / float(np.log2(n)) if n > 1 else 1.0,
+    }
+
+
+def class_imbalance(counts: pd.DataFrame) -> pd.DataFrame:
+    """:func:`imbalance` of each split: a row a split."""
+    rows = [{"split": split, **imbalance(counts[split])} for split in counts.columns]
+    return pd.DataFrame(rows)

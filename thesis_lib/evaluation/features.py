@@ -1,0 +1,123 @@
+"""A frozen backbone over a data set, once: the features that heads and tables are made from."""
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler
+
+from thesis_lib.config import InputError, RunConfig, first_few
+from thesis_lib.data import transforms
+from thesis_lib.data.cache import Images, Source
+from thesis_lib.data.datasets import Split
+from thesis_lib.data.loaders import FeatureViews, Loader, worker_count
+from thesis_lib.models import create_backbone
+from thesis_lib.system import distributed
+from thesis_lib.system.device import choose_device
+from thesis_lib.system.torch_errors import plain_words
+
+VIEWS_PER_BATCH = 128
+
+
+def extract_features(
+    backbone: nn.Module,
+    images: Images,
+    config: RunConfig,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+    views: int = 0,
+) -> Tensor:
+    """Run every image of a split through a frozen backbone.
+
+    Several ranks take its batches in turn; the batches, and so the features, are those of one.
+
+    Args:
+        backbone: (n, 3, h, w) -> (n, d); put into evaluation mode.
+        images: of the split.
+        config: image size, seed and workers.
+        mean, std: channel statistics to normalise with.
+        device: where to compute.
+        views: random crops of each image (seeded, the same at every call); 0 for the one
+            central view of evaluation.
+
+    Returns:
+        (max(views, 1), n, d) float32 on the CPU.
+
+    Raises:
+        InputError: for features that are not finite, naming the images.
+    """
+    if distributed.size() > 1:
+        weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
+        distributed.tell(_help, weights, images.source, config, mean, std, views)
+    dataset = FeatureViews(images, config.image_size, config.seed, views)
+    own = _own_features(backbone, dataset, config, mean, std, device)
+    extracted, done = torch.empty(0), 0  # made once the first batch tells d, and filled in place
+    for features in distributed.in_turn(own, len(_batches(dataset))):
+        if not done:
+            extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
+        extracted[:, done : done + features.shape[1]] = features
+        done += features.shape[1]
+    finite = extracted.sum((0, 2)).isfinite()
+    if not finite.all():
+        files = [images.split.files[i] for i in (~finite).nonzero().flatten().tolist()]
+        raise InputError(
+            f"the backbone's features are not finite for {first_few(files)}; "
+            "look at these images, or choose another checkpoint with --probe-from"
+        )
+    return extracted
+
+
+def _help(
+    weights: dict[str, Tensor],
+    source: Source,
+    config: RunConfig,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    views: int,
+) -> None:
+    """Send rank 0 the features of this rank's batches."""
+    backbone = _backbone(config.backbone, config.small_images, config.image_size)
+    backbone.load_state_dict(weights)
+    dataset = FeatureViews(source.open(), config.image_size, config.seed, views)
+    with plain_words("the features of all images", config.worker_timeout):
+        for features in _own_features(backbone, dataset, config, mean, std, choose_device(config)):
+            distributed.send(features.cpu())
+
+
+# Building one takes seconds, and a probing asks for it three times a checkpoint.
+_backbone = functools.lru_cache(1)(create_backbone)
+
+
+def _batches(dataset: FeatureViews) -> list[list[int]]:
+    """The numbers of the images of each batch."""
+    per_batch = max(1, VIEWS_PER_BATCH // max(dataset.views, 1))
+    return list(BatchSampler(range(len(dataset.images)), per_batch, drop_last=False))
+
+
+@torch.inference_mode()
+def _own_features(
+    backbone: nn.Module,
+    dataset: FeatureViews,
+    config: RunConfig,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Yield the features (max(views, 1), k, d) of each batch that falls to this rank."""
+    batches = _batches(dataset)[distributed.rank() :: distributed.size()]
+    workers = worker_count(config, device)
+    loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
+    backbone.to(device, memory_format=torch.channels_last).eval()
+    with loader:
+        for pixels in loader:  # (k * views, size, size, 3) uint8
+            batch = transforms.to_float(pixels.to(device, non_blocking=True))
+            features = backbone(transforms.normalise(batch, mean, std))
+            yield features.unflatten(0, (-1, max(dataset.views, 1))).transpose(0, 1)
+
+
+def labels_of(split: Split) -> Tensor:
+    """(n,) whole numbers, the classes of a split's images."""
+    return torch.from_numpy(np.asarray(split.labels))

@@ -1,0 +1,182 @@
+"""Stage 3: the chosen backbone and head on the test set, once the choice is on disk."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from thesis_lib.config import InputError
+from thesis_lib.data.cache import Images
+from thesis_lib.data.datasets import DataSet
+from thesis_lib.evaluation.calibration import calibration, expected_calibration_error
+from thesis_lib.evaluation.features import extract_features
+from thesis_lib.evaluation.metrics import classification_metrics
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.stages import is_probed, is_tested, selection_digest, stage
+from thesis_lib.system import distributed
+from thesis_lib.system.device import choose_device
+from thesis_lib.system.files import read_json, write_csv, write_json
+from thesis_lib.training.checkpoints import load_classifier
+from thesis_lib.training.launcher import share_out
+from thesis_lib.training.stage import run_data
+
+MOST_EMBEDDED = 10_000
+
+
+def final_test(run: RunDirectory) -> dict:
+    """Classify the test set with the chosen checkpoint and head.
+
+    Reads ``selection.json``, ``head.pth``, the chosen checkpoint and the test images. Writes
+    ``predictions.csv`` (path, true, predicted, confidence, then each class's probability),
+    ``embedding.csv`` (x, y, true, predicted), ``calibration.csv`` and, last, ``test.json``.
+    Returns at once where they were made from the same selection. A test of another choice
+    before is kept in the ``history`` of ``test.json``.
+
+    Returns:
+        The content of ``test.json``: see
+        :func:`thesis_lib.evaluation.metrics.classification_metrics`; all values are fractions.
+
+    Raises:
+        InputError: where nothing has been selected yet, or the data have changed.
+    """
+    digest = selection_digest(run)
+    if not is_probed(run):
+        raise InputError(
+            f"{run.path.name} was not probed with these settings; run notebook 03 or "
+            f"`thesis probe {run.path.name}` with them first"
+        )
+    if is_tested(run) or share_out("test", run):
+        return read_json(run.test_file)
+    with run_data(run, ("train", "test")) as (dataset, _):
+        return _test(run, dataset, digest)
+
+
+def _test(run: RunDirectory, dataset: DataSet, digest: str) -> dict:
+    device = choose_device(run.config)
+    if run.test_file.is_file():
+        os.replace(run.test_file, run.superseded_test_file)
+
+    with stage(run, "test"), distributed.others_heeded():
+        model, head = load_classifier(run)
+        test = dataset.splits["test"]
+        features = extract_features(
+            model.backbone, Images(test), run.config, head["mean"], head["std"], device
+        )[0]
+        with torch.inference_mode():
+            logits = model.head(features)
+        probabilities = logits.softmax(1).numpy()  # (n, classes)
+
+        classes = np.array(head["classes"])
+        predictions = pd.DataFrame(
+            {
+                "path": test.files,
+                "true": classes[test.labels],
+                "predicted": classes[probabilities.argmax(1)],
+                "confidence": probabilities.max(1),
+            }
+        )
+        columns = pd.DataFrame(probabilities, columns=classes)
+        write_csv(run.predictions_file, pd.concat((predictions, columns), axis=1).round(6))
+        embedding = embedding_table(features.numpy(), predictions, run.config.seed)
+        write_csv(run.embedding_file, embedding)
+        result = classification_metrics(
+            predictions["true"], predictions["predicted"], head["classes"]
+        )
+        temperature = read_json(run.selection_file)["temperature"]
+        right = (predictions["true"] == predictions["predicted"]).to_numpy()
+        tables = calibration(logits, right, temperature)
+        write_csv(run.calibration_file, tables)
+        half = len(tables) // 2
+        result |= {
+            "temperature": temperature,
+            "calibration_error": expected_calibration_error(tables[:half]),
+            "calibration_error_scaled": expected_calibration_error(tables[half:]),
+        }
+        absent = np.setdiff1d(np.arange(len(classes)), test.labels)
+        result |= {
+            "classes": head["classes"],
+            "classes_without_test_image": classes[absent].tolist(),
+            "skipped_images": dataset.left_out("test"),
+            "checkpoint": head["checkpoint"],
+            "head_epoch": head["head_epoch"],
+            "selection": digest,
+            "history": _history(run, digest),
+        }
+        write_json(run.test_file, result)
+        run.superseded_test_file.unlink(missing_ok=True)
+    return result
+
+
+def _history(run: RunDirectory, digest: str) -> list[dict]:
+    """What other choices were tested before, oldest first: the test set has been seen then."""
+    if not run.superseded_test_file.is_file():
+        return []
+    before = read_json(run.superseded_test_file)
+    return tested_before(before, ("selection", "checkpoint", "head_epoch", "accuracy", "n"), digest)
+
+
+def tested_before(before: dict[str, Any], names: tuple[str, ...], now: str) -> list[dict[str, Any]]:
+    """What other choices a test's result tells of, itself among them, oldest first.
+
+    Args:
+        before: the result, with its ``history``.
+        names: what is kept of it; the first is the hash of the choice.
+        now: that of the choice tested now.
+    """
+    entries = [*before.get("history", []), {name: before.get(name) for name in names}]
+    return [entry for entry in entries if entry[names[0]] != now]
+
+
+def read_predictions(run: RunDirectory) -> pd.DataFrame:
+    """``predictions.csv``, with class names as text also where they look like numbers."""
+    return read_texts(run.predictions_file, ("path", "true", "predicted"), "test the run again")
+
+
+def read_embedding(run: RunDirectory) -> pd.DataFrame:
+    """``embedding.csv``: x, y, true, predicted, a row a test image of up to MOST_EMBEDDED."""
+    return read_texts(run.embedding_file, ("true", "predicted"), "test the run again")
+
+
+def read_texts(file: Path, text_columns: tuple[str, ...], remedy: str) -> pd.DataFrame:
+    """A CSV whose named columns are text, also where it looks like numbers or is ``NA``.
+
+    Raises:
+        InputError: for what is no table, with the remedy.
+    """
+    try:
+        return pd.read_csv(file, dtype=dict.fromkeys(text_columns, str), keep_default_na=False)
+    except ValueError as error:  # of pandas for what is empty or no CSV
+        raise InputError(f"{file} is no sound table ({error}); {remedy}") from None
+
+
+def embedding_table(features: np.ndarray, predictions: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Features (n, d) on a plane: x, y, true, predicted, a row an image.
+
+    Of more than MOST_EMBEDDED images as many are drawn: nobody could see more, and t-SNE's time
+    grows faster than their number.
+    """
+    random = np.random.default_rng(seed)
+    chosen = np.sort(random.permutation(len(features))[:MOST_EMBEDDED])
+    points = pd.DataFrame(embed(features[chosen], seed), columns=["x", "y"]).round(4)
+    return points.join(predictions[["true", "predicted"]].iloc[chosen].reset_index(drop=True))
+
+
+def embed(features: np.ndarray, seed: int) -> np.ndarray:
+    """Lay features out on a plane by t-SNE, after PCA to 50 dimensions: (n, d) -> (n, 2).
+
+    Fewer than ten images are laid out by PCA alone.
+    """
+    n, d = features.shape
+    if n == 1:
+        return np.zeros((1, 2))
+    scaled = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    reduced = PCA(min(50, n, d), random_state=seed).fit_transform(scaled)
+    if n < 10:
+        return np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
+    tsne = TSNE(perplexity=min(30, (n - 1) / 3), init="pca", random_state=seed)
+    return tsne.fit_transform(reduced)

@@ -1,0 +1,184 @@
+"""A finished run as files that need it no more: timm's safetensors and config.json, and ONNX."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import Tensor, nn
+
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.data.transforms import EVALUATION_RESIZE
+from thesis_lib.evaluation.lookup_table import StoredTable
+from thesis_lib.models import Classifier, has_small_stem, size_options
+from thesis_lib.prediction.finished_model import TABLE_NAME, table_of
+from thesis_lib.runs.directory import RunDirectory, relative_to_root
+from thesis_lib.runs.stages import is_probed
+from thesis_lib.system.files import read_json
+from thesis_lib.training import checkpoints
+
+TOLERANCE = 1e-4  # of the largest logit; what the exported models may differ from the run's
+
+
+def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
+    """Write the chosen backbone and head as a model of timm and as ONNX.
+
+    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads the folder; for LeNet-5 and
+    the small-image stem, which timm does not know, after ``import thesis_lib.models``. Both
+    files take normalised images (n, 3, size, size) and give logits (n, classes); ``config.json``
+    (and the ONNX file's metadata) names mean, std, size and classes; the temperature in it
+    calibrates the confidence. ``table.safetensors`` is the pruned look-up table, made where it is
+    missing; where it cannot be made the folder does without, which is printed. The folder appears
+    whole or not at all, after its models have been held against the run's own.
+
+    Args:
+        run: with a selection.
+        destination: a new folder; by default ``export/`` of the run, which is made anew.
+
+    Raises:
+        InputError: where nothing has been selected, the destination is taken, or the backbone's
+            classifier in timm is not a linear one.
+    """
+    if not is_probed(run):
+        raise InputError(
+            f"{run.path.name} has no current selection; run notebook 03 or `thesis probe` first"
+        )
+    folder = destination or run.path / "export"
+    if destination is not None and folder.exists():
+        raise InputError(f"{folder} is there already; give another place, or delete it")
+    ours, facts = checkpoints.load_classifier(run)
+    facts |= {"temperature": read_json(run.selection_file)["temperature"]}
+    # Before the export begins: making a table removes what killed writers left in the run.
+    table = _table(run, facts["checkpoint"])
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        size = run.config.image_size
+        images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            expected = ours(images)
+        _write_timm(partial, ours, run.config, facts)
+        if table is not None:
+            table.pruned().save(partial / TABLE_NAME)
+        model = timm.create_model(f"local-dir:{partial}", pretrained=True).eval()
+        with torch.inference_mode():
+            _compare(model(images), expected, "timm's model")
+        _write_onnx(partial / "model.onnx", model, images, facts | {"image_size": size})
+        session = onnxruntime.InferenceSession(partial / "model.onnx")
+        for some in (images, images[:1]):  # another batch size than it was traced with
+            (logits,) = session.run(None, {"images": some.numpy()})
+            _compare(torch.from_numpy(logits), expected[: len(some)], "the ONNX model")
+        if destination is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _table(run: RunDirectory, checkpoint: int) -> StoredTable | None:
+    """The run's look-up table, for `thesis predict`; the model is as good without."""
+    try:
+        return table_of(run, checkpoint)
+    except InputError as error:
+        print(f"the export goes without a look-up table: {error}", flush=True)
+        return None
+
+
+def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) -> None:
+    """``model.safetensors`` and ``config.json`` of a model that timm builds and loads."""
+    options = {"num_classes": len(facts["classes"])}
+    if has_small_stem(ours.backbone):
+        arguments = {"architecture": config.backbone}
+        model = timm.create_model("small_image_stem", **arguments, **options)
+    else:
+        arguments = size_options(config.backbone, config.image_size)
+        model = timm.create_model(config.backbone, **arguments, **options)
+    classifier = model.get_classifier()
+    if not isinstance(classifier, nn.Linear):
+        raise InputError(
+            f"{config.backbone} cannot be exported: timm classifies with "
+            f"{type(classifier).__name__} there, not with a linear layer"
+        )
+    weights = ours.backbone.state_dict()
+    name = next(name for name, module in model.named_modules() if module is classifier)
+    weights |= {f"{name}.{key}": value for key, value in ours.head.state_dict().items()}
+    checkpoints.fit_weights(model, weights, config.backbone)
+    model.pretrained_cfg |= {
+        "architecture": "small_image_stem" if "architecture" in arguments else config.backbone,
+        "input_size": (3, config.image_size, config.image_size),
+        "mean": tuple(facts["mean"]),
+        "std": tuple(facts["std"]),
+        "interpolation": "bilinear",
+        "crop_pct": 1 / EVALUATION_RESIZE,
+        "crop_mode": "center",
+        "num_classes": len(facts["classes"]),
+        "classifier": name,
+        "tag": "",
+    }
+    for other in ("test_input_size", "test_crop_pct", "license", "origin_url", "paper_ids", "url"):
+        model.pretrained_cfg.pop(other, None)  # they describe timm's own weights
+    description = {
+        "label_names": facts["classes"],
+        "description": f"{config.run_name} on {config.data_name}, checkpoint "
+        f"{facts['checkpoint']}, linear head",
+        "temperature": facts["temperature"],
+    }
+    save_for_hf(
+        model, folder, model_config=description, model_args=arguments, safe_serialization=True
+    )
+    # safetensors lets its owner alone read what it writes.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+
+
+def _write_onnx(path: Path, model: nn.Module, images: Tensor, facts: dict) -> None:
+    """``model.onnx``: images (n, 3, size, size) -> logits (n, classes), any n."""
+    batch = torch.export.Dim("n")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # The exporter tells of its steps and of operators that are not asked for.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (images,),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            dynamo=True,
+            external_data=False,
+        )
+    exported = onnx.load(path)
+    for name in ("classes", "mean", "std", "image_size"):
+        value = json.dumps(facts[name], ensure_ascii=False)
+        exported.metadata_props.add(key=name, value=value)
+    onnx.save(exported, path)
+
+
+def _compare(found: Tensor, expected: Tensor, what: str) -> None:
+    largest = expected.abs().max().clamp(min=1)
+    difference = float((found - expected).abs().max() / largest)
+    if not np.isfinite(difference) or difference > TOLERANCE:
+        raise InputError(
+            f"{what} gives other logits than the run: they differ by {difference:.1e} of the "
+            "largest; nothing was exported"
+        )
+
+
+def describe_export(folder: Path, run: RunDirectory) -> str:
+    """What was written, and how to load it."""
+    files = ", ".join(
+        f"{file.name} ({file.stat().st_size / 1e6:.1f} MB)" for file in sorted(folder.iterdir())
+    )
+    return f"{run.path.name}: wrote {relative_to_root(folder)}/: {files}"

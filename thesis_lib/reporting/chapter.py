@@ -1,0 +1,215 @@
+"""The results chapter: every figure and table of a data set, with captions, as LaTeX."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from thesis_lib.config import InputError, RunConfig, nearest
+from thesis_lib.reporting.figure_catalogue import FIGURES
+from thesis_lib.reporting.latex import PACKAGES, comment, escape_latex, first_sentence
+from thesis_lib.reporting.results import (
+    FILES,
+    RUN_PARTS,
+    Results,
+    results_of_data,
+    results_of_run,
+    results_of_runs,
+)
+from thesis_lib.reporting.table_files import read_source
+from thesis_lib.runs.directory import figures_folder, find_runs, relative_to_root
+from thesis_lib.runs.stages import is_tested
+from thesis_lib.system.files import write_text
+
+BODY, DOCUMENT, NUMBERS = "chapter_body.tex", "chapter.tex", "numbers.tex"
+# part -> what it shows, in the order of the chapter: tables by t/, figures by f/
+ORDER = {
+    "data": (
+        *("f/class_counts", "t/class_counts", "t/imbalance", "f/image_sizes", "t/channels"),
+        *("f/sample_images", "t/leakage", "f/leaking_pairs"),
+    ),
+    "comparison": (
+        *("t/test", "f/runs_accuracy", "t/comparison_matrix", "t/comparison", "t/choices"),
+        *("t/retrieval", "t/retrieval_size", "t/probe", "t/published_probe", "t/reproduced"),
+        "t/cost",
+        *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),
+    ),
+    "pretrain": ("f/views", "f/pretraining"),
+    "probe": ("t/probe", "f/checkpoint_accuracy", "f/head_curves", "f/head_learning_rates"),
+    "test": (
+        *("t/test", "t/choices", "t/without_leaks", "f/confusion_matrix"),
+        *("f/confusion_matrix_counts", "t/most_confused", "t/per_class", "f/per_class_f1"),
+        *("f/reliability", "f/worst_mistakes", "f/embedding"),
+    ),
+    "retrieve": (
+        *("t/retrieval", "t/retrieval_size", "f/retrieval_curve", "t/retrieval_curve"),
+        *("t/retrieval_test_curve", "f/nearest_images", "t/novelty", "f/novelty"),
+    ),
+}
+FEW_PAIRS = 6  # with more, only those that differ are told one by one
+# Names may be broken after "_" as they may after "-", also where they stand in headings.
+BREAKABLE = "\\begingroup\\sloppy\\protected\\def\\_{\\textunderscore\\allowbreak}\n"
+PAGE_MM = 254.0  # of A4; a figure of a whole page leaves 24 of them to its caption
+# What pdfLaTeX's T1 fonts have above Latin Extended-A; of anything else it has no idea.
+TYPOGRAPHIC = "–—‘’‚“”„†‡•…‰‹›€™"
+
+
+def write_chapter(data_name: str) -> list[Path]:
+    """Write ``chapter.tex``, which compiles, and ``chapter_body.tex``, for a thesis to take in.
+
+    They hold every figure and table in ``figures/<data>/`` and below it.
+
+    Returns:
+        Both files.
+
+    Raises:
+        InputError: where the data set has no figures yet.
+    """
+    folder = figures_folder(data_name)
+    if not any(folder.glob("*.pdf")):
+        known = [path.name for path in figures_folder("").glob("*") if path.is_dir()]
+        raise InputError(
+            f"{relative_to_root(folder)} holds no figures{nearest(data_name, known)}; run the "
+            "notebooks first, with `thesis run`"
+        )
+    _check_runs(data_name)
+    texts = chapter_text(data_name)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def _check_runs(data_name: str) -> None:
+    """Refuse tables of other runs than there are."""
+    file = figures_folder(data_name) / "test.json"
+    if not file.is_file():
+        return
+    told = {
+        name for name, facts in read_source(file)["runs"].items() if "test.json" in facts["files"]
+    }
+    there = {run.path.name for run in find_runs(data_name) if is_tested(run)}
+    if told != there:
+        raise InputError(
+            f"{relative_to_root(file.parent)} does not show the tested runs that there are "
+            f"({', '.join(sorted(told ^ there))}); run notebook 06 again, with `thesis run`"
+        )
+
+
+def chapter_text(data_name: str) -> dict[str, str]:
+    """The text of each file of the chapter, by its name."""
+    folder, parts = figures_folder(data_name), chapter_parts(data_name)
+    body = comment("written by `thesis chapter`, which writes it again; not to be edited")
+    body += _body(parts)
+    return {DOCUMENT: _document(body + _printed_tables(folder), parts[0].config), BODY: body}
+
+
+def chapter_parts(data_name: str) -> list[Results]:
+    """The results of the data set, of all runs, and of each run's parts, in this order."""
+    settings = _settings(figures_folder(data_name))
+    config = RunConfig(**{"data": f"data/{data_name}", **settings})
+    everything = results_of_runs(config)
+    of_runs = [results_of_run(run, part) for run in everything.runs for part in RUN_PARTS]
+    return [results_of_data(config), everything, *of_runs]
+
+
+def _settings(folder: Path) -> dict:
+    """The settings that notebook 01 made its tables with."""
+    file = folder / "leakage.json"
+    if not file.is_file():
+        return {}
+    source = read_source(file)
+    return {"data": source["data"], **source["settings"]}
+
+
+def _body(parts: list[Results]) -> str:
+    data, everything, *of_runs = parts
+    name = escape_latex(data.config.data_name)
+    text = f"{BREAKABLE}\\chapter{{Results on {name}}}\n\n"
+    text += f"{_section('The data set')}{_shown(data)}"
+    text += f"\\clearpage\n{_section('All runs')}{_sentences(everything)}{_shown(everything)}"
+    for results in of_runs:
+        run = results.run
+        if results.part == RUN_PARTS[0]:
+            text += f"\\clearpage\n{_section(f'Run {run.path.name}')}"
+        text += _shown(results)
+    return f"{text}\\endgroup\n"
+
+
+def _section(title: str) -> str:
+    """A section's heading, before which none of its figures stands."""
+    return f"\\section{{{escape_latex(title)}}}\n\\suppressfloats[t]\n"
+
+
+def _sentences(everything: Results) -> str:
+    """What the comparison of all pairs allows to say."""
+    tested = [run for run in everything.runs if is_tested(run)]
+    pairs = everything.pairs
+    told = pairs if len(pairs) <= FEW_PAIRS else [pair for pair in pairs if pair.is_shown]
+    if not pairs:
+        return ""
+    items = [f"{pair.sentence}." for pair in told]
+    if len(told) < len(pairs):
+        items.append(f"Between the other {len(pairs) - len(told)} pairs no difference is shown.")
+    listed = "".join(f"\\item {escape_latex(item)}\n" for item in items)
+    intro = f"{len(tested)} runs were tested on the same images."
+    return f"{intro}\n\\begin{{itemize}}\n{listed}\\end{{itemize}}\n\n"
+
+
+def _shown(results: Results) -> str:
+    """The figures and tables of a part that are there, each with its caption."""
+    below = "" if results.part in ("data", "comparison") else f"{results.run.path.name}/"
+    text, needed = "", FILES[results.part] if below else ()
+    for entry in ORDER[results.part]:
+        kind, name = entry.split("/")
+        if kind == "t" and (results.folder / f"{name}.tex").is_file():
+            text += f"\\input{{\\resultsfolder {below}{name}}}\n"
+        there = all(getattr(run, file).is_file() for run in results.runs for file in needed)
+        if kind == "f" and there and (results.folder / f"{name}.pdf").is_file():
+            text += _figure(f"{below}{name}", FIGURES[name](results))
+    return text
+
+
+def _figure(path: str, caption: str) -> str:
+    label = path.replace("/", ":")
+    return (
+        "\\begin{figure}[htbp]\n\\centering\n"
+        f"\\includegraphics{{\\resultsfolder {path}.pdf}}\n"
+        f"\\caption[{escape_latex(first_sentence(caption))}]{{{escape_latex(caption)}}}\n"
+        f"\\label{{fig:{label}}}\n\\end{{figure}}\n"
+    )
+
+
+def _printed_tables(folder: Path) -> str:
+    paths = (path for path in sorted(folder.rglob("*.tex")) if path.name not in (DOCUMENT, BODY))
+    return "".join(path.read_text(encoding="utf-8") for path in paths)
+
+
+def _document(text: str, config: RunConfig) -> str:
+    """A document around the body, of the thesis's text width."""
+    margin = (210 - config.text_width) / 2
+    lines = [
+        comment("written by `thesis chapter`; compile it where it lies, with pdflatex or lualatex"),
+        comment(f"for your own preamble: the packages below, and \\input of {BODY}"),
+        "\\documentclass[11pt]{report}",
+        f"\\usepackage[a4paper,textwidth={config.text_width:g}mm,left={margin:g}mm,"
+        f"textheight={PAGE_MM:g}mm,top=20mm]{{geometry}}",
+        "\\usepackage{iftex}",
+        "\\ifPDFTeX\\usepackage[T1]{fontenc}\\usepackage{textcomp}\\usepackage{lmodern}\\fi",
+        f"\\usepackage{{{','.join(PACKAGES)}}}",
+        "\\usepackage[font=small]{caption}",
+        *_unknown_letters(text),
+        f"\\newcommand{{\\resultsfolder}}{{}}  {comment('where the figures are, with a / last')}",
+        f"\\IfFileExists{{{NUMBERS}}}{{\\input{{{NUMBERS}}}}}{{}}",
+        "\\begin{document}",
+        f"\\input{{{BODY}}}",
+        "\\end{document}",
+    ]
+    return "\n".join(line.rstrip("\n") for line in lines) + "\n"
+
+
+def _unknown_letters(text: str) -> Iterable[str]:
+    """For pdfLaTeX: letters that it has no font for are printed by their number."""
+    for letter in sorted(set(text)):
+        if ord(letter) > 0x17F and letter not in TYPOGRAPHIC:
+            yield (
+                f"\\ifPDFTeX\\DeclareUnicodeCharacter{{{ord(letter):04X}}}"
+                f"{{[U+{ord(letter):04X}]\\allowbreak}}\\fi"
+            )

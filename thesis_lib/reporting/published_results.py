@@ -1,0 +1,61 @@
+"""The published results on DYB-PlanktonNet, to stand beside one's own."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+import pandas as pd
+
+from thesis_lib.evaluation.metrics import METRICS
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.stages import is_tested
+from thesis_lib.system.files import read_json
+
+
+def reproduces_dyb(runs: Sequence[RunDirectory]) -> bool:
+    """Whether tested runs are on DYB-PlanktonNet: most of its classes are the published ones."""
+    tested = next((run for run in runs if is_tested(run)), None)
+    classes = read_json(tested.test_file)["classes"] if tested else []
+    known = set(published_table("classes")["class"])
+    return sum(name in known for name in classes) > len(classes) / 2
+
+
+def published_table(name: str) -> pd.DataFrame:
+    """Published values for DYB-PlanktonNet, in percent.
+
+    Args:
+        name: "probe" (checkpoint, backbone, batch_size, val_accuracy, head_epoch), "test"
+            (backbone, batch_size, backbone_epoch, head_epoch, accuracy, precision, recall, f1)
+            or "classes" (class, train, val, test).
+    """
+    file = {"classes": "dyb_class_counts"}.get(name, f"published_{name}")
+    return pd.read_csv(files("thesis_lib.reporting") / "published" / f"{file}.csv")
+
+
+def published_probe_table() -> pd.DataFrame:
+    """The published counterpart of :func:`thesis_lib.reporting.tables.probe_table`."""
+    table = published_table("probe")
+    table["run"] = table["backbone"] + "-bs" + table["batch_size"].astype(str) + " (published)"
+    table["cell"] = table["val_accuracy"].map("{:.2f}".format) + " / "
+    table["cell"] += table["head_epoch"].astype(str)
+    wide = table.pivot(index="checkpoint", columns="run", values="cell")
+    wide = wide.sort_index(key=lambda index: pd.to_numeric(index, errors="coerce").fillna(1e9))
+    return wide.iloc[::-1].fillna("").reset_index().rename_axis(columns=None)
+
+
+def reproduced_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
+    """Published and reproduced test metrics in %, a row a backbone, batch size and source.
+
+    Of SupCon runs alone: nothing else was published.
+    """
+    published = published_table("test").rename(columns={"backbone_epoch": "checkpoint"})
+    rows = [{**row, "source": "published"} for row in published.to_dict("records")]
+    for run in runs:
+        if is_tested(run) and run.config.method == "supcon":
+            test = read_json(run.test_file)
+            row = {name: round(100 * test[name], 2) for name in METRICS}
+            row |= {name: test[name] for name in ("checkpoint", "head_epoch")}
+            row |= {"backbone": run.config.backbone, "batch_size": run.config.batch_size}
+            rows.append(row | {"source": run.path.name})
+    columns = ["backbone", "batch_size", "source", "checkpoint", "head_epoch", *METRICS]
+    table = pd.DataFrame(rows)[columns].sort_values(["backbone", "batch_size"], kind="stable")
+    return table.rename(columns={"batch_size": "batch size", "head_epoch": "head epoch"})

@@ -1,0 +1,297 @@
+"""Do the figures and tables of a folder still agree with the runs? Made again, and compared."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from thesis_lib.config import InputError, RunConfig
+from thesis_lib.evaluation.metrics import classification_metrics
+from thesis_lib.evaluation.retrieval import read_retrieval_predictions
+from thesis_lib.evaluation.testing import read_predictions
+from thesis_lib.figures import SOURCE
+from thesis_lib.reporting.chapter import BODY, DOCUMENT, NUMBERS, chapter_text
+from thesis_lib.reporting.numbers import chapter_numbers, numbers_text
+from thesis_lib.reporting.results import (
+    Results,
+    results_of_data,
+    results_of_run,
+    results_of_runs,
+)
+from thesis_lib.reporting.table_catalogue import TABLES, write_table
+from thesis_lib.reporting.table_files import ENDINGS, read_source
+from thesis_lib.runs.directory import RunDirectory, data_runs_folder, find_data, relative_to_root
+from thesis_lib.system.files import read_json
+
+NEED_DATA = ("class_counts", "imbalance", "channels", "leakage", "without_leaks")
+CLOSE = 1e-9  # between a metric on disk and the same counted again
+
+
+@dataclass
+class Verdict:
+    """How many things agree with the runs; what does not, and what could not be checked."""
+
+    agree: int = 0
+    differ: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    def take(self, faults: list[str]) -> None:
+        """Count one thing that was checked."""
+        self.differ += faults
+        self.agree += not faults
+
+
+def verify(folder: Path) -> Verdict:
+    """Make every table and number again, and hold them and the figures against the runs.
+
+    Tables, ``numbers.tex`` and the chapter are made anew from the runs; a figure tells which
+    files it was drawn from, and their hashes. The metrics and intervals of every run's
+    ``test.json`` and ``retrieval.json`` are counted again from its predictions.
+
+    Args:
+        folder: ``figures/<data>``, a run's folder in it, or a copy of either.
+
+    Raises:
+        InputError: where there are no figures or tables.
+    """
+    files = [path for path in folder.rglob("*") if path.suffix in (*ENDINGS, ".png", ".pdf")]
+    written_else = {folder / Path(name).stem for name in (DOCUMENT, BODY, NUMBERS)}
+    stems = sorted({path.with_suffix("") for path in files} - written_else)
+    if not stems:
+        raise InputError(f"{folder} holds no figures or tables; give a folder such as figures/NAME")
+    verdict, known = Verdict(), Known()
+    for stem in stems:
+        if any(_beside(stem, ending).is_file() for ending in ENDINGS):
+            _check(_check_table, stem, folder, known, verdict)
+        if any(_beside(stem, ending).is_file() for ending in (".png", ".pdf")):
+            _check(_check_figure, stem, folder, known, verdict)
+    for run in known.runs.values():
+        for file in (run.test_file, run.retrieval_test_file):
+            if file.is_file():
+                _check(_check_metrics, file, folder, known, verdict)
+    _check(_check_texts, folder / NUMBERS, folder, known, verdict)
+    return verdict
+
+
+def _beside(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)  # a stem may hold a dot of its own
+
+
+def _name(path: Path, folder: Path) -> str:
+    inside = path.is_relative_to(folder)
+    return path.relative_to(folder).as_posix() if inside else relative_to_root(path)
+
+
+def _check(
+    check: Callable[[Path, Path, "Known", Verdict], None],
+    path: Path,
+    folder: Path,
+    known: "Known",
+    verdict: Verdict,
+) -> None:
+    """Check one thing; whatever is missing or spoilt for that is a fault of this thing alone."""
+    try:
+        check(path, folder, known, verdict)
+    except FileNotFoundError as error:
+        verdict.take([f"{_name(path, folder)}: {error.filename} is not there"])
+    except (InputError, OSError, LookupError, ValueError, TypeError) as error:
+        verdict.take([f"{_name(path, folder)}: cannot be made again: {error}"])
+
+
+class Known:
+    """Results by what made them, so that predictions and leaks are read once."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Results] = {}
+        self.runs: dict[str, RunDirectory] = {}
+
+    def results_of(self, source: dict[str, Any]) -> Results:
+        """The results as they are now, of what a source speaks of.
+
+        Raises:
+            InputError: where the run or the data set is gone.
+        """
+        name = next(iter(source["runs"]), "") if source["part"] != "comparison" else ""
+        key = json.dumps((source["part"], source["data"], name, source["settings"]))
+        if key not in self.results:
+            self.results[key] = self._open(source, name)
+            self.runs |= {run.path.name: run for run in self.results[key].runs}
+        return self.results[key]
+
+    def _open(self, source: dict[str, Any], name: str) -> Results:
+        config = RunConfig(**{"data": source["data"], **source["settings"]})
+        if source["part"] == "data":
+            return results_of_data(config)
+        if source["part"] == "comparison":
+            return results_of_runs(config)
+        run = RunDirectory.open(data_runs_folder(config.data_name) / name)
+        run = RunDirectory(run.config.updated(**source["settings"]))
+        return results_of_run(run, source["part"])
+
+
+def _check_table(stem: Path, folder: Path, known: Known, verdict: Verdict) -> None:
+    name, told = _name(stem, folder), _beside(stem, ".json")
+    if stem.name not in TABLES:
+        verdict.unknown.append(f"{name}, which is no table of the workbook")
+        return
+    source = read_source(told)
+    if stem.name in NEED_DATA and not find_data(source["data"]).is_dir():
+        verdict.unknown.append(f"{name}, whose data set {source['data']} is not here")
+        return
+    results = known.results_of(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        again = Path(scratch) / stem.name
+        write_table(stem.name, results, again.parent)
+        faults = [*_place_faults(stem, folder, source), *_table_faults(stem, name, again)]
+        if again.with_name(told.name).is_file():
+            faults += _told_faults(name, source, read_source(_beside(again, ".json")))
+    verdict.take(faults)
+
+
+def _place_faults(stem: Path, folder: Path, source: dict[str, Any]) -> Iterator[str]:
+    """Where something lies in another place, or under another name, than it was made for."""
+    if source.get("name") != stem.name:
+        yield f"{_name(stem, folder)} was made as {source.get('name')!r}"
+    of_run = source.get("label")
+    lies_in = stem.parent.resolve().name
+    if of_run and lies_in != of_run:
+        yield f"{_name(stem, folder)} is of the run {of_run}"
+
+
+def _told_faults(name: str, told: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Where a table says that it comes from something else than it does."""
+    for key in ("data_fingerprint", "settings"):
+        if told.get(key) != now[key]:
+            yield f"{name}.json says {key} {told.get(key)!r}, made again {now[key]!r}"
+    files = {run: facts.get("files") for run, facts in told["runs"].items()}
+    if files != {run: facts["files"] for run, facts in now["runs"].items()}:
+        yield f"{name}.json tells of other files of the runs than there are now"
+
+
+def _table_faults(stem: Path, name: str, again: Path) -> Iterator[str]:
+    if not _beside(again, ".csv").is_file():
+        yield f"{name}.csv: made again, it has no row"
+        return
+    before, now = (_cells(_beside(path, ".csv")) for path in (stem, again))
+    if before.shape != now.shape or list(before) != list(now):
+        yield f"{name}.csv: has {_shape(before)}, made again {_shape(now)}"
+    elif not before.equals(now):
+        rows, columns = np.nonzero((before != now).to_numpy())
+        row, column = rows[0], before.columns[columns[0]]
+        more = f" ({len(rows)} cells differ)" if len(rows) > 1 else ""
+        yield (
+            f"{name}.csv: {column!r} of {before.iloc[row, 0]!r} is {before[column].iloc[row]!r}, "
+            f"made again {now[column].iloc[row]!r}{more}"
+        )
+    for ending in (".md", ".tex"):
+        ours, theirs = (_beside(path, ending) for path in (stem, again))
+        if not ours.is_file():
+            yield f"{name}{ending} is not there"
+        elif _lines(ours) != _lines(theirs):
+            yield f"{name}{ending} is not as it comes out now"
+
+
+def _cells(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
+def _shape(table: pd.DataFrame) -> str:
+    return f"{len(table)} rows and {len(table.columns)} columns"
+
+
+def _lines(file: Path) -> list[str]:
+    return _without_commits(file.read_text(encoding="utf-8"))
+
+
+def _without_commits(text: str) -> list[str]:
+    """Its lines, without the commit of the code, which changes without the numbers."""
+    return [line.split("; code:")[0] for line in text.splitlines()]
+
+
+def _check_figure(stem: Path, folder: Path, known: Known, verdict: Verdict) -> None:
+    name, (png, pdf) = _name(stem, folder), (_beside(stem, ending) for ending in (".png", ".pdf"))
+    told = _told(png)
+    if told is None:
+        verdict.unknown.append(f"{name}, which does not tell what it was drawn from")
+        return
+    source = json.loads(told)
+    if source["part"] == "data" and not find_data(source["data"]).is_dir():
+        verdict.unknown.append(f"{name}, whose data set {source['data']} is not here")
+        return
+    faults = [f"{name}: {fault}" for fault in _source_faults(source, known)]
+    faults += _place_faults(stem, folder, source)
+    if not pdf.is_file():
+        faults.append(f"{name}.pdf is not there")
+    elif _in_pdf(told) not in pdf.read_bytes():
+        faults.append(f"{name}.pdf was not drawn together with {name}.png")
+    verdict.take(faults)
+
+
+def _told(png: Path) -> str | None:
+    """What a PNG says it was made from."""
+    if not png.is_file():
+        return None
+    with Image.open(png) as image:
+        return image.info.get(SOURCE)
+
+
+def _in_pdf(text: str) -> bytes:
+    """An ASCII text as matplotlib writes it into a PDF."""
+    for character in "\\()":
+        text = text.replace(character, f"\\{character}")
+    return f"({text})".encode("ascii")
+
+
+def _source_faults(source: dict[str, Any], known: Known) -> Iterator[str]:
+    """What has changed since a figure was drawn."""
+    results = known.results_of(source)
+    if source["data_fingerprint"] != results.source["data_fingerprint"]:
+        yield f"the data set {source['data']} has changed"
+    now = results.source["runs"]
+    for name, facts in source["runs"].items():
+        files = now.get(name, {}).get("files", {})
+        changed = [file for file, digest in facts["files"].items() if files.get(file) != digest]
+        if changed:
+            yield f"{', '.join(changed)} of {name} changed after it was drawn"
+    added = set(now) - set(source["runs"])
+    if added:
+        yield f"drawn before there were the runs {', '.join(sorted(added))}"
+
+
+def _check_metrics(file: Path, folder: Path, known: Known, verdict: Verdict) -> None:
+    """A run's test.json or retrieval.json against its predictions."""
+    run, stored = known.runs[file.parent.name], read_json(file)
+    by_head = file == run.test_file
+    predictions = read_predictions(run) if by_head else read_retrieval_predictions(run)
+    counted = classification_metrics(
+        predictions["true"], predictions["predicted"], stored["classes"]
+    )
+    verdict.take(
+        [
+            f"{_name(file, folder)}: {key} is {stored.get(key)}, but the predictions give {value}"
+            for key, value in counted.items()
+            if not np.allclose(stored.get(key, np.nan), value, rtol=0, atol=CLOSE)
+        ]
+    )
+
+
+def _check_texts(numbers: Path, folder: Path, known: Known, verdict: Verdict) -> None:
+    """numbers.tex and the chapter, where notebook 06 has been run."""
+    everything = next((r for r in known.results.values() if r.part == "comparison"), None)
+    if everything is None:
+        return
+    now = numbers_text(chapter_numbers(everything)).splitlines()
+    before = [line for line in _lines(numbers) if not line.startswith("%")]
+    differing = sorted(set(before) ^ set(now))
+    more = f" and {len(differing) - 1} more lines" if len(differing) > 1 else ""
+    verdict.take([f"{NUMBERS}: {differing[0]}{more} differ"] if differing else [])
+    if (folder / BODY).is_file():
+        for name, text in chapter_text(everything.config.data_name).items():
+            same = (folder / name).is_file() and _lines(folder / name) == _without_commits(text)
+            verdict.take([] if same else [f"{name} is not as it comes out now: `thesis chapter`"])

@@ -1,0 +1,155 @@
+"""The nearest neighbours of an image in the look-up table."""
+
+import os
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from thesis_lib.config import InputError
+from thesis_lib.data.cache import Images
+from thesis_lib.data.datasets import Split
+from thesis_lib.evaluation.features import extract_features
+from thesis_lib.evaluation.knn import unit_vectors
+from thesis_lib.evaluation.retrieval import read_retrieval_predictions, stored_table
+from thesis_lib.reporting.results import Results
+from thesis_lib.reporting.widgets.front_end import Explorer, shown
+from thesis_lib.reporting.widgets.pictures import STYLE, Group, Picture, figure_of, html_of
+from thesis_lib.runs.directory import find_data
+from thesis_lib.training.checkpoints import checkpoint_path, load_backbone
+
+LISTED = 500  # test images to choose from: a longer list cannot be read
+
+
+def neighbours(results: Results, image: str = "", k: int = 8) -> Explorer | Figure:
+    """An image beside the training images of the look-up table that are nearest to it.
+
+    Choose among the test images, the table's surest mistakes first, or name any image file.
+    Without a front end: a figure of the first choice. An image of the table is not its own
+    neighbour.
+
+    Args:
+        results: of a run whose table was tested: notebook 05.
+        image: the image to begin with, in the data set (``test/<class>/<file>``) or any file.
+        k: how many neighbours.
+
+    Raises:
+        InputError: where the table was not tested yet, the data set is not on this disk or has
+            changed, or there is no such image.
+    """
+    nearest = _Nearest(results, k)
+    first = image or nearest.tested["path"].iloc[0]
+    figure = figure_of(nearest.groups(first))
+    return shown(lambda: _children(nearest, first), figure)
+
+
+class _Nearest:
+    """Looks images up in a run's table."""
+
+    def __init__(self, results: Results, k: int) -> None:
+        self.run, self.dataset, self.k = results.run, results.dataset, k
+        if not self.run.retrieval_predictions_file.is_file():
+            raise InputError(
+                f"the look-up table of {self.run.path.name} was not tested yet; run notebook 05 "
+                f"or `thesis retrieve {self.run.path.name}`"
+            )
+        self.stored = stored_table(self.run).pruned()
+        self.table = self.stored.table
+        tested = read_retrieval_predictions(self.run)
+        # Mistakes first, the surest before the others; then what was right, the least sure first.
+        wrong = tested["true"] != tested["predicted"]
+        order = np.lexsort((tested["similarity"].where(~wrong, -tested["similarity"]), ~wrong))
+        self.tested = tested.iloc[order]
+
+    @cached_property
+    def backbone(self) -> tuple[nn.Module, dict[str, Any]]:
+        """What the table's features were made with."""
+        return load_backbone(checkpoint_path(self.run, self.stored.checkpoint))
+
+    @cached_property
+    def labels(self) -> dict[str, int]:
+        """The class of every file of the data set."""
+        splits = self.dataset.splits.values()
+        return {f: int(n) for s in splits for f, n in zip(s.files, s.labels, strict=True)}
+
+    def groups(self, image: str) -> list[Group]:
+        """The image and its neighbours.
+
+        Raises:
+            InputError: where the image is not there or cannot be read.
+        """
+        root, classes = self.dataset.root, self.table.classes
+        path = root / image if image in self.labels else find_data(image)
+        file = Path(os.path.relpath(path, root)).as_posix()
+        inside = file in self.table.files
+        own = np.array([self.table.files.index(file)]) if inside else None
+        voters = self.stored.neighbours
+        similarity, rows = self.table.search(self._vector(path), max(self.k, voters), own)
+        found = classes[self.table.vote(rows[:, :voters])[0]]
+        true = f"true: {classes[self.labels[file]]}, " if file in self.labels else ""
+        pictures = [
+            Picture(
+                root / self.table.files[row],
+                f"{classes[self.table.labels[row]]}\n{Path(self.table.files[row]).name}\n"
+                f"cosine {cosine:.3f}",
+            )
+            for row, cosine in zip(rows[0, : self.k], similarity[0, : self.k], strict=True)
+        ]
+        return [
+            Group(f"{true}by the table: {found}", [Picture(path, path.name)]),
+            Group(
+                f"The nearest of {len(self.table):,} training images in the table "
+                f"(pruned at {self.stored.threshold:.2f})",
+                pictures,
+            ),
+        ]
+
+    def _vector(self, path: Path) -> np.ndarray:
+        """The image's unit vector (1, d)."""
+        backbone, facts = self.backbone
+        images = Images(Split(path.parent, [path.name], np.zeros(1, dtype=np.int64)))
+        config = self.run.config.updated(workers=0)  # no processes for one image
+        device = torch.device("cpu")
+        features = extract_features(backbone, images, config, facts["mean"], facts["std"], device)
+        return unit_vectors(features[0].numpy())
+
+
+def _children(nearest: _Nearest, first: str) -> list[widgets.Widget]:
+    """A list of test images, a field for any other, and the pictures."""
+    listed = nearest.tested[:LISTED]
+    options = [
+        (
+            f"{row.path.split('/')[-1]}: {row.true}"
+            + (f", found as {row.predicted}" if row.true != row.predicted else ""),
+            row.path,
+        )
+        for row in listed.itertuples()
+    ]
+    wide = {"layout": widgets.Layout(width="auto", max_width="720px")}
+    choice = widgets.Dropdown(options=options, description="test image", value=None, **wide)
+    other = widgets.Text(
+        value=first,
+        description="or a file",
+        placeholder="test/<class>/<file>, or any image file",
+        continuous_update=False,
+        **wide,
+    )
+    pictures = widgets.HTML(html_of(nearest.groups(first)))
+
+    def look(change: dict) -> None:
+        try:
+            pictures.value = html_of(nearest.groups(change["new"].strip()))
+        except InputError as error:
+            pictures.value = escape(str(error))
+
+    if first in set(listed["path"]):
+        choice.value = first
+    choice.observe(lambda change: other.set_trait("value", change["new"]), "value")
+    other.observe(look, "value")
+    return [widgets.HTML(STYLE), choice, other, pictures]

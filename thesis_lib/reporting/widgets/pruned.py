@@ -1,0 +1,134 @@
+"""A slider over pruning thresholds: what the look-up table keeps, what it drops, what it costs."""
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+from IPython.core.pylabtools import print_figure
+from matplotlib.figure import Figure
+
+from thesis_lib import figures
+from thesis_lib.evaluation.retrieval import read_retrieval, stored_table
+from thesis_lib.reporting.results import Results
+from thesis_lib.reporting.widgets.front_end import Explorer, shown
+from thesis_lib.reporting.widgets.pictures import STYLE, Group, Picture, figure_of, html_of
+
+PICTURES = 6  # of each kind: as many stand in one row
+
+
+def thresholds(results: Results) -> Explorer | Figure:
+    """What the look-up table is at each pruning threshold: a slider, and pictures of a class.
+
+    Dropped images stand over the kept ones that are most like them; it begins with the chosen
+    threshold and the class that it drops most of. Without a front end: a figure of those pictures.
+
+    Args:
+        results: of a run that has a look-up table; it is made where it is missing.
+
+    Raises:
+        InputError: where the data set is not on this disk, or has changed.
+    """
+    pruned = _Pruned(results)
+    number = pruned.stored.number(pruned.stored.threshold)
+    label = int((pruned.per_class(~pruned.stored.kept[number])).argmax())
+    figure = figure_of(pruned.groups(number, label))
+    return shown(lambda: _children(pruned, number, label), figure)
+
+
+class _Pruned:
+    """A run's look-up table at each of its thresholds, by their number."""
+
+    def __init__(self, results: Results) -> None:
+        self.root, self.stored = results.dataset.root, stored_table(results.run)
+        self.table = self.stored.table
+        curve = read_retrieval(results.run)
+        self.curve = curve[curve["split"] != "test"].reset_index(drop=True)
+
+    def per_class(self, images: np.ndarray) -> np.ndarray:
+        """How many images of each class a mask (n,) holds: (classes,)."""
+        return np.bincount(self.table.labels[images], minlength=len(self.table.classes))
+
+    def groups(self, number: int, label: int) -> list[Group]:
+        """Pictures of a class that a threshold drops, over those that stand for them."""
+        threshold, kept = self.stored.thresholds[number], self.stored.kept[number]
+        name, own = self.table.classes[label], self.table.labels == label
+        keeps, drops = np.flatnonzero(own & kept), np.flatnonzero(own & ~kept)
+        if not len(drops):
+            pictures = [self._picture(row) for row in keeps[:PICTURES]]
+            heading = f"{name}: nothing is dropped at {threshold:.2f}; of {len(keeps):,} images"
+            return [Group(heading, pictures)]
+        similarity = self.table.vectors[drops] @ self.table.vectors[keeps].T  # (drops, keeps)
+        nearest = similarity.argmax(1)
+        cosine = similarity.max(1)
+        least = np.argsort(cosine, kind="stable")[:PICTURES]
+        dropped = [self._picture(drops[i]) for i in least]
+        standing = [self._picture(keeps[nearest[i]], f"cosine {cosine[i]:.3f}") for i in least]
+        heading = f"{name}: {len(drops):,} of {own.sum():,} images are dropped at {threshold:.2f}"
+        if len(drops) > PICTURES:
+            heading += f"; the {PICTURES} least like what is kept"
+        return [
+            Group(heading, dropped),
+            Group(f"In the same order, the most similar of those kept ({len(keeps):,})", standing),
+        ]
+
+    def _picture(self, row: int, told: str = "") -> Picture:
+        file = self.table.files[row]
+        return Picture(self.root / file, f"{file.split('/')[-1]}\n{told}".strip())
+
+    def row(self, number: int) -> pd.Series:
+        """What was measured at a threshold."""
+        away = (self.curve["threshold"] - self.stored.thresholds[number]).abs()
+        return self.curve.loc[away.idxmin()]
+
+    def line(self, number: int) -> str:
+        """What the table is at a threshold, in a line of HTML."""
+        row = self.row(number)
+        names = ("accuracy", "accuracy_low", "accuracy_high")
+        accuracy, low, high = (100 * row[name] for name in names)
+        chosen = self.stored.thresholds[number] == self.stored.threshold
+        return (
+            f"<b>{accuracy:.1f} %</b> of the {row['split']} images right (95 % interval {low:.1f} "
+            f"to {high:.1f}) · <b>{row['images']:,.0f}</b> images kept · "
+            f"<b>{row['index_mib']:.3g} MiB</b> · {1000 * row['seconds_per_image']:.2g} ms an "
+            f"image{' · the chosen threshold' if chosen else ''}"
+        )
+
+    def curve_png(self, number: int) -> bytes:
+        """The curve with a threshold marked."""
+        figure = figures.threshold_curve(self.curve, self.row(number)["threshold"])
+        return print_figure(figure, "png")
+
+
+def _children(pruned: _Pruned, number: int, label: int) -> list[widgets.Widget]:
+    """The slider over its line and curve, the class and its pictures."""
+    wide = {"layout": widgets.Layout(width="auto", max_width="720px")}
+    slider = widgets.SelectionSlider(
+        options=[(f"{value:.2f}", i) for i, value in enumerate(pruned.stored.thresholds)],
+        value=number,
+        description="threshold",
+        **wide,
+    )
+    images = pruned.per_class(np.ones(len(pruned.table), dtype=bool))
+    choice = widgets.Dropdown(
+        options=[
+            (f"{name} ({count:,} images)", i)
+            for i, (name, count) in enumerate(zip(pruned.table.classes, images, strict=True))
+        ],
+        value=label,
+        description="class",
+        **wide,
+    )
+    line, curve, pictures = widgets.HTML(), widgets.Image(format="png"), widgets.HTML()
+
+    def move(_: object = None) -> None:
+        line.value = pruned.line(slider.value)
+        curve.value = pruned.curve_png(slider.value)
+
+    def look(_: object = None) -> None:
+        pictures.value = html_of(pruned.groups(slider.value, choice.value))
+
+    move()
+    look()
+    slider.observe(move, "value")
+    for control in (slider, choice):
+        control.observe(look, "value")
+    return [widgets.HTML(STYLE), slider, line, curve, choice, pictures]

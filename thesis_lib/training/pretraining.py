@@ -1,0 +1,295 @@
+"""Stage 1: training the backbone: supervised contrastive, SimCLR, or the baseline."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+
+from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
+from thesis_lib.data.cache import Images, Source, open_images
+from thesis_lib.data.datasets import DataSet, open_dataset
+from thesis_lib.data.loaders import (
+    EpochBatches,
+    Loader,
+    RandomViews,
+    example_views,
+    worker_count,
+)
+from thesis_lib.data.statistics import DataStatistics, data_statistics, readable
+from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
+from thesis_lib.runs.directory import (
+    RunDirectory,
+    data_runs_folder,
+    figures_folder,
+    relative_to_root,
+)
+from thesis_lib.runs.stages import is_pretrained, stage
+from thesis_lib.system import distributed
+from thesis_lib.system.device import (
+    choose_device,
+    peak_memory_mib,
+    precision_name,
+    total_memory_mib,
+)
+from thesis_lib.system.files import sweep_partial, write_csv, write_json
+from thesis_lib.system.locks import locked
+from thesis_lib.system.progress import EpochProgress
+from thesis_lib.system.signals import deferred_signals
+from thesis_lib.system.torch_errors import plain_words
+from thesis_lib.training import checkpoints, resume
+from thesis_lib.training.engine import NotFiniteError, create_optimizer, train_epoch
+from thesis_lib.training.launcher import share_out
+from thesis_lib.training.resume import Position
+from thesis_lib.training.stage import check_fingerprint
+
+
+def create_model(config: RunConfig, classes: int) -> nn.Module:
+    """The model that a method trains, with the first weights that the seed gives.
+
+    A backbone with a projection head, or for cross-entropy with a linear classifier.
+
+    Raises:
+        InputError: for a backbone, a stem or an image size that will not do.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            backbone = create_backbone(config.backbone, config.small_images, config.image_size)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        if config.method == "cross-entropy":
+            return Classifier(backbone, linear_head(backbone.num_features, classes))
+        return ContrastiveModel(backbone, config.projection_dim)
+
+
+def check(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
+    """Everything that can be refused before a run writes anything.
+
+    Returns:
+        The run, its data set, and its model with the first weights.
+
+    Raises:
+        InputError: for data, a backbone, an image size or a batch size that will not do, or
+            for a run that is there with other settings or was trained on other files.
+    """
+    run = RunDirectory(config)
+    if not config.force:
+        run.check_config((IDENTITY, PRETRAIN))
+    dataset = open_dataset(config.data)
+    images = len(dataset.splits["train"])
+    if config.batch_size > images:
+        raise InputError(
+            f"batch_size {config.batch_size} is larger than the data set: {config.data}/train "
+            f"has {images} images"
+        )
+    ranks = distributed.size() if distributed.size() > 1 else config.devices
+    fewest = -(-2 // config.views) * ranks  # batch normalisation takes no single view
+    if ranks > 1 and config.batch_size < fewest:
+        raise InputError(
+            f"batch_size {config.batch_size} cannot be shared by {ranks} processes; it is that of "
+            f"all of them together: {fewest} or more, or fewer devices"
+        )
+    if not config.force:
+        check_fingerprint(run, dataset)
+    choose_device(config)
+    return run, dataset, create_model(config, len(dataset.classes))
+
+
+def pretrain(config: RunConfig) -> RunDirectory:
+    """Train a backbone by the run's method; go on from the last checkpoint, if there is one.
+
+    Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` of the run.
+    Returns at once where the run has been trained already. SIGTERM and Ctrl-C are obeyed after
+    the step that they come in, and a save.
+
+    Raises:
+        InputError: see :func:`check`, :func:`thesis_lib.training.resume.restore`,
+            :func:`thesis_lib.training.resume.check_space` and
+            :func:`thesis_lib.training.resume.counted_life`; also for a run that another process
+            is at, an unreadable image, values that are not finite, a lack of memory or disk, and
+            loading workers that die or hang.
+    """
+    existing = RunDirectory(config)
+    if is_pretrained(existing) and not config.force:
+        existing.check_config((IDENTITY, PRETRAIN))
+        return existing
+    run, dataset, model = check(config)
+    if share_out("pretrain", run):
+        return run
+    statistics = data_statistics(dataset)
+    dataset = readable(dataset, statistics, config)
+    batch = f"batch_size {config.batch_size}"
+    with locked(run.path), plain_words(batch, config.worker_timeout):
+        sweep_partial(run.path, older_than=0)
+        for folder in (data_runs_folder(dataset.name), figures_folder(dataset.name)):
+            sweep_partial(folder)
+        _train(run, dataset, statistics, model)
+    return run
+
+
+def _train(
+    run: RunDirectory, dataset: DataSet, statistics: DataStatistics, model: nn.Module
+) -> None:
+    """Take up the training where it stands, and let it run."""
+    config, device = run.config, choose_device(run.config)
+    mean, std = config.mean or statistics.mean, config.std or statistics.std
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = create_optimizer(config, model)
+    rows, position, facts = resume.restore(run, model, optimizer, dataset, mean, std)
+    with resume.counted_life(run, position):
+        images, cache = open_images(dataset, "train", statistics, config)
+        resume.check_space(run, model, position.epoch - 1)
+        run.write_config()
+        if rows:  # a kill may have come between the last checkpoint and its row
+            write_csv(run.metrics_file, pd.DataFrame(rows))
+        if config.compile:
+            model.compile()  # in place: the names of its weights stay
+        facts |= {
+            "data_fingerprint": dataset.fingerprint,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "memory_mib": total_memory_mib(device),
+            "precision": precision_name(config),
+            "compile": config.compile,
+            "cache": cache,
+            "ranks": distributed.size(),
+            "code": resume.CODE_VERSION,
+        }
+        with stage(run, "pretrain", **facts), distributed.others_heeded():
+            _train_epochs(run, dataset, images, (mean, std), model, optimizer, rows, position)
+
+
+def _train_epochs(
+    run: RunDirectory,
+    dataset: DataSet,
+    images: Images,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    rows: list[dict[str, Any]],
+    position: Position,
+) -> None:
+    """The training loop: epochs, checkpoints, ``metrics.csv`` and TensorBoard's log."""
+    config, device, n = run.config, choose_device(run.config), len(images)
+    momentum = resume.optimizer_on_cpu(optimizer)
+    mean, std = normalisation
+    classes = len(dataset.classes)
+    distributed.tell(_help, config, images.source, classes, mean, std, momentum, position)
+    trained = distributed.together(model)
+    loader = _loader(config, images)
+    batches = loader.batches
+    progress = EpochProgress(config.epochs, done=position.epoch - 1, images=n)
+    writer = SummaryWriter(run.tensorboard, purge_step=position.epoch)
+    if not rows:
+        rows_of_views = example_views(dataset, config, images=8)["views"]
+        shown = torch.from_numpy(np.concatenate(rows_of_views)).movedim(-1, 1)
+        writer.add_image("views", make_grid(shown, nrow=len(rows_of_views[0])), 1)
+    kept = set(checkpoints.scheduled_epochs(config))
+    # What is in last.pth: nothing, where it was damaged.
+    saved = position if run.last_checkpoint.is_file() else Position()
+    saved_at = time.monotonic()
+
+    with writer, progress, loader, deferred_signals() as deferral:
+
+        def leave_after(images: int) -> bool:
+            progress.step(images)
+            return distributed.agree(deferral)
+
+        while position.epoch <= config.epochs and not distributed.agree(deferral):
+            epoch, began = position.epoch, time.perf_counter()
+            batches.epoch, batches.start = epoch, position.step
+            common = (trained, optimizer, loader, *normalisation, position.loss_sum, leave_after)
+            step, loss_sum = _train_epoch(run, *common)
+            seconds = position.seconds + time.perf_counter() - began
+            position = Position(epoch, step, loss_sum, seconds)
+            is_whole = step == len(batches)
+            if is_whole:
+                rows.append(_metrics_row(position, n, optimizer, device))
+                position = Position(epoch + 1)
+            waited = time.monotonic() - saved_at >= 60 * config.rolling_minutes
+            if (is_whole and epoch in kept) or waited:
+                common = (config, dataset, *normalisation, rows, position, model, optimizer)
+                checkpoint = resume.content(*common)
+                if is_whole and epoch in kept:
+                    checkpoints.save(checkpoints.checkpoint_path(run, epoch), checkpoint)
+                resume.save_rolling(run, checkpoint)
+                saved, saved_at = position, time.monotonic()
+            if is_whole:
+                for name in ("loss", "learning_rate", "images_per_second"):
+                    writer.add_scalar(name, rows[-1][name], epoch)
+                write_csv(run.metrics_file, pd.DataFrame(rows))
+                progress.epoch(epoch, rows[-1]["loss"], rows[-1]["images_per_second"])
+        if position != saved:
+            common = (config, dataset, *normalisation, rows, position, model, optimizer)
+            resume.save_rolling(run, resume.content(*common))
+        distributed.agree(deferral)  # the other ranks wait until all is saved
+
+
+def _loader(config: RunConfig, images: Images) -> Loader:
+    """Batches of random views for training."""
+    device = choose_device(config)
+    batches = EpochBatches(len(images), config.batch_size, config.seed, alone=config.views > 1)
+    views = RandomViews(images, config.image_size, config.seed, config.views)
+    workers = worker_count(config, device)
+    return Loader(views, batches, workers, device.type == "cuda", config.worker_timeout)
+
+
+def _help(
+    config: RunConfig,
+    source: Source,
+    classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    momentum: dict[str, Any],
+    position: Position,
+) -> None:
+    """The training loop of a rank that helps: the same steps, and nothing that is written."""
+    device = choose_device(config)
+    model = create_model(config, classes).to(device, memory_format=torch.channels_last)
+    optimizer = create_optimizer(config, model)
+    resume.fit_optimizer(optimizer, momentum, config)
+    if config.compile:
+        model.compile()
+    trained = distributed.together(model)
+    loader = _loader(config, source.open())
+    batches, batch = loader.batches, f"batch_size {config.batch_size}"
+    with plain_words(batch, config.worker_timeout), loader, deferred_signals() as deferral:
+        while position.epoch <= config.epochs and not distributed.agree(deferral):
+            batches.epoch, batches.start = position.epoch, position.step
+            common = (trained, optimizer, loader, mean, std, 0.0)
+            step, _ = train_epoch(config, *common, lambda _: distributed.agree(deferral))
+            is_whole = step == len(batches)
+            position = Position(position.epoch + 1) if is_whole else Position(position.epoch, step)
+        distributed.agree(deferral)
+
+
+def _train_epoch(run: RunDirectory, *common: Any) -> tuple[int, float]:
+    """:func:`.engine.train_epoch`; what was not finite is told with its batch."""
+    try:
+        step, loss_sum = train_epoch(run.config, *common)
+        return step, loss_sum.item()
+    except NotFiniteError as error:
+        write_json(run.bad_batch_file, error.files)
+        raise InputError(
+            f"{error} (all in {relative_to_root(run.bad_batch_file)}); no weight was moved and the "
+            f"last checkpoint is sound; lower learning_rate ({run.config.learning_rate:g}) in "
+            "another run, or look at these images"
+        ) from None
+
+
+def _metrics_row(
+    position: Position, images: int, optimizer: torch.optim.Optimizer, device: torch.device
+) -> dict[str, Any]:
+    """The row of ``metrics.csv`` of an epoch that is done."""
+    return {
+        "epoch": position.epoch,
+        "loss": position.loss_sum / images,
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "seconds": round(position.seconds, 3),
+        "images_per_second": round(images / position.seconds, 1),
+        "peak_memory_mib": peak_memory_mib(device),
+    }

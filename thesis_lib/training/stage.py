@@ -1,0 +1,48 @@
+"""The data set that a run was trained on, for the stages after pretraining."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from thesis_lib.config import InputError
+from thesis_lib.data.datasets import DataSet, open_dataset
+from thesis_lib.data.statistics import DataStatistics, data_statistics, readable
+from thesis_lib.runs.directory import RunDirectory, relative_to_root
+from thesis_lib.runs.stages import trained_fingerprint
+from thesis_lib.system.files import sweep_partial
+from thesis_lib.system.locks import locked
+from thesis_lib.system.torch_errors import plain_words
+
+
+@contextmanager
+def run_data(run: RunDirectory, needs: tuple[str, ...]) -> Iterator[tuple[DataSet, DataStatistics]]:
+    """The run's data set and its measures, while no other process is at the run.
+
+    What killed writers left in the run's folder is swept away first.
+
+    Args:
+        run: a trained one.
+        needs: the splits that must be there.
+
+    Raises:
+        InputError: where the data have changed or cannot be read, or another process is at the
+            run; for what goes wrong in the block, see
+            :func:`thesis_lib.system.torch_errors.plain_words`.
+    """
+    dataset = open_dataset(run.config.data, needs)
+    check_fingerprint(run, dataset)
+    statistics = data_statistics(dataset)
+    dataset = readable(dataset, statistics, run.config)
+    batch = "the features of all images"
+    with locked(run.path), plain_words(batch, run.config.worker_timeout):
+        sweep_partial(run.path, older_than=0)
+        yield dataset, statistics
+
+
+def check_fingerprint(run: RunDirectory, dataset: DataSet) -> None:
+    """Raise InputError where the data set's files are not those that the run was trained on."""
+    trained = trained_fingerprint(run)
+    if trained is not None and trained != dataset.fingerprint:
+        raise InputError(
+            f"the files of {relative_to_root(dataset.root)} are not those that "
+            f"{run.path.name} was trained on; restore them, or start another run with --tag NAME"
+        )

@@ -1,0 +1,234 @@
+"""A run made of SupContrast's checkpoints, on which every later stage works."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
+from thesis_lib.data.datasets import DataSet
+from thesis_lib.data.statistics import DataStatistics, data_statistics, readable
+from thesis_lib.models import create_backbone, has_resnet_stem
+from thesis_lib.runs.directory import RunDirectory, relative_to_root
+from thesis_lib.runs.stages import METRICS_COLUMNS, is_pretrained, stage, trained_epochs
+from thesis_lib.system.files import write_csv
+from thesis_lib.system.locks import locked
+from thesis_lib.system.progress import track
+from thesis_lib.training import checkpoints
+from thesis_lib.training.pretraining import check
+from thesis_lib.training.resume import Position
+from thesis_lib.training.supcontrast import SupContrastCheckpoint, read_checkpoint, read_losses
+
+
+def import_checkpoints(
+    paths: Sequence[Path], settings: Mapping[str, Any], tensorboard: Path | None = None
+) -> RunDirectory:
+    """Make a run of SupContrast's checkpoints, on which every later stage works.
+
+    Settings come from ``settings``, else from the files' options, else from RunConfig; the run
+    can be trained on, where the optimizer's state is in the newest file. The losses stay unknown
+    without its TensorBoard logs. The checkpoints appear last, all at once: an import that was
+    cut short can be given again.
+
+    Args:
+        paths: the files, one an epoch.
+        settings: fields of RunConfig, with data and backbone.
+        tensorboard: folder of SupContrast's logs of this training.
+
+    Raises:
+        InputError: for a file that cannot be read or does not fit the backbone, files that
+            disagree, a batch size other than theirs, or a run that is there already.
+    """
+    first = read_checkpoint(paths[0])
+    config = _config(first, settings)
+    run, dataset, model = check(config)
+    if any(run.checkpoints.glob("*.pth")):
+        raise InputError(
+            f"{relative_to_root(run.path)} is there already; give the import another --tag, "
+            "or delete that run"
+        )
+    files = _check_files(paths, first, config, model)
+    statistics = data_statistics(dataset)
+    readable(dataset, statistics, config)
+    losses = {} if tensorboard is None else read_losses(tensorboard)
+    with locked(run.path):
+        _import(run, dataset, statistics, model, first, files, losses)
+    return run
+
+
+def _import(
+    run: RunDirectory,
+    dataset: DataSet,
+    statistics: DataStatistics,
+    model: nn.Module,
+    first: SupContrastCheckpoint,
+    files: Mapping[int, Path],
+    losses: Mapping[int, Mapping[str, float]],
+) -> None:
+    config = run.config
+    # Built beside its place: an import that is cut short leaves no checkpoint to be found.
+    partial = run.path / ".checkpoints.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    rows: list[dict[str, float]] = []
+    for epoch, path in track(files.items(), len(files), "import", "checkpoint"):
+        read = read_checkpoint(path)
+        between = range(trained_epochs(rows) + 1, epoch)
+        rows += [{"epoch": e, **losses[e]} for e in between if e in losses]
+        rows.append({"epoch": epoch, **_learning_rate(read), **losses.get(epoch, {})})
+        content = {
+            "config": config.to_dict(),
+            "data_fingerprint": dataset.fingerprint,
+            "classes": dataset.classes,
+            "mean": list(config.mean or statistics.mean),
+            "std": list(config.std or statistics.std),
+            "code": None,  # nobody knows which
+            "precision": None,
+            "metrics": _table(rows).to_dict("records"),
+            "position": vars(Position(epoch + 1)),
+            "model": read.weights,
+            "optimizer": _optimizer_state(read, model, config),
+        }
+        checkpoints.save(partial / checkpoints.checkpoint_path(run, epoch).name, content)
+    checkpoints.save(partial / run.last_checkpoint.name, content)
+    facts = {
+        "data_fingerprint": dataset.fingerprint,
+        "imported": [
+            {"epoch": epoch, "file": path.name, "sha256": _digest(path)}
+            for epoch, path in files.items()
+        ],
+        "supcontrast_options": json.loads(json.dumps(first.options, default=str)),
+    }
+    with stage(run, "pretrain", **facts):
+        write_csv(run.metrics_file, _table(rows))
+        run.write_config()
+        partial.rename(run.checkpoints)
+
+
+def unknown_settings(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of pretraining that neither the files nor the user told: name -> default."""
+    ours = ("tag", "seed", "data", "backbone", "small_images", "on_bad_image")
+    told = {*first.settings, *settings, *ours}
+    names = RunConfig.field_names(IDENTITY, PRETRAIN)
+    return {name: getattr(RunConfig, name) for name in names if name not in told}
+
+
+def describe_import(run: RunDirectory, files: Sequence[Path], settings: Mapping[str, Any]) -> str:
+    """What was imported, which settings nobody told, and whether its training can go on."""
+    epochs, config = checkpoints.kept_epochs(run), run.config
+    lines = [
+        f"{run.path.name}: imported {len(epochs)} checkpoints, epochs {epochs[0]} to "
+        f"{epochs[-1]} of {config.epochs}"
+    ]
+    unknown = unknown_settings(read_checkpoint(files[0]), settings)
+    if unknown:
+        listed = ", ".join(f"{name} = {value}" for name, value in unknown.items())
+        lines.append(f"neither the files nor the options tell, so by default: {listed}")
+    if not is_pretrained(run):
+        can = checkpoints.load(run.last_checkpoint)["optimizer"] is not None
+        lines.append(
+            f"its training {'goes on' if can else 'cannot go on (no state of SGD in the file)'} "
+            f"from epoch {epochs[-1]}; to probe what is there, import it with --epochs "
+            f"{epochs[-1]} and another --tag"
+        )
+    return "\n".join(lines)
+
+
+def _config(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> RunConfig:
+    """The run's settings: those given, else those of the first file, else the defaults."""
+    told = first.settings
+    batch_size = settings.get("batch_size", told.get("batch_size", RunConfig.batch_size))
+    if batch_size != told.get("batch_size", batch_size):
+        raise InputError(
+            f"{first.path} was trained with batch size {told['batch_size']}, not {batch_size}"
+        )
+    config = RunConfig.from_dict({**told, **settings})
+    if config.small_images is not None:
+        return config
+    try:
+        changeable = has_resnet_stem(create_backbone(config.backbone))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if not changeable:
+        return config
+    # The file knows better than the size of the images which stem it was trained with.
+    stem = first.weights.get("backbone.conv1.weight")
+    return config.updated(small_images=stem is not None and stem.shape[-1] == 3)
+
+
+def _check_files(
+    paths: Sequence[Path], first: SupContrastCheckpoint, config: RunConfig, model: nn.Module
+) -> dict[int, Path]:
+    """Hold every file against the model and the others; return epoch -> path, ascending."""
+    files: dict[int, Path] = {}
+    for path in paths:
+        read = read_checkpoint(path)
+        checkpoints.fit_weights(model, read.weights, str(path), read.spell)
+        for name, value in first.settings.items():
+            if read.settings.get(name) != value:
+                raise InputError(
+                    f"{path} and {first.path} are of different trainings: {name} is "
+                    f"{read.settings.get(name)} and {value}"
+                )
+        if read.epoch > config.epochs:
+            raise InputError(f"{path} is of epoch {read.epoch}, but epochs is {config.epochs}")
+        if read.epoch in files:  # last.pth repeats the last ckpt_epoch_N.pth
+            other = read_checkpoint(files[read.epoch]).weights
+            if not all(torch.equal(value, other[name]) for name, value in read.weights.items()):
+                raise InputError(
+                    f"{path} and {files[read.epoch]} are both of epoch {read.epoch} and differ; "
+                    "leave one of them out"
+                )
+        files.setdefault(read.epoch, path)
+    return dict(sorted(files.items()))
+
+
+def _optimizer_state(
+    read: SupContrastCheckpoint, model: nn.Module, config: RunConfig
+) -> dict[str, Any] | None:
+    """SGD's state in the order of our parameters; None where the file has no such state."""
+    parameters = dict(model.named_parameters())
+    # An optimizer counts its parameters in the order in which the state dict names them.
+    in_file = [name for name in read.weights if name in parameters]
+    if read.optimizer is None:
+        return None
+    group, states = read.optimizer["param_groups"][0], read.optimizer["state"]
+    momenta = {
+        name: dict(states.get(number, {})).get("momentum_buffer")
+        for name, number in zip(in_file, group["params"], strict=False)
+    }
+    fits = (
+        value is not None and value.shape == parameters[name].shape
+        for name, value in momenta.items()
+    )
+    if len(group["params"]) != len(in_file) or not all(fits):
+        return None
+    own = torch.optim.SGD(
+        parameters.values(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    state = {i: {"momentum_buffer": momenta[name]} for i, name in enumerate(parameters)}
+    return own.state_dict() | {"state": state}
+
+
+def _learning_rate(read: SupContrastCheckpoint) -> dict[str, float]:
+    """The epoch's learning rate, as the optimizer was left with it."""
+    rate = float(read.optimizer["param_groups"][0]["lr"]) if read.optimizer else float("nan")
+    return {"learning_rate": rate}
+
+
+def _table(rows: Sequence[Mapping[str, float]]) -> pd.DataFrame:
+    """``metrics.csv``: NaN for what the files do not tell."""
+    return pd.DataFrame(rows, columns=METRICS_COLUMNS)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,100 @@
+"""A notebook's own word that it ran to its last cell, and on what inputs.
+
+papermill calls a notebook completed whose kernel was killed, or that left by ``sys.exit``.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
+from thesis_lib.runs.directory import RunDirectory, data_runs_folder, find_runs, relative_to_root
+from thesis_lib.runs.stages import IS_DONE, probe_inputs, selection_digest, trained_fingerprint
+from thesis_lib.system.files import file_digest, read_json, write_json
+
+# The notebooks of a run and the stages whose outputs they show; the others are of a data set.
+STAGE_OF = {
+    "02_supcon_pretraining": "pretrain",
+    "03_checkpoint_probing": "probe",
+    "04_final_test": "test",
+    "05_cosine_retrieval": "retrieve",
+}
+
+
+def write_receipt(notebook: str, config: RunConfig) -> str:
+    """Confirm that a notebook has reached its end: its last cell calls this.
+
+    Args:
+        notebook: its name, such as ``02_supcon_pretraining``.
+        config: of its run; for 01 and 06 their parameters.
+
+    Returns:
+        The receipt, ``notebooks/<notebook>.receipt.json`` of the run or of the data set.
+    """
+    file = receipt_file(notebook, config)
+    write_json(file, {"notebook": notebook, "inputs": inputs_digest(notebook, config)})
+    return relative_to_root(file)
+
+
+def receipt_file(notebook: str, config: RunConfig) -> Path:
+    """Where the receipt of a notebook lies."""
+    of_run = notebook in STAGE_OF
+    folder = RunDirectory(config).path if of_run else data_runs_folder(config.data_name)
+    return folder / "notebooks" / f"{notebook}.receipt.json"
+
+
+def has_receipt(notebook: str, config: RunConfig) -> bool:
+    """Whether a notebook has reached its end since it was last begun."""
+    return receipt_file(notebook, config).is_file()
+
+
+def receipt_holds(notebook: str, config: RunConfig) -> bool:
+    """Whether a notebook has reached its end on the inputs as they are now."""
+    stage = STAGE_OF.get(notebook)
+    try:
+        if not has_receipt(notebook, config) or (
+            stage and not IS_DONE[stage](RunDirectory(config))
+        ):
+            return False
+        receipt = read_json(receipt_file(notebook, config))
+        return receipt["inputs"] == inputs_digest(notebook, config)
+    except InputError:  # a file that cannot be read: the notebook will tell which
+        return False
+
+
+def inputs_digest(notebook: str, config: RunConfig) -> str:
+    """Hash of what a notebook shows: settings, data, and what the stage before it wrote."""
+    text = json.dumps(_inputs(notebook, config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _inputs(notebook: str, config: RunConfig) -> Any:
+    from thesis_lib.data.datasets import (
+        open_dataset,  # imports more than `thesis status` can wait for
+    )
+
+    run = RunDirectory(config)
+    match STAGE_OF.get(notebook, notebook):
+        case "01_data_stats":
+            return open_dataset(config.data).fingerprint
+        case "pretrain":
+            names = RunConfig.field_names(IDENTITY, PRETRAIN)
+            return {name: config.to_dict()[name] for name in names}, trained_fingerprint(run)
+        case "probe":
+            return probe_inputs(run)
+        case "test":
+            return selection_digest(run)
+        case "retrieve":
+            return [file_digest(run.retrieval_test_file), file_digest(run.predictions_file)]
+        case "06_thesis_tables":
+            return {run.path.name: _results(run) for run in find_runs(config.data_name)}
+
+
+def _results(run: RunDirectory) -> list[str | None]:
+    """Hashes of the small files of a run that tables are made from."""
+    files = (
+        *(run.config_file, run.metrics_file, run.probe_file, run.selection_file, run.test_file),
+        run.retrieval_test_file,
+    )
+    return [file_digest(file) for file in files]

@@ -1,0 +1,143 @@
+"""The grid's state as text, for ``thesis status``."""
+
+import contextlib
+import getpass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from thesis_lib.config import InputError, RunConfig, nearest
+from thesis_lib.runs.directory import RunDirectory, data_runs_folder, run_folders, workbook_root
+from thesis_lib.runs.stages import STAGES, read_metrics, stage_states, trained_epochs
+from thesis_lib.system.files import read_json
+from thesis_lib.workbook import slurm_queue
+from thesis_lib.workbook.grid import DATA_STATS, THESIS_TABLES
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """Slurm's queue; ``queue`` is None where there is none to ask, or it does not answer."""
+
+    queue: dict[str, slurm_queue.Queued] | None
+
+    @classmethod
+    def of(cls, folders: Sequence[Path]) -> "_Jobs":
+        """Ask for the queue, if any of the data sets' folders tells of a job."""
+        if not any(any(f.glob(p)) for f in folders for p in ("slurm/*.json", "*/slurm/*.json")):
+            return cls(None)
+        try:
+            return cls(slurm_queue.read_queue())
+        except InputError:  # a status without a queue is better than none
+            return cls(None)
+
+    def place(self, folder: Path, kind: str) -> slurm_queue.Queued | None:
+        """Where the last job of a run or a data set is in the queue; None where it is not."""
+        noted = _noted(folder, kind)
+        return (self.queue or {}).get(noted.id) if noted else None
+
+    def has_left(self, run: RunDirectory, job: str | None) -> bool:
+        """Whether a job that a stage is noted to run in runs no more, or not yet again.
+
+        Of another user's jobs the queue does not tell.
+        """
+        if self.queue is None or job is None or not _is_own(run):
+            return False
+        return job not in self.queue or self.queue[job].state == "PENDING"
+
+
+def _noted(folder: Path, kind: str) -> slurm_queue.Job | None:
+    with contextlib.suppress(InputError):  # a damaged note must not keep a status back
+        return slurm_queue.noted_job(folder, kind)
+    return None
+
+
+def _is_own(run: RunDirectory) -> bool:
+    noted = _noted(run.path, slurm_queue.RUN)
+    return noted is not None and noted.user == getpass.getuser()
+
+
+def status_lines(data_name: str | None = None) -> list[str]:
+    """A block for each data set: its notebooks, then a row a run with the state of each stage.
+
+    Where runs were given to Slurm, also with the place of their jobs in its queue.
+
+    Raises:
+        InputError: for a data set without runs, with the nearest ones.
+    """
+    runs, unreadable = _open_runs(data_name)
+    if not runs and not unreadable:
+        known = [p.name for p in (workbook_root() / "runs").glob("*") if p.is_dir()]
+        if data_name is not None:
+            raise InputError(f"there are no runs on {data_name!r}{nearest(data_name, known)}")
+        return ["no runs yet; `thesis demo` makes the first, `thesis run --help` tells of others"]
+    lines = []
+    names = list(dict.fromkeys(run.path.parent.name for run in runs))
+    jobs = _Jobs.of([data_runs_folder(name) for name in names])
+    for name in names:
+        these = [run for run in runs if run.path.parent.name == name]
+        lines.append(_data_line(name, len(these), jobs))
+        rows = [["run", *STAGES, "queue", "val", "test", "error"]]
+        rows += [_row(run, jobs) for run in these]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        if jobs.queue is None:
+            widths[1 + len(STAGES)] = 0
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width)
+            lines.append(("  " + "  ".join(cells)).rstrip())
+    return lines + [f"unreadable: {message}" for message in unreadable]
+
+
+def _data_line(name: str, runs: int, jobs: _Jobs) -> str:
+    folder = data_runs_folder(name)
+    per_data = (DATA_STATS.name, THESIS_TABLES.name)
+    made = [n for n in per_data if (folder / "notebooks" / f"{n}.ipynb").is_file()]
+    line = f"{name}: {runs} runs; notebooks done: {', '.join(made) or 'none'}"
+    for kind in (slurm_queue.DATA_STATS, slurm_queue.THESIS_TABLES):
+        if place := jobs.place(folder, kind):
+            line += f"; {kind} {place}"
+    return line
+
+
+def _open_runs(data_name: str | None) -> tuple[list[RunDirectory], list[str]]:
+    """The runs that can be opened, and for each other folder what is wrong with it.
+
+    Also those that Slurm was given and that have not begun.
+    """
+    runs, unreadable = [], []
+    begun = run_folders(data_name)
+    given = slurm_queue.noted_runs(data_runs_folder("").glob(data_name or "*"))
+    for folder in sorted({*begun, *given}):
+        try:
+            if folder in begun:
+                runs.append(RunDirectory.open(folder))
+            else:
+                noted = slurm_queue.noted_job(folder, slurm_queue.RUN)
+                runs.append(RunDirectory(RunConfig.from_dict(noted.settings)))
+        except InputError as error:
+            unreadable.append(str(error))
+    return runs, unreadable
+
+
+def _row(run: RunDirectory, jobs: _Jobs) -> list[str]:
+    states = stage_states(run)
+    cells = []
+    for name, state in states.items():
+        cell = state["state"]
+        if cell == "running" and jobs.has_left(run, state["job"]):
+            cell = "interrupted"
+        if name == "pretrain" and cell not in ("done", "missing"):
+            cell += f" at {trained_epochs(read_metrics(run))}/{run.config.epochs}"
+        if state["seconds"] is not None:
+            cell += f" {timedelta(seconds=round(state['seconds']))}"
+        cells.append(cell)
+    val = test = error = ""
+    if states["probe"]["state"] == "done":
+        val = f"{100 * read_json(run.selection_file)['val_accuracy']:.2f} %"
+    if states["test"]["state"] == "done":
+        test = f"{100 * read_json(run.test_file)['accuracy']:.2f} %"
+    for state in states.values():
+        if state["state"] == "failed":
+            error = state["error"] if len(state["error"]) <= 60 else state["error"][:57] + "..."
+    place = jobs.place(run.path, slurm_queue.RUN)
+    return [run.path.name, *cells, str(place or ""), val, test, error]
