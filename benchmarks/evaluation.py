@@ -17,7 +17,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.evaluation.calibration import calibration
 from thesis_lib.evaluation.metrics import classification_metrics, confusion_counts
 from thesis_lib.evaluation.testing import embedding_table
-from thesis_lib.reporting.table_catalogue import save_figure, write_table
+from thesis_lib.reporting.catalogue.tables import write_table
 from thesis_lib.system.files import write_csv, write_json
 
 WIDTH = 2048  # of the features
@@ -70,17 +70,20 @@ def evaluate(true: np.ndarray, predicted: np.ndarray, classes: list[str], folder
     bins = calibration(logits, true == predicted, temperature=1.5)
     thumbnails = list(rng.integers(0, 256, (12, 450, 450, 3), dtype=np.uint8))
     for name, figure in (
-        ("confusion_matrix", figures.confusion_matrix(results.confusion, classes, normalize=True)),
+        (
+            "confusion_matrix",
+            figures.results.confusion_matrix(results.confusion, classes, normalize=True),
+        ),
         (
             "confusion_matrix_counts",
-            figures.confusion_matrix(results.confusion, classes, normalize=False),
+            figures.results.confusion_matrix(results.confusion, classes, normalize=False),
         ),
-        ("per_class_f1", figures.per_class_f1(per_class)),
-        ("reliability", figures.reliability(bins, (0.01, 0.01))),
-        ("worst_mistakes", figures.mistakes(thumbnails, [classes[0]] * 12)),
-        ("embedding", figures.embedding(points, classes)),
+        ("per_class_f1", figures.results.per_class_f1(per_class)),
+        ("reliability", figures.results.reliability(bins, (0.01, 0.01))),
+        ("worst_mistakes", figures.results.mistakes(thumbnails, [classes[0]] * 12)),
+        ("embedding", figures.results.embedding(points, classes)),
     ):
-        save_figure(name, figure, results)
+        figures.save(figure, results.folder / name, {**results.source, "name": name})
 
 
 def made_up_leaks(images: int) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from thesis_lib.data.datasets import DataSet, Split
 from thesis_lib.data.demo import write_digits
-from thesis_lib.data.splits import class_folders, image_files
+from thesis_lib.data.images import class_folders, image_files
 
 
 def write_pictures(folder: Path, pictures: int, side: int = 450, classes: int = 4) -> Split:

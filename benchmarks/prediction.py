@@ -17,12 +17,12 @@ from PIL import Image
 
 from benchmarks.timing import Result
 from thesis_lib.config import RunConfig
-from thesis_lib.evaluation.knn import unit_vectors
-from thesis_lib.evaluation.lookup_table import LookupTable, StoredTable
+from thesis_lib.evaluation.knn import LookupTable, unit_vectors
+from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.models import Classifier, create_backbone, linear_head
 from thesis_lib.prediction.finished_model import FinishedModel
 from thesis_lib.prediction.new_images import find_images
-from thesis_lib.prediction.predictions import counted, predictions, write_predictions
+from thesis_lib.prediction.predictions import counted, predict_images, write_predictions
 from thesis_lib.system.device import peak_memory_mib
 
 FEW, MANY = 1_000, 10_000
@@ -67,7 +67,7 @@ def measure() -> None:
     resident: dict[int, float] = {}
 
     def noted() -> Iterator:
-        for number, one in enumerate(counted(predictions(model, images), counts), start=1):
+        for number, one in enumerate(counted(predict_images(model, images), counts), start=1):
             yield one
             if number in (FEW, MANY):
                 resident[number] = psutil.Process().memory_info().rss / 2**20

@@ -66,7 +66,7 @@ def _features_once(
                 pixels, batch = dataset[batch.tolist()].to(device), batch.to(device)
                 with torch.no_grad():
                     features = backbone(
-                        transforms.normalise(transforms.to_float(pixels), MEAN, STD)
+                        transforms.normalize(transforms.to_float(pixels), MEAN, STD)
                     )
                 loss = torch.nn.functional.cross_entropy(head(features), labels[batch])
                 optimizer.zero_grad()

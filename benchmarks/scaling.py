@@ -130,7 +130,7 @@ def split_of(images: int) -> Split:
 
 def on_both(function, *arguments) -> None:
     """Call a function on both ranks."""
-    distributed.tell(function, *arguments)
+    distributed.call_on_workers(function, *arguments)
     function(*arguments)
 
 
@@ -139,7 +139,7 @@ def shared_epoch(name: str) -> OurEpoch:
     """An epoch that both ranks train together."""
     config, images = CASES[name]
     epoch = OurEpoch(config, split_of(images), CPU)
-    epoch.model = distributed.together(epoch.model)
+    epoch.model = distributed.data_parallel(epoch.model)
     return epoch
 
 
@@ -161,4 +161,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         print_estimate()
     else:
-        raise SystemExit(distributed.on_ranks(lambda: measure(int(sys.argv[1]))))
+        raise SystemExit(distributed.run_on_ranks(lambda: measure(int(sys.argv[1]))))

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.timing import Result, best, in_turns
 from thesis_lib.config import RunConfig
-from thesis_lib.runs.stages import METRICS_COLUMNS
+from thesis_lib.runs.artifacts import METRICS_COLUMNS
 from thesis_lib.system.files import write_json, write_text
 
 RUNS, EPOCHS = 50, 1000

@@ -91,7 +91,7 @@ def fresh_model(config: RunConfig, device: torch.device) -> tuple[nn.Module, tor
 
 
 def step_against_bare(rounds: int, device: torch.device) -> Iterator[Result]:
-    """Goal 1: loader, views, colours and logging cost little beside the network."""
+    """Goal 1: loader, views, jitter and logging cost little beside the network."""
     gpu = device.type == "cuda"
     settings = {"epochs": 10**6, "learning_rate": 1e-3}
     large = RunConfig(image_size=224, batch_size=64 if gpu else 8, cache="none", **settings)

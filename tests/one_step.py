@@ -41,10 +41,10 @@ def one_step(config: RunConfig, count: int) -> dict[str, torch.Tensor]:
     labels = torch.arange(count) % CLASSES
     if distributed.rank():  # the first weights are rank 0's
         nn.init.zeros_(next(model.parameters()))
-    ranked = distributed.together(model)
-    own = distributed.share(count, config.views, distributed.rank(), distributed.size())
+    ranked = distributed.data_parallel(model)
+    own = distributed.batch_slice(count, config.views, distributed.rank(), distributed.world_size())
     rows = slice(own.start * config.views, own.stop * config.views)
-    outputs = distributed.gathered(ranked(images[rows]), len(images), rows.start)
+    outputs = distributed.gather_with_gradients(ranked(images[rows]), len(images), rows.start)
     loss = method_loss(config, outputs, labels)
     loss.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -52,7 +52,7 @@ def one_step(config: RunConfig, count: int) -> dict[str, torch.Tensor]:
 
 
 def main(output: str) -> int:
-    with distributed.joined():
+    with distributed.process_group():
         results = {
             f"{method} {images}": one_step(RunConfig(method=method), images)
             for method in METHODS

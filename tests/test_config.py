@@ -7,17 +7,9 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from tests.training.test_recipe import PRETRAINING
-from thesis_lib.config import (
-    IDENTITY,
-    MACHINE,
-    PRETRAIN,
-    PROBE,
-    RETRIEVE,
-    InputError,
-    RunConfig,
-    nearest,
-)
-from thesis_lib.workbook.parameters import notebook_settings
+from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, RunConfig
+from thesis_lib.errors import InputError, nearest
+from thesis_lib.workbook.parameters import notebook_settings, settings_table
 
 RECIPE = {  # the thesis's recipe, typed in the tests a second time on purpose
     "backbone": "resnet50",
@@ -254,7 +246,6 @@ def test_notebook_settings_are_the_literals_of_the_notebook():
         "__name__": "__main__",
         "_": 3,
         "_i1": "backbone = 'lenet5'",
-        "In": ["", "x"],
         "Out": {},
         "PAPERMILL_INPUT_PATH": "in.ipynb",
         "json": json,
@@ -274,10 +265,29 @@ def test_notebook_settings_are_the_literals_of_the_notebook():
 
 
 def test_notebook_settings_are_the_same_when_cells_run_again_in_the_same_kernel():
-    namespace = {"data": "data/x", "batch_size": 16}
+    cells = ["", "import json", "data = 'data/x'\nbatch_size = 16", "run = open_run(globals())"]
+    namespace = {"In": cells, "data": "data/x", "batch_size": 16}
     first = notebook_settings(namespace)
+    cells += ["classes = ['a']; seed = 7", "%time 3", "run = open_run(globals())"]
     namespace |= {"classes": ["a", "b"], "selection": {"checkpoint": 3}, "seed": 7}
+    before = dict(namespace)
     assert notebook_settings(namespace) == first | {"seed": 7}
+    assert namespace == before
+
+
+def test_notebook_settings_refuse_what_the_parameters_cell_misspells():
+    cells = ["", "bacth_size = 16", "%matplotlib inline", "config = read_parameters(globals())"]
+    with pytest.raises(InputError, match=r"unknown setting 'bacth_size'; nearest: batch_size"):
+        notebook_settings({"In": cells, "bacth_size": 16})
+
+
+def test_settings_table_shows_what_names_a_run_and_what_is_no_default():
+    table = settings_table(RunConfig(backbone="lenet5", epochs=3))
+    assert table["value"].to_dict() == {
+        **{"data": "data/digits", "backbone": "lenet5", "batch_size": 32, "seed": 42},
+        "epochs": 3,
+    }
+    assert table.loc["epochs", "meaning"] == "epochs of pretraining"
 
 
 def test_notebook_settings_refuse_a_misspelt_parameter_and_a_bad_value():

@@ -1,8 +1,10 @@
-"""The house's one rule of direction: each module imports from the rooms before it alone."""
+"""The rule of imports: each room imports from the rooms below it, and through their faces."""
 
 import ast
+import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -11,192 +13,160 @@ import pytest
 import thesis_lib
 
 PACKAGE = Path(thesis_lib.__file__).parent
-ROOMS = {"data", "evaluation", "prediction", "reporting", "runs", "system", "training", "workbook"}
-LAYERS = [
-    {"__init__", *ROOMS},
-    {
-        "system.torchrun",
-        "coercion",
-        "config",
-        "losses",
-        "models",
-        "system.progress",
-        "system.device",
-        "training.schedule",
-    },
-    {
-        "system.files",
-        "system.locks",
-        "system.signals",
-        "system.torch_errors",
-        "system.processes",
-        "workbook.parameters",
-        "reporting.latex",
-    },
-    {
-        "runs.directory",
-        "data.splits",
-        "data.grouped_split",
-        "data.archive_members",
-        "data.archives",
-        "data.transforms",
-        "system.distributed",
-    },
-    {"runs.stages", "data.datasets", "data.manifests"},
-    {
-        *("data.statistics", "data.image_hashes", "data.cache", "prediction.new_images"),
-        *("data.loaders", "training.checkpoints", "training.supcontrast"),
-    },
-    {"evaluation.plateau", "training.resume", "training.engine", "training.launcher"},
-    {
-        "training.pretraining",
-        "training.stage",
-        "evaluation.features",
-        "evaluation.linear_heads",
-        "evaluation.calibration",
-        "evaluation.knn",
-        "evaluation.lookup_table",
-        "evaluation.pruning",
-    },
-    {
-        "evaluation.probing",
-        "evaluation.metrics",
-        "data.leakage",
-        "evaluation.comparison",
-        "evaluation.testing",
-        "training.supcontrast_import",
-    },
-    {
-        "evaluation.novelty",
-        "evaluation.pruning_curve",
-        "evaluation.retrieval",
-        "prediction.finished_model",
-        "prediction.export",
-        "prediction.predictions",
-        "prediction.ecotaxa",
-    },
-    {"figures", "reporting.published_results", "reporting.results", "reporting.table_files"},
-    {
-        "reporting.tables",
-        "reporting.retrieval_tables",
-        "reporting.numbers",
-        "reporting.figure_catalogue",
-        "reporting.table_catalogue",
-    },
-    {"workbook.receipts", "reporting.chapter", "reporting.verification"},
-    {
-        *(
-            "reporting.widgets",
-            "workbook.execution",
-            "workbook.grid",
-            "workbook.status",
-            "data.demo",
-        ),
-        *(
-            "workbook.slurm_queue",
-            "workbook.resources",
-            "workbook.slurm",
-            "workbook.slurm_job",
-            "workbook.parallel",
-        ),
-        *(
-            "cli.options",
-            "reporting.report",
-            "cli.commands",
-            "cli.command_line",
-            "cli.launched",
-        ),
-    },
+# From the ground up; rooms of one floor know nothing of each other.
+FLOORS = [
+    {"errors", "coercion", "config", "models", "losses", "lazy"},
+    {"system"},
+    {"data", "runs", "figures"},
+    {"training"},
+    {"evaluation", "workbook"},
+    {"prediction", "reporting"},
+    {"cli"},
+    {"__main__"},
 ]
-LAYERS.append({"cli", "__main__"})
-LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-TRAINING = {room for number, rooms in enumerate(LAYERS) for room in rooms if number < 10}
-MODULES = sorted(PACKAGE.rglob("*.py"))
-
-
-def room_of(module: str) -> str:
-    """``thesis_lib.figures.style`` -> ``figures``, ``thesis_lib.data.cache`` -> ``data.cache``."""
-    name = module.removeprefix("thesis_lib").removeprefix(".")
-    together = ("figures", "reporting.widgets", "reporting.report")
-    return next((room for room in together if name.startswith(room)), name) or "__init__"
-
-
-def path_of(room: str) -> Path:
-    return PACKAGE.joinpath(*room.removeprefix("thesis_lib.").split(".")).with_suffix(".py")
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+HEAVY = {
+    *("torch", "timm", "torchvision", "pandas", "matplotlib", "sklearn", "scipy", "papermill"),
+    "submitit",
+}
 
 
 def module_of(path: Path) -> str:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(("thesis_lib", *(part for part in parts if part != "__init__")))
+    return ".".join(part for part in parts if part != "__init__")
 
 
-def imports(source: str) -> set[str]:
-    """Every module that a source imports, anywhere in it, also within functions."""
+def room_of(module: str) -> str:
+    """``data.cache`` -> ``data``."""
+    return module.split(".")[0]
+
+
+def all_imports(source: str) -> set[str]:
+    """Every module or name that a source imports, anywhere in it, also within functions."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
-            if node.module == "thesis_lib":
-                found |= {f"thesis_lib.{alias.name}" for alias in node.names}
-            else:
-                names = {f"{node.module}.{alias.name}" for alias in node.names}
-                modules = {name for name in names if path_of(name).is_file()}
-                found |= modules or {node.module}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             raise AssertionError(f"{ast.unparse(node)} hides what it imports")
     return found
 
 
-def imported_rooms(path: Path) -> set[str]:
-    ours = {name for name in imports(path.read_text("utf-8")) if name.split(".")[0] == "thesis_lib"}
-    return {room_of(name) for name in ours}
+def imports_of(path: Path) -> set[str]:
+    """Every import of a module; thesis_lib.lazy imports whatever a face names."""
+    return set() if path.name == "lazy.py" else all_imports(path.read_text("utf-8"))
+
+
+def own_imports(path: Path) -> Iterator[str]:
+    """What a module imports of thesis_lib: ``data.cache.open_images``."""
+    for name in imports_of(path):
+        if name.startswith("thesis_lib."):
+            yield name.removeprefix("thesis_lib.")
+
+
+def by_module(paths):
+    return pytest.mark.parametrize("path", paths, ids=[module_of(path) for path in paths])
 
 
 def test_imports_are_seen_wherever_they_stand():
     source = (
         "import a.b\ndef f():\n    from thesis_lib import data\n    from thesis_lib.runs import x"
     )
-    assert imports(source) == {"a.b", "thesis_lib.data", "thesis_lib.runs"}
+    assert all_imports(source) == {"a.b", "thesis_lib.data", "thesis_lib.runs.x"}
 
 
-def test_every_module_has_its_room():
-    rooms = {room_of(module_of(path)) for path in MODULES}
-    assert rooms == set(LAYER)
+def test_every_module_has_its_floor():
+    assert {room_of(module_of(path)) for path in MODULES} == set(FLOOR)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=[module_of(path) for path in MODULES])
-def test_module_imports_from_the_rooms_before_it_alone(path):
+@by_module(MODULES)
+def test_a_room_imports_from_the_rooms_below_it_alone(path):
     room = room_of(module_of(path))
-    later = {other for other in imported_rooms(path) if LAYER[other] > LAYER[room]}
-    assert not later, f"{room} imports {later}"
+    others = {room_of(name) for name in own_imports(path)} - {room}
+    if FLOOR[room]:
+        assert {other for other in others if FLOOR[other] >= FLOOR[room]} == set()
 
 
-def test_rooms_of_one_floor_form_no_circle():
+def test_modules_form_no_circle():
+    names = {module_of(path) for path in MODULES}
     graph = {}
     for path in MODULES:
-        room = room_of(module_of(path))
-        graph.setdefault(room, set()).update(imported_rooms(path) - {room})
+        if path.name != "__init__.py":
+            imported = {
+                name if name in names else name.rpartition(".")[0] for name in own_imports(path)
+            }
+            graph[module_of(path)] = imported
     list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@by_module(MODULES)
+def test_other_rooms_are_entered_through_their_faces(path):
+    """A name is taken from a room only if the room's face lists it, or its whole module."""
+    private = set()
+    for name in own_imports(path):
+        room, _, rest = name.partition(".")
+        if room in ROOMS and room != room_of(module_of(path)) and rest:
+            homes = importlib.import_module(f"thesis_lib.{room}").HOMES
+            home, _, last = rest.rpartition(".")
+            # "from thesis_lib.data import DataSet", "... import transforms",
+            # "from thesis_lib.data.datasets import DataSet", "...transforms import to_float"
+            public = rest in homes or homes.get(last) == home or homes.get(home, home) is None
+            private |= set() if public else {name}
+    assert not private
+
+
+@pytest.mark.parametrize("room", ROOMS)
+class TestEachFace:
+    def test_names_5_to_15_and_all_are_there(self, room):
+        face = importlib.import_module(f"thesis_lib.{room}")
+        assert 5 <= len(face.__all__) <= 15
+        assert all(getattr(face, name) is not None for name in face.__all__)
+        assert set(face.__all__) <= set(dir(face))
+        with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+            getattr(face, "nothing_of_the_kind")  # noqa: B009
+
+    def test_says_what_the_room_is_for_reads_and_writes(self, room):
+        text = importlib.import_module(f"thesis_lib.{room}").__doc__
+        assert all(f"\n{word}" in text for word in ("Reads", "Writes"))
+
+    def test_has_3_to_14_files_of_at_most_300_lines(self, room):
+        entries = [
+            entry
+            for entry in (PACKAGE / room).iterdir()
+            if entry.suffix == ".py" or (entry / "__init__.py").is_file()
+        ]
+        assert 3 <= len(entries) - 1 <= 14
+
+
+@by_module([PACKAGE / "__init__.py", *MODULES])
+def test_no_file_is_longer_than_300_lines(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 300
 
 
 @pytest.mark.parametrize("name", ["losses", "models"])
 def test_losses_and_models_need_torch_and_timm_alone(name):
-    tops = {module.split(".")[0] for module in imports((PACKAGE / f"{name}.py").read_text("utf-8"))}
+    source = (PACKAGE / f"{name}.py").read_text("utf-8")
+    tops = {module.split(".")[0] for module in all_imports(source)}
     assert tops - set(sys.stdlib_module_names) <= {"torch", "timm"}
 
 
-@pytest.mark.parametrize("room", sorted(TRAINING - {"__init__", *ROOMS}))
-def test_nothing_that_trains_imports_a_plot(room):
-    modules = imports(path_of(room).read_text("utf-8"))
-    plots = {"matplotlib", "seaborn"} & {module.split(".")[0] for module in modules}
-    assert not plots and "figures" not in imported_rooms(path_of(room))
+@by_module([path for path in MODULES if FLOOR[room_of(module_of(path))] <= FLOOR["evaluation"]])
+def test_nothing_that_trains_imports_a_plot(path):
+    if room_of(module_of(path)) == "figures":
+        return
+    tops = {module.split(".")[0] for module in imports_of(path)}
+    assert not tops & {"matplotlib", "seaborn"}
+    assert "figures" not in {room_of(name) for name in own_imports(path)}
 
 
 def test_figures_know_nothing_of_runs_and_stages():
     for path in (PACKAGE / "figures").rglob("*.py"):
-        assert imported_rooms(path) <= {"figures", "system.files"}, path.name
+        assert {room_of(name) for name in own_imports(path)} <= {"figures", "system", "lazy"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -206,18 +176,12 @@ def loaded_by(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_face_loads_no_heavy_library(room):
+    loaded = loaded_by(f"import thesis_lib.{room}")
+    assert "thesis_lib" in loaded and not loaded & HEAVY
+
+
 def test_command_line_and_status_answer_without_the_heavy_libraries():
     loaded = loaded_by("import thesis_lib.cli.command_line, thesis_lib.workbook.status")
-    heavy = {
-        "torch",
-        "timm",
-        "torchvision",
-        "pandas",
-        "matplotlib",
-        "sklearn",
-        "scipy",
-        "papermill",
-        "submitit",
-    }
-    assert "thesis_lib" in loaded
-    assert not loaded & heavy
+    assert "thesis_lib" in loaded and not loaded & HEAVY

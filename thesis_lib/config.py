@@ -1,26 +1,29 @@
 """RunConfig: every setting of one run, with the thesis's values as the defaults."""
 
-import difflib
 import math
 import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from thesis_lib.coercion import REFUSED, coerce, describe
+from thesis_lib.errors import InputError, nearest
 
 # A field's stage says what follows when it changes: another backbone (pretrain), another
 # head for the same backbone (probe), another look-up table (retrieve), or nothing but where it
 # runs and what is shown (machine).
 IDENTITY, PRETRAIN, PROBE, RETRIEVE = "identity", "pretrain", "probe", "retrieve"
 MACHINE = "machine"
+GRID_FIELDS = ("backbone", "batch_size")  # of which `thesis run` takes several values
 # method -> the name of its loss
 METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
-FALSE_ALARMS = 0.05  # share of images of known classes that may look unlike what was trained on
+FALSE_POSITIVE_RATE = (
+    0.05  # share of images of known classes that may look unlike what was trained on
+)
 # settings that shape figures and tables, and neither a run nor its results
-SHOWN = ("duplicate_distance", "group_by", "text_width")
+DISPLAY_FIELDS = ("duplicate_distance", "group_by", "text_width")
 # what a field of few values can be
 CHOICES = {
     "method": tuple(METHODS),
@@ -32,30 +35,10 @@ CHOICES = {
 }
 
 
-class InputError(ValueError):
-    """Something that the user can put right; its message is one clear line."""
-
-    def _render_traceback_(self) -> list[str]:
-        # IPython asks an exception for its own rendering: one line instead of a traceback.
-        return [f"{type(self).__name__}: {self}"]
-
-
 def data_set_name(data: str) -> str:
     """The last part of a folder's path, also where that ends in dots."""
     last = Path(data).name
     return Path(data).resolve().name if last in ("", "..") else last
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; nearest: a, b, c"`` for the known names most like ``name``, or ``""``."""
-    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"; nearest: {', '.join(matches)}" if matches else ""
-
-
-def first_few(names: Sequence[str]) -> str:
-    """``'a', 'b', 'c' and 5 more``."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3])) + more
 
 
 def is_pattern(text: str) -> bool:

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from thesis_lib.cli.command_line import main
-from thesis_lib.cli.options import Parser, add_settings, as_options, given_settings
+from thesis_lib.cli.options import Parser, add_settings, given_settings
 from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RunConfig
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.training.pretraining import pretrain
+from thesis_lib.workbook.parameters import as_options
 
 
 def thesis(*arguments, cwd):

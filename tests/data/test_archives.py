@@ -22,10 +22,10 @@ import pytest
 from PIL import Image
 
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import InputError
 from thesis_lib.data import archive_members, archives
 from thesis_lib.data.archives import unpacked
 from thesis_lib.data.splits import split_dataset
+from thesis_lib.errors import InputError
 
 TARS = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}
 SUFFIXES = (".zip", *TARS)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data import cache as module
 from thesis_lib.data.cache import chosen_cache, open_images
-from thesis_lib.data.datasets import open_dataset, read_pixels
+from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.images import read_pixels
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
 from thesis_lib.data.statistics import data_statistics
+from thesis_lib.errors import InputError
 
 
 @pytest.fixture

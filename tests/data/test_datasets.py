@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from thesis_lib.config import InputError
-from thesis_lib.data.datasets import open_dataset, read_pixels, sample_images
+from thesis_lib.data.datasets import open_dataset, sample_images
+from thesis_lib.data.images import read_pixels
+from thesis_lib.errors import InputError
 
 GREY = np.arange(16 * 20, dtype=np.uint8).reshape(16, 20) % 251
 

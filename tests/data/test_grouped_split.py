@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from thesis_lib.cli import command_line
-from thesis_lib.config import InputError
 from thesis_lib.data.grouped_split import group_of, split_groups
 from thesis_lib.data.splits import split_dataset
+from thesis_lib.errors import InputError
 
 FRAME = r"DYB-(\d+)-\d+"
 PARTS = {"linear-head": ("train", "val", "test"), "cosine": ("train", "test")}

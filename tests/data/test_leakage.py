@@ -9,20 +9,14 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from thesis_lib.config import InputError
 from thesis_lib.data import image_hashes
 from thesis_lib.data import leakage as module
-from thesis_lib.data.datasets import open_dataset, read_pixels
-from thesis_lib.data.leakage import (
-    ANY,
-    KINDS,
-    example_pairs,
-    find_leaks,
-    leak_table,
-    metrics_without_leaks,
-    nearest_hashes,
-)
+from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.images import read_pixels
+from thesis_lib.data.leakage import ANY, KINDS, example_pairs, find_leaks, nearest_hashes
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.metrics import METRICS, classification_metrics
+from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks
 
 CLASSES = ("001_Acartia sp.", "NA", 'x, "y" z')
 

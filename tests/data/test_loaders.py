@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
-from thesis_lib.data.datasets import open_dataset, read_pixels
+from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.images import read_pixels
 from thesis_lib.data.loaders import (
     EpochBatches,
     FeatureViews,
@@ -19,7 +20,8 @@ from thesis_lib.data.loaders import (
     example_views,
     worker_count,
 )
-from thesis_lib.data.transforms import draw_colours
+from thesis_lib.data.transforms import draw_jitter
+from thesis_lib.errors import InputError
 
 torch.set_num_threads(1)
 
@@ -69,19 +71,19 @@ def test_order_of_an_epoch_does_not_depend_on_those_before():
 
 
 def colours_of(drawn: np.ndarray) -> list:
-    return [field.tolist() if torch.is_tensor(field) else field for field in draw_colours(drawn)]
+    return [field.tolist() if torch.is_tensor(field) else field for field in draw_jitter(drawn)]
 
 
 def test_views_are_the_crops_and_colours_that_their_numbers_stand_for(dataset):
     train = dataset.splits["train"]
     views = RandomViews(Images(train), 16, seed=5, views=3)
-    pixels, colours, labels, numbers = views[[(7, 6), (7, 2)]]
+    pixels, colours, labels, indices = views[[(7, 6), (7, 2)]]
     assert pixels.shape == (6, 16, 16, 3) and pixels.dtype == torch.uint8
-    assert labels.tolist() == [1, 0] and numbers.tolist() == [6, 2]
-    drawn = transforms.draw(5, 7, [6, 2], 3)
+    assert labels.tolist() == [1, 0] and indices.tolist() == [6, 2]
+    drawn = transforms.draw_random_numbers(5, 7, [6, 2], 3)
     images = [read_pixels(dataset.root / train.files[number]) for number in (6, 6, 6, 2, 2, 2)]
     crops = transforms.draw_crops(drawn, [(image.shape[1], image.shape[0]) for image in images])
-    assert torch.equal(pixels, transforms.cut(images, crops, 16))
+    assert torch.equal(pixels, transforms.crop_and_resize(images, crops, 16))
     found = [field.tolist() if torch.is_tensor(field) else field for field in colours]
     assert found == colours_of(drawn)
 
@@ -141,11 +143,11 @@ def test_feature_views_are_the_central_view_or_random_crops(dataset):
     images = Images(train)
     central, random = FeatureViews(images, 16, seed=3), FeatureViews(images, 16, seed=3, views=4)
     pictures = [read_pixels(dataset.root / train.files[number]) for number in (5, 1)]
-    expected = np.stack([transforms.central_view(picture, 16) for picture in pictures])
+    expected = np.stack([transforms.center_crop(picture, 16) for picture in pictures])
     assert np.array_equal(central[[5, 1]], expected)
     sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures for _ in range(4)]
-    crops = transforms.draw_crops(transforms.draw(3, 0, [5, 1], 4), sizes)
-    cut = transforms.cut([picture for picture in pictures for _ in range(4)], crops, 16)
+    crops = transforms.draw_crops(transforms.draw_random_numbers(3, 0, [5, 1], 4), sizes)
+    cut = transforms.crop_and_resize([picture for picture in pictures for _ in range(4)], crops, 16)
     assert torch.equal(random[[5, 1]], cut)
 
 
@@ -176,7 +178,7 @@ def test_example_views_are_those_of_the_first_epoch(dataset, method):
         pixels, colours, *_ = RandomViews(Images(train), 16, 9, config.views)[[(1, index)]]
         expected = transforms.to_float(pixels)
         if method != "cross-entropy":  # SupContrast's baseline crops and mirrors alone
-            expected = transforms.change_colour(expected, colours)
+            expected = transforms.color_jitter(expected, colours)
         for view, wanted in zip(views, expected * 255, strict=True):
             assert view.dtype == np.uint8
             assert np.abs(view - wanted.movedim(0, -1).numpy()).max() <= 0.5

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
-from thesis_lib.config import InputError
 from thesis_lib.data import splits
+from thesis_lib.data.images import class_folders, image_files
 from thesis_lib.data.manifests import split_by_manifest
-from thesis_lib.data.splits import RECIPES, class_folders, image_files, split_dataset, split_files
+from thesis_lib.data.splits import RECIPES, split_dataset, split_files
+from thesis_lib.errors import InputError
 
 NAMES = [
     "012_Acartia sp.B",

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data import statistics as module
-from thesis_lib.data.datasets import open_dataset, read_pixels
+from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.images import read_pixels
 from thesis_lib.data.statistics import (
     class_imbalance,
     data_statistics,
@@ -19,6 +20,7 @@ from thesis_lib.data.statistics import (
     measure,
     readable,
 )
+from thesis_lib.errors import InputError
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The two views against torchvision: crops, colours, the evaluation view, and their seeds."""
+"""The two views against torchvision: crops, jitter, the evaluation view, and their seeds."""
 
 import math
 
@@ -17,13 +17,13 @@ from thesis_lib.data.transforms import (
     CROP_SCALE,
     DRAWS,
     Crop,
-    central_view,
-    change_colour,
-    cut,
-    draw,
-    draw_colours,
+    center_crop,
+    color_jitter,
+    crop_and_resize,
     draw_crops,
-    normalise,
+    draw_jitter,
+    draw_random_numbers,
+    normalize,
     to_float,
 )
 
@@ -51,7 +51,7 @@ def test_settings_are_the_recipes():
 
 
 def crops(n: int, width: int, height: int) -> list[Crop]:
-    return draw_crops(draw(0, 1, range(n), 1), [(width, height)] * n)
+    return draw_crops(draw_random_numbers(0, 1, range(n), 1), [(width, height)] * n)
 
 
 @pytest.mark.parametrize(("width", "height"), [(449, 449), (640, 480), (90, 240)])
@@ -112,7 +112,7 @@ def test_cut_is_torchvisions_crop_and_resize_within_a_grey_level(crop, size):
     expected = F.resized_crop(image, *box, [size, size], antialias=True)
     if crop.flip:
         expected = F.horizontal_flip(expected)
-    views = cut([np.asarray(image)], [crop], size)
+    views = crop_and_resize([np.asarray(image)], [crop], size)
     assert views.dtype == torch.uint8 and views.shape == (1, size, size, 3)
     difference = np.abs(views[0].numpy().astype(int) - np.asarray(expected))
     assert difference.max() <= 1 and difference.mean() < 0.05
@@ -120,11 +120,13 @@ def test_cut_is_torchvisions_crop_and_resize_within_a_grey_level(crop, size):
 
 def test_views_of_many_sizes_stand_in_the_order_of_their_images():
     images = [np.asarray(photo(*size)) for size in [(40, 30), (8, 9), (40, 30), (8, 9), (20, 50)]]
-    drawn = draw(1, 1, range(5), 1)
+    drawn = draw_random_numbers(1, 1, range(5), 1)
     boxes = draw_crops(drawn, [(image.shape[1], image.shape[0]) for image in images])
     boxes[2], boxes[3] = boxes[0]._replace(flip=True), boxes[1]._replace(flip=not boxes[1].flip)
-    together = cut(images, boxes, 16)
-    alone = torch.cat([cut([image], [box], 16) for image, box in zip(images, boxes, strict=True)])
+    together = crop_and_resize(images, boxes, 16)
+    alone = torch.cat(
+        [crop_and_resize([image], [box], 16) for image, box in zip(images, boxes, strict=True)]
+    )
     assert torch.equal(together, alone)
 
 
@@ -135,7 +137,7 @@ def test_crops_of_450_px_pictures_are_torchvisions_within_half_a_grey_level():
         expected = F.resized_crop(image, *box, [224, 224], antialias=True)
         if crop.flip:
             expected = F.horizontal_flip(expected)
-        view = cut([np.asarray(image)], [crop], 224)[0].numpy().astype(int)
+        view = crop_and_resize([np.asarray(image)], [crop], 224)[0].numpy().astype(int)
         difference = np.abs(view - np.asarray(expected))
         assert difference.max() <= 2 and difference.mean() < 0.5, number
         # Rounding twice where Pillow rounds twice elsewhere: seen once in 90 million values.
@@ -152,7 +154,7 @@ def test_crops_of_450_px_pictures_are_torchvisions_within_half_a_grey_level():
 def test_central_view_is_torchvisions_resize_and_centre_crop(width, height, size):
     image = photo(width, height)
     expected = CenterCrop(size)(Resize(int(size * 256 / 224))(image))
-    view = central_view(np.asarray(image), size)
+    view = center_crop(np.asarray(image), size)
     assert view.shape == (size, size, 3) and view.dtype == np.uint8
     assert np.array_equal(view, np.asarray(expected))
 
@@ -163,11 +165,11 @@ def test_central_view_resizes_to_torchvisions_size_to_the_pixel():
         for size in (32, 64, 128, 224):
             image = photo(long, short)
             expected = CenterCrop(size)(Resize(int(size * 256 / 224))(image))
-            view = central_view(np.asarray(image), size)
+            view = center_crop(np.asarray(image), size)
             assert np.array_equal(view, np.asarray(expected)), (short, size)
 
 
-# --- colours
+# --- jitter
 
 
 def naive_colour(image: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
@@ -195,9 +197,9 @@ def views_of(n: int) -> torch.Tensor:
 
 
 def test_change_colour_is_torchvisions_in_the_drawn_order():
-    images, drawn = views_of(200), draw(3, 1, range(200), 1)
+    images, drawn = views_of(200), draw_random_numbers(3, 1, range(200), 1)
     original = images.clone()
-    changed = change_colour(images, draw_colours(drawn))
+    changed = color_jitter(images, draw_jitter(drawn))
     expected = torch.stack([naive_colour(*pair) for pair in zip(images, drawn, strict=True)])
     assert len(np.unique(drawn[:, -5:-1].argsort(1), axis=0)) == 24  # every order occurs
     assert (changed - expected).abs().max() < 1e-5
@@ -213,32 +215,32 @@ def test_each_operation_alone_is_torchvisions(operation, drawn_amount):
     drawn[:, CROP_DRAWS + 1 + operation] = drawn_amount
     expected = torch.stack([naive_colour(*pair) for pair in zip(images, drawn, strict=True)])
     assert (expected[4:] - images[4:]).abs().max() > 0.01
-    assert (change_colour(images, draw_colours(drawn)) - expected).abs().max() < 1e-5
+    assert (color_jitter(images, draw_jitter(drawn)) - expected).abs().max() < 1e-5
 
 
 def test_a_view_without_jitter_or_grey_stays_as_it_is():
-    images, drawn = views_of(20), draw(3, 1, range(20), 1)
+    images, drawn = views_of(20), draw_random_numbers(3, 1, range(20), 1)
     drawn[:, CROP_DRAWS], drawn[:, -1] = 0.9, 0.9
-    assert torch.equal(change_colour(images, draw_colours(drawn)), images)
+    assert torch.equal(color_jitter(images, draw_jitter(drawn)), images)
 
 
 def test_a_views_colour_does_not_depend_on_its_batch():
-    images, drawn = views_of(16), draw(3, 1, range(16), 1)
-    whole = change_colour(images, draw_colours(drawn))
+    images, drawn = views_of(16), draw_random_numbers(3, 1, range(16), 1)
+    whole = color_jitter(images, draw_jitter(drawn))
     rows = (slice(i, i + 1) for i in range(16))
-    alone = torch.cat([change_colour(images[row], draw_colours(drawn[row])) for row in rows])
+    alone = torch.cat([color_jitter(images[row], draw_jitter(drawn[row])) for row in rows])
     assert (whole - alone).abs().max() < 1e-6
 
 
 def test_colours_are_drawn_with_the_recipes_frequencies_and_ranges():
     n = 4000
-    colours = draw_colours(draw(0, 1, range(n), 1))
-    share, hue, grey = colours.share.numpy(), colours.hue_turns.numpy(), colours.grey.numpy()
-    assert stats.binomtest(sum(colours.hue_counts), n, 0.8).pvalue > 0.01
+    jitter = draw_jitter(draw_random_numbers(0, 1, range(n), 1))
+    share, hue, grey = jitter.share.numpy(), jitter.hue_turns.numpy(), jitter.grey.numpy()
+    assert stats.binomtest(sum(jitter.hue_counts), n, 0.8).pvalue > 0.01
     assert stats.binomtest(int(grey.sum()), n, 0.2).pvalue > 0.01
     assert stats.kstest(hue, stats.uniform(-0.1, 0.2).cdf).pvalue > 0.01
-    assert len(set(colours.hue_views.tolist())) == len(hue)  # once a view
-    contrast, saturation = colours.to_mean.numpy() > 0, colours.to_grey.numpy() > 0
+    assert len(set(jitter.hue_views.tolist())) == len(hue)  # once a view
+    contrast, saturation = jitter.to_mean.numpy() > 0, jitter.to_grey.numpy() > 0
     assert (contrast.sum(0) == 1).all() and (saturation.sum(0) == 1).all()
     assert not (contrast & saturation).any()
     for chosen in (contrast, saturation, (share != 1) & ~contrast & ~saturation):
@@ -252,12 +254,12 @@ def test_colours_are_drawn_with_the_recipes_frequencies_and_ranges():
 
 
 def numbers(seed: int, epoch: int, image: int, view: int) -> tuple:
-    return tuple(draw(seed, epoch, [image], view + 1)[view].tolist())
+    return tuple(draw_random_numbers(seed, epoch, [image], view + 1)[view].tolist())
 
 
 def test_numbers_of_a_view_do_not_depend_on_the_other_images_or_views():
     images = [17, 3, 2, 40_000, 3]
-    rows = draw(42, 3, images, 4).reshape(5, 4, DRAWS)
+    rows = draw_random_numbers(42, 3, images, 4).reshape(5, 4, DRAWS)
     for image, views in zip(images, rows, strict=True):
         for view, row in enumerate(views):
             assert numbers(42, 3, image, view) == tuple(row.tolist())
@@ -271,8 +273,8 @@ def test_any_difference_of_seed_epoch_image_or_view_gives_other_numbers():
 
 def test_numbers_are_uniform_and_those_of_neighbours_uncorrelated():
     n = 2000
-    rows = draw(0, 1, range(n), 2).reshape(n, 2, DRAWS)
-    later = draw(0, 2, range(n), 2).reshape(n, 2, DRAWS)
+    rows = draw_random_numbers(0, 1, range(n), 2).reshape(n, 2, DRAWS)
+    later = draw_random_numbers(0, 2, range(n), 2).reshape(n, 2, DRAWS)
     assert stats.kstest(rows.ravel(), stats.uniform.cdf).pvalue > 0.01
     for one, other in (
         (rows[:, 0], rows[:, 1]),  # views
@@ -298,6 +300,6 @@ def test_to_float_is_torchvisions_to_tensor_of_each_view():
 def test_normalise_is_torchvisions():
     images, mean, std = torch.rand(4, 3, 5, 6), (0.0418, 0.0353, 0.0409), (0.0956, 0.0911, 0.0769)
     expected = F.normalize(images, list(mean), list(std))
-    normalised = normalise(images, mean, std)
+    normalised = normalize(images, mean, std)
     assert torch.allclose(normalised, expected, atol=1e-6)
     assert normalised.is_contiguous(memory_format=torch.channels_last)

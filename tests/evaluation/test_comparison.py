@@ -6,7 +6,7 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.comparison import (
     compare,
     compare_all,

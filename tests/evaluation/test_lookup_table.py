@@ -6,9 +6,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.neighbors import KNeighborsClassifier
 
-from thesis_lib.config import InputError
-from thesis_lib.evaluation.knn import unit_vectors
-from thesis_lib.evaluation.lookup_table import LookupTable, StoredTable
+from thesis_lib.errors import InputError
+from thesis_lib.evaluation.knn import LookupTable, unit_vectors
+from thesis_lib.evaluation.lookup_table import StoredTable
 
 CLASSES = ["012_Acartia sp.B", "δύο γάτες", "090_Bubbles"]
 
@@ -44,7 +44,7 @@ def assert_same(found: LookupTable, expected: LookupTable) -> None:
 def test_leaving_an_image_out_is_searching_a_table_without_it(k):
     table = random_table()
     rows = np.arange(len(table))
-    similarity, neighbours = table.search(table.vectors, k, own=rows)
+    similarity, neighbours = table.search(table.vectors, k, exclude=rows)
     for row in rows:
         others = np.delete(rows, row)
         without = table.only(rows != row)
@@ -57,7 +57,7 @@ def test_an_image_with_many_identical_ones_is_left_out_too():
     """It may not even be among its own nearest, which are the first of them."""
     vectors = np.repeat(np.eye(2, dtype=np.float32), 20, axis=0)
     table = LookupTable(vectors, np.zeros(40, dtype=int), [""] * 40, CLASSES)
-    neighbours = table.search(vectors, 2, own=np.arange(40))[1]
+    neighbours = table.search(vectors, 2, exclude=np.arange(40))[1]
     assert neighbours[:3].tolist() == [[1, 2], [0, 2], [0, 1]]
     assert neighbours[19].tolist() == [0, 1] and neighbours[20].tolist() == [21, 22]
 
@@ -75,7 +75,7 @@ def test_there_are_no_more_neighbours_than_images():
     table = random_table(4)
     queries = random_table(7, seed=1).vectors
     assert table.search(queries, 9)[1].shape == (7, 4)
-    assert table.search(table.vectors, 9, own=np.arange(4))[1].shape == (4, 3)
+    assert table.search(table.vectors, 9, exclude=np.arange(4))[1].shape == (4, 3)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 8])

@@ -9,15 +9,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torchvision.transforms.functional import normalize, to_tensor
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data.cache import Images
-from thesis_lib.data.datasets import open_dataset, read_pixels
-from thesis_lib.data.transforms import central_view, cut, draw, draw_crops
+from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.images import read_pixels
+from thesis_lib.data.transforms import center_crop, crop_and_resize, draw_crops, draw_random_numbers
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation import probing
 from thesis_lib.evaluation.features import extract_features, labels_of
 from thesis_lib.evaluation.linear_heads import best_row, train_heads
-from thesis_lib.evaluation.probing import best_curves, choose, probe_checkpoints, read_curves
+from thesis_lib.evaluation.probing import best_checkpoint, best_curves, probe_checkpoints
 from thesis_lib.models import create_backbone
+from thesis_lib.runs.artifacts import read_curves
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
@@ -247,7 +250,7 @@ def test_of_equal_checkpoints_the_latest_is_chosen():
             "val_accuracy": [0.9523, 0.9523, 0.9519, 0.9519],
         }
     )
-    assert choose(table)["checkpoint"] == 900  # as the thesis chose
+    assert best_checkpoint(table)["checkpoint"] == 900  # as the thesis chose
 
 
 def test_evaluation_mode_leaves_batch_statistics_alone(workbook, tiny_config):
@@ -271,10 +274,12 @@ def test_features_are_those_of_a_plain_loop(workbook, tiny_config, views):
     assert features.shape[:2] == (max(views, 1), len(val))
     for number, file in enumerate(val.files):
         pixels = read_pixels(val.folder / file)
-        taken = [central_view(pixels, 32)]
+        taken = [center_crop(pixels, 32)]
         if views:
-            crops = draw_crops(draw(42, 0, [number], views), [pixels.shape[1::-1]] * views)
-            taken = [cut([pixels], [crop], 32)[0].numpy() for crop in crops]
+            crops = draw_crops(
+                draw_random_numbers(42, 0, [number], views), [pixels.shape[1::-1]] * views
+            )
+            taken = [crop_and_resize([pixels], [crop], 32)[0].numpy() for crop in crops]
         for view, image in enumerate(taken):
             with torch.inference_mode():
                 expected = backbone(normalize(to_tensor(image), mean, std)[None])[0]

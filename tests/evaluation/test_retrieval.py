@@ -7,26 +7,23 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from statsmodels.stats.contingency_tables import mcnemar
 
-from thesis_lib.config import InputError
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.splits import split_dataset
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation import retrieval
+from thesis_lib.evaluation.comparison import compare_with_head
 from thesis_lib.evaluation.features import extract_features
-from thesis_lib.evaluation.lookup_table import LookupTable
+from thesis_lib.evaluation.knn import LookupTable
 from thesis_lib.evaluation.probing import probe_checkpoints
-from thesis_lib.evaluation.pruning_curve import THRESHOLDS, choose_threshold, pruning_curve
-from thesis_lib.evaluation.retrieval import (
-    against_head,
-    misleading,
-    read_retrieval,
-    read_retrieval_predictions,
-    retrieve,
-    stored_table,
-)
-from thesis_lib.evaluation.testing import final_test, read_predictions
+from thesis_lib.evaluation.pruning import THRESHOLDS, choose_threshold, pruning_curve
+from thesis_lib.evaluation.retrieval import retrieve, stored_table
+from thesis_lib.evaluation.testing import final_test
+from thesis_lib.reporting.results import misleading
+from thesis_lib.runs.artifacts import read_predictions, read_retrieval, read_retrieval_predictions
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_retrieved, is_table_made, stage_states
+from thesis_lib.runs.provenance import stage_states
+from thesis_lib.runs.stages import is_retrieved, is_table_made
 from thesis_lib.system.device import choose_device
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
@@ -188,7 +185,7 @@ def test_without_val_each_training_image_asks_all_others(without_val):
         assert curve.loc[threshold, "images"] == len(kept)
     assert len(stored.known_similarity) == len(labels)
     assert retrieve(run)["n"] == len(open_dataset(run.config.data).splits["test"])
-    assert against_head(run) is None
+    assert compare_with_head(run) is None
 
 
 def test_named_checkpoint_is_taken_and_one_that_is_not_kept_named(probed):
@@ -223,7 +220,7 @@ def test_table_that_was_cut_off_is_made_again(probed, monkeypatch):
 def test_head_and_table_are_held_against_each_other_image_by_image(probed):
     final_test(probed)
     retrieve(probed)
-    pair = against_head(probed)
+    pair = compare_with_head(probed)
     by_head, by_table = read_predictions(probed), read_retrieval_predictions(probed)
     head = (by_head["true"] == by_head["predicted"]).to_numpy()
     table = (by_table["true"] == by_table["predicted"]).to_numpy()

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation import testing as module
 from thesis_lib.evaluation.metrics import METRICS
 from thesis_lib.evaluation.probing import probe_checkpoints
-from thesis_lib.evaluation.testing import embed, final_test, read_embedding, read_predictions
+from thesis_lib.evaluation.testing import embed, final_test
+from thesis_lib.runs.artifacts import read_embedding, read_predictions
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import os
 
 import pytest
 
-from thesis_lib.config import InputError
 from thesis_lib.data import cache
-from thesis_lib.data.datasets import open_dataset, read_pixels
+from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.images import read_pixels
 from thesis_lib.data.statistics import data_statistics
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting import tables

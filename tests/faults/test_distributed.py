@@ -11,11 +11,11 @@ import pytest
 
 from tests.faults.test_resume import digest
 from tests.processes import ranks_environment, torchrun_command, wait_until
-from thesis_lib.cli.options import as_options
 from thesis_lib.config import RunConfig
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory, read_json
-from thesis_lib.runs.stages import read_metrics
 from thesis_lib.system.processes import is_alive
+from thesis_lib.workbook.parameters import as_options
 
 pytestmark = pytest.mark.slow
 EPOCHS = 60

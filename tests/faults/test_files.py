@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json, sweep_partial, write_json, write_text
 from thesis_lib.system.locks import locked

@@ -18,12 +18,14 @@ import pytest
 from PIL import ExifTags, Image, ImageFile
 from torchvision.datasets.folder import pil_loader
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data import datasets, splits
 from thesis_lib.data.cache import open_images
-from thesis_lib.data.datasets import MAX_PIXELS, open_dataset, read_pixels
+from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.images import MAX_PIXELS, read_pixels
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.data.statistics import data_statistics, readable
+from thesis_lib.errors import InputError
 
 Y, X = np.mgrid[:48, :64]
 PIXELS = np.stack((4 * X, 5 * Y, 2 * (X + Y)), axis=2).astype(np.uint8)  # no symmetry

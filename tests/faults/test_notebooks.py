@@ -25,17 +25,20 @@ import pytest
 from jupyter_client.provisioning import LocalProvisioner
 
 from tests.processes import MARK, processes, wait_until
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import read_metrics, stage_states
+from thesis_lib.runs.provenance import stage_states
 from thesis_lib.system import signals
 from thesis_lib.system.signals import EXIT_RESUMABLE, sigterm_raises
 from thesis_lib.training import checkpoints
 from thesis_lib.workbook import execution
 from thesis_lib.workbook import grid as module
 from thesis_lib.workbook.execution import Kernel, execute_notebook
-from thesis_lib.workbook.grid import grid, run_grid, tasks_of
+from thesis_lib.workbook.grid import grid_configs, run_grid
 from thesis_lib.workbook.parameters import notebook_settings
+from thesis_lib.workbook.plan import tasks_of
 from thesis_lib.workbook.receipts import receipt_file
 from thesis_lib.workbook.status import status_lines
 
@@ -154,7 +157,7 @@ def test_notebook_without_parameters_cell_is_refused_before_a_kernel_starts(
         )
         monkeypatch.setattr(module, "execute", lambda task: pytest.fail("executed"))
         with pytest.raises(InputError, match="has no cell with the tag 'parameters'"):
-            run_grid(grid({"data": "data/tiny", "image_size": 32}, ["lenet5"], [8]))
+            run_grid(grid_configs({"data": "data/tiny", "image_size": 32}, ["lenet5"], [8]))
     assert not (workbook / "runs").exists()
 
     # Control: papermill runs it with the notebook's own values, and warns of an unknown name.

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.workbook.parameters import notebook_settings, read_settings
 
 RIGHTLY = [

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data import loaders, transforms
+from thesis_lib.errors import InputError
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory, read_json
-from thesis_lib.runs.stages import read_metrics
 from thesis_lib.system.signals import EXIT_RESUMABLE, Terminated, sigterm_raises
 from thesis_lib.training import checkpoints, resume
 from thesis_lib.training import pretraining as module
@@ -44,7 +45,7 @@ def digest(run: RunDirectory) -> str:
 
 def interrupted(config: RunConfig, steps: list[int], number: int = signal.SIGTERM) -> RunDirectory:
     """Train with a signal after each of these numbers of steps of a life."""
-    change = transforms.change_colour
+    change = transforms.color_jitter
     for step in steps:
         calls = []
 
@@ -55,7 +56,7 @@ def interrupted(config: RunConfig, steps: list[int], number: int = signal.SIGTER
             return change(*arguments)
 
         with pytest.MonkeyPatch.context() as patched, sigterm_raises():
-            patched.setattr(transforms, "change_colour", signal_then_change)
+            patched.setattr(transforms, "color_jitter", signal_then_change)
             with contextlib.suppress(Terminated):
                 pretrain(config)
                 raise AssertionError("the signal was not obeyed")
@@ -82,12 +83,12 @@ def test_control_random_numbers_that_depend_on_what_ran_before_change_the_bits(
     workbook, tiny_config, monkeypatch
 ):
     """What a generator with a state, saved or not, comes to when steps are taken up anew."""
-    generator, draw = np.random.default_rng(0), transforms.draw
+    generator, draw = np.random.default_rng(0), transforms.draw_random_numbers
 
     def draw_on(seed, epoch, images, views):
         return draw(int(generator.integers(2**31)), epoch, images, views)
 
-    monkeypatch.setattr(transforms, "draw", draw_on)
+    monkeypatch.setattr(transforms, "draw_random_numbers", draw_on)
     config = tiny_config.updated(rolling_minutes=60, save_every=4)
     run = interrupted(config.updated(tag="cut"), [3])
     generator = np.random.default_rng(0)
@@ -102,7 +103,7 @@ def test_number_and_kind_of_workers_do_not_change_a_bit(whole, tiny_config, monk
         patched.setattr(loaders, "DataLoader", anew)
         other_two = digest(pretrain(tiny_config.updated(tag="anew", workers=2)))
     config = tiny_config.updated(tag="changing", rolling_minutes=60, save_every=1)
-    change = transforms.change_colour
+    change = transforms.color_jitter
     for workers in (0, 2):  # killed after some steps with each
         calls = []
 
@@ -113,7 +114,7 @@ def test_number_and_kind_of_workers_do_not_change_a_bit(whole, tiny_config, monk
             return change(*arguments)
 
         with monkeypatch.context() as patched, sigterm_raises(), pytest.raises(Terminated):
-            patched.setattr(transforms, "change_colour", signal_then_change)
+            patched.setattr(transforms, "color_jitter", signal_then_change)
             pretrain(config.updated(workers=workers))
     changing = digest(pretrain(config.updated(workers=1)))
     assert {two, other_two, changing} == {whole}
@@ -251,12 +252,12 @@ def test_signal_between_two_epochs_is_obeyed_after_a_save(workbook, tiny_config,
 def test_control_numbers_that_depend_on_the_worker_change_the_bits(
     workbook, tiny_config, monkeypatch
 ):
-    draw = transforms.draw
+    draw = transforms.draw_random_numbers
 
     def draw_by_process(seed, *arguments):
         return draw(seed + os.getpid(), *arguments)
 
-    monkeypatch.setattr(transforms, "draw", draw_by_process)
+    monkeypatch.setattr(transforms, "draw_random_numbers", draw_by_process)
     without = digest(pretrain(tiny_config.updated(tag="none")))
     assert digest(pretrain(tiny_config.updated(tag="two", workers=2))) != without
 

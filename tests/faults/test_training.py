@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import InputError
 from thesis_lib.data import transforms
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.runs.directory import RunDirectory, read_json
-from thesis_lib.runs.stages import stage_states
+from thesis_lib.runs.provenance import stage_states
 from thesis_lib.system import signals
 from thesis_lib.system.signals import EXIT_RESUMABLE
 from thesis_lib.training import checkpoints, engine
@@ -34,7 +34,7 @@ def spoil(monkeypatch, part: str, value: float, step: int) -> None:
         return len(calls) == step
 
     if part == "a pixel":
-        normalise = transforms.normalise
+        normalise = transforms.normalize
 
         def spoilt(images, mean, std):
             images = normalise(images, mean, std)
@@ -42,7 +42,7 @@ def spoil(monkeypatch, part: str, value: float, step: int) -> None:
                 images[0, 0, 0, 0] = value
             return images
 
-        monkeypatch.setattr(transforms, "normalise", spoilt)
+        monkeypatch.setattr(transforms, "normalize", spoilt)
     else:
         loss_of = engine.method_loss
 
@@ -113,14 +113,14 @@ def test_output_of_the_network_that_is_not_finite_is_named(workbook, tiny_config
 
 def test_features_that_are_not_finite_are_not_probed(workbook, tiny_config, monkeypatch):
     run = pretrain(tiny_config)
-    normalise = transforms.normalise
+    normalise = transforms.normalize
 
     def spoilt(images, mean, std):
         images = normalise(images, mean, std)
         images[1] = torch.nan
         return images
 
-    monkeypatch.setattr(transforms, "normalise", spoilt)
+    monkeypatch.setattr(transforms, "normalize", spoilt)
     with pytest.raises(InputError, match=r"features are not finite for 'train/.*\.png'"):
         probe_checkpoints(run)
 

@@ -21,7 +21,7 @@ import torch
 from IPython.core.inputtransformer2 import TransformerManager
 
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.training import checkpoints
 from thesis_lib.training.supcontrast import read_checkpoint
 

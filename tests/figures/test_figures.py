@@ -64,15 +64,17 @@ def of_classes(classes):
     captions = [f"true: {a}\npredicted: {b} 99.1 %" for a, b in zip(true, wrong, strict=True)][:12]
     matrix = rng.integers(0, 2, (k, k)) + 900 * np.eye(k, dtype=int)
     return {
-        "class_counts": figures.class_counts(counts),
-        "sample_images": figures.sample_images({name: images[:4] for name in classes}),
-        "views": figures.views(images[:6], [images[:6], images[:6]], classes[:6]),
-        "confusion_matrix": figures.confusion_matrix(matrix, classes, normalize=False),
-        "confusion_matrix_shares": figures.confusion_matrix(matrix, classes, normalize=True),
-        "embedding": figures.embedding(points, classes),
-        "mistakes": figures.mistakes(images, captions),
-        "image_pairs": figures.image_pairs(pairs_of(images, true, wrong), "none"),
-        "per_class_f1": figures.per_class_f1(f1),
+        "class_counts": figures.data_set.class_counts(counts),
+        "sample_images": figures.data_set.sample_images({name: images[:4] for name in classes}),
+        "views": figures.data_set.views(images[:6], [images[:6], images[:6]], classes[:6]),
+        "confusion_matrix": figures.results.confusion_matrix(matrix, classes, normalize=False),
+        "confusion_matrix_shares": figures.results.confusion_matrix(
+            matrix, classes, normalize=True
+        ),
+        "embedding": figures.results.embedding(points, classes),
+        "mistakes": figures.results.mistakes(images, captions),
+        "image_pairs": figures.data_set.image_pairs(pairs_of(images, true, wrong), "none"),
+        "per_class_f1": figures.results.per_class_f1(f1),
     }
 
 
@@ -102,35 +104,37 @@ def of_runs():
     curve = curve.assign(index_mib=curve.index * 9.0, seconds_per_image=curve.index * 1e-4)
     tested = curve[9:10].assign(split="test")
     scores = np.repeat(["similarity", "max softmax", "energy"], 5)
-    novelty = pd.DataFrame({"score": scores, "auroc": 0.9, "false_alarms": np.arange(15) / 20})
+    ood = pd.DataFrame({"score": scores, "auroc": 0.9, "fpr": np.arange(15) / 20})
     return {
-        "retrieval_curve": figures.retrieval_curve(pd.concat([curve, tested]), 0.89, "C0", 0.94),
-        "retrieval_curves": figures.retrieval_curve(
+        "retrieval_curve": figures.retrieval.retrieval_curve(
+            pd.concat([curve, tested]), 0.89, "C0", 0.94
+        ),
+        "retrieval_curves": figures.retrieval.retrieval_curve(
             pd.concat([curve.assign(split="train"), curve.assign(split="test")]), 1.0, "C0"
         ),
-        "novelty": figures.novelty(novelty),
-        "pretraining": figures.pretraining(
+        "ood": figures.retrieval.ood(ood),
+        "pretraining": figures.training.pretraining(
             metrics, metrics["loss"], 25, 30, [10, 20, 30, 40], "C0", "SupCon loss"
         ),
-        "pretraining_two": figures.pretraining(
+        "pretraining_two": figures.training.pretraining(
             two, two["loss"], None, 1, [2], "C0", "cross-entropy"
         ),
-        "pretraining_imported": figures.pretraining(
+        "pretraining_imported": figures.training.pretraining(
             imported, imported["loss"], None, 30, [30, 40], "C0", "SupCon loss"
         ),
-        "loss_curves": figures.loss_curves(
+        "loss_curves": figures.training.loss_curves(
             dict.fromkeys(backbones, metrics), backbones, batch_sizes, "SupCon loss"
         ),
-        "checkpoint_accuracy": figures.checkpoint_accuracy(probe, 40, "C0"),
-        "checkpoint_accuracy_one": figures.checkpoint_accuracy(probe[:1], 30, "C0"),
-        "head_curves": figures.head_curves(curves, 40),
-        "head_curves_one": figures.head_curves(curves[:5], 30),
-        "head_learning_rates": figures.head_learning_rates(rates, 40),
-        "runs_accuracy": figures.runs_accuracy(runs),
-        "reliability": figures.reliability(reliability, (0.0735, 0.0366)),
-        "image_sizes": figures.image_sizes(sizes),
-        "no_mistakes": figures.mistakes([], []),
-        "no_image_pairs": figures.image_pairs([], "no leaks found"),
+        "checkpoint_accuracy": figures.training.checkpoint_accuracy(probe, 40, "C0"),
+        "checkpoint_accuracy_one": figures.training.checkpoint_accuracy(probe[:1], 30, "C0"),
+        "head_curves": figures.training.head_curves(curves, 40),
+        "head_curves_one": figures.training.head_curves(curves[:5], 30),
+        "head_learning_rates": figures.training.head_learning_rates(rates, 40),
+        "runs_accuracy": figures.results.runs_accuracy(runs),
+        "reliability": figures.results.reliability(reliability, (0.0735, 0.0366)),
+        "image_sizes": figures.data_set.image_sizes(sizes),
+        "no_mistakes": figures.results.mistakes([], []),
+        "no_image_pairs": figures.data_set.image_pairs([], "no leaks found"),
     }
 
 
@@ -138,11 +142,13 @@ def of_many_classes(kind, classes):
     """Draw a confusion matrix or an embedding, whose classes are in a key, on made-up data."""
     k = len(classes)
     if kind == "confusion_matrix":
-        return figures.confusion_matrix(900 * np.eye(k, dtype=int), classes, normalize=False)
+        return figures.results.confusion_matrix(
+            900 * np.eye(k, dtype=int), classes, normalize=False
+        )
     xy = np.random.default_rng(0).random((3 * k, 2))
     true = np.resize(np.array(classes, dtype=object), 3 * k)
     points = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "true": true, "predicted": true})
-    return figures.embedding(points, classes)
+    return figures.results.embedding(points, classes)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +181,7 @@ def pixel_width(path):
 
 def test_saved_width_is_the_text_width(tmp_path):
     figures.set_style(text_width=120)
-    png = figures.save(figures.mistakes([], []), tmp_path / "plot", SOURCE)[1]
+    png = figures.save(figures.results.mistakes([], []), tmp_path / "plot", SOURCE)[1]
     assert pixel_width(png) / plt.rcParams["savefig.dpi"] * 25.4 == pytest.approx(120, rel=0.01)
     assert plt.rcParams["savefig.dpi"] >= 200
 
@@ -194,7 +200,7 @@ def test_text_width_must_be_positive():
 def test_every_figure_has_the_text_width_and_fits_a_page(drawn):
     for name, figure in drawn.items():
         width, height = figure.get_size_inches() * 25.4
-        assert width == pytest.approx(figures.TEXT_WIDTH_MM), name
+        assert width == pytest.approx(figures.style.TEXT_WIDTH_MM), name
         assert height <= 240, name
 
 
@@ -218,7 +224,7 @@ def test_a_failed_save_leaves_the_old_files_and_no_strays(drawn, tmp_path, monke
     old = [
         path.read_bytes() for path in figures.save(drawn["no_mistakes"], tmp_path / "plot", SOURCE)
     ]
-    figure, real = figures.mistakes([], []), matplotlib.figure.Figure.savefig
+    figure, real = figures.results.mistakes([], []), matplotlib.figure.Figure.savefig
     figure.text(0, 0, "new")
 
     def fails_on_png(self, path, **options):
@@ -264,7 +270,7 @@ def test_texts_neither_overlap_nor_leave_the_canvas(drawn):
 @pytest.mark.parametrize("classes", [ONE_LONG, LONG, THREE_HUNDRED], ids=["one", "all", "300"])
 def test_long_and_many_names_leave_the_key_on_the_page(kind, classes):
     figure = of_many_classes(kind, classes)
-    assert figure.get_size_inches()[1] * 25.4 <= figures.PAGE_HEIGHT_MM + 0.1
+    assert figure.get_size_inches()[1] * 25.4 <= figures.style.PAGE_HEIGHT_MM + 0.1
     assert not faults_of(kind, figure)
     key = [text.get_text() for text, _ in texts(figure) if text.get_va() == "top"]
     if classes is not THREE_HUNDRED:  # so many are shortened all
@@ -285,10 +291,10 @@ def test_many_classes_are_numbered_on_the_axes_and_named_in_a_key(drawn):
 
 
 def test_class_numbers():
-    assert figures.class_numbers(["012_Acartia sp.B", "013_Acartia sp.C"]) == ["012", "013"]
-    assert figures.class_numbers(["1a", "1b"]) == ["1", "2"]
-    assert figures.class_numbers(["7_a", "b"]) == ["1", "2"]
-    assert figures.class_numbers([]) == []
+    assert figures.style.class_numbers(["012_Acartia sp.B", "013_Acartia sp.C"]) == ["012", "013"]
+    assert figures.style.class_numbers(["1a", "1b"]) == ["1", "2"]
+    assert figures.style.class_numbers(["7_a", "b"]) == ["1", "2"]
+    assert figures.style.class_numbers([]) == []
 
 
 def test_hostile_names_are_drawn_as_they_are(tmp_path):
@@ -299,7 +305,7 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path):
         for figure in of_classes(HOSTILE).values():
             figure.draw_without_rendering()
         figures.save(figure, tmp_path / "hostile", SOURCE)
-    figure = figures.class_counts(pd.DataFrame({"train": range(8)}, HOSTILE))
+    figure = figures.data_set.class_counts(pd.DataFrame({"train": range(8)}, HOSTILE))
     shown = {text.get_text(): text for text, _ in texts(figure)}
     assert set(HOSTILE[:7]) <= set(shown)
     assert not shown["$x$ and $y"].get_parse_math()
@@ -310,7 +316,9 @@ def test_missing_glyphs_do_not_warn(tmp_path):
         warnings.simplefilter("default")
         figures.set_style()
         figures.save(
-            figures.class_counts(pd.DataFrame({"train": [3]}, ["中文"])), tmp_path / "a", SOURCE
+            figures.data_set.class_counts(pd.DataFrame({"train": [3]}, ["中文"])),
+            tmp_path / "a",
+            SOURCE,
         )
     assert not caught
 
@@ -324,7 +332,7 @@ def test_a_backbone_has_one_color_whatever_else_is_drawn():
     table = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0]})
     for runs in (["lenet5"], ["resnet50", "lenet5"], ["lenet5", "resnet50"]):
         same = dict(zip(runs, runs, strict=True))
-        drawn = figures.loss_curves(
+        drawn = figures.training.loss_curves(
             dict.fromkeys(runs, table), same, dict.fromkeys(runs, 32), "SupCon loss"
         )
         lines = {line.get_label(): line.get_color() for line in drawn.axes[0].lines}
@@ -343,16 +351,16 @@ def lab(colors):
 
 def test_common_backbones_have_colors_that_can_be_told_apart_on_white():
     others = [figures.run_color(name) for name in COMMON_BACKBONES]
-    assert (1.05 / (lab(figures.OTHER_COLORS)[1] + 0.05) >= 3).all()
-    colors, _ = lab([*others, *figures.BACKBONE_COLORS.values()])
+    assert (1.05 / (lab(figures.style.OTHER_COLORS)[1] + 0.05) >= 3).all()
+    colors, _ = lab([*others, *figures.style.BACKBONE_COLORS.values()])
     apart = [np.linalg.norm(a - b) for a, b in combinations(colors, 2)]  # CIE76
     assert min(apart) > 16 and sum(distance < 20 for distance in apart) <= 6, sorted(apart)[:9]
 
 
 def test_batch_sizes_differ_by_line_style():
-    assert figures.run_line_style(32)["linestyle"] == "solid"
-    assert figures.run_line_style(64)["linestyle"] == "dashed"
-    styles = [figures.run_line_style(n) for n in (16, 32, 64, 128)]
+    assert figures.style.run_line_style(32)["linestyle"] == "solid"
+    assert figures.style.run_line_style(64)["linestyle"] == "dashed"
+    styles = [figures.style.run_line_style(n) for n in (16, 32, 64, 128)]
     for key in ("linestyle", "marker"):
         assert len({style[key] for style in styles}) == 4
 
@@ -360,7 +368,7 @@ def test_batch_sizes_differ_by_line_style():
 def test_a_smoothed_loss_is_drawn_in_full_over_the_pale_raw_one():
     table = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.0, 1.5]})
     smooth = table.assign(smoothed=[1.9, 1.4, 1.3])
-    figure = figures.loss_curves(
+    figure = figures.training.loss_curves(
         {"a": table, "b": smooth}, dict.fromkeys("ab", "lenet5"), {"a": 32, "b": 64}, "loss"
     )
     only, raw, over = figure.axes[0].lines
@@ -374,7 +382,7 @@ def test_a_smoothed_loss_is_drawn_in_full_over_the_pale_raw_one():
 def test_runs_that_differ_in_neither_backbone_nor_batch_size_differ_by_marker():
     table = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.0, 1.5]})
     same = {"a": "lenet5", "b": "lenet5", "c": "lenet5", "d": "resnet50"}
-    figure = figures.loss_curves(
+    figure = figures.training.loss_curves(
         dict.fromkeys(same, table), same, dict.fromkeys(same, 32), "SupCon loss"
     )
     markers = [line.get_marker() for line in figure.axes[0].lines]
@@ -387,7 +395,7 @@ def test_runs_that_differ_in_neither_backbone_nor_batch_size_differ_by_marker():
 def test_percent_ticks_of_an_axis_have_the_same_few_decimals(low, high, decimals):
     probe = pd.DataFrame({"checkpoint": [30, 40], "val_accuracy": [low, high]})
     probe["val_accuracy_low"] = probe["val_accuracy_high"] = probe["val_accuracy"]
-    axes = figures.checkpoint_accuracy(probe, 40, "C0").axes[0]
+    axes = figures.training.checkpoint_accuracy(probe, 40, "C0").axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert len(labels) > 3
     assert {len(label.removesuffix(" %").partition(".")[2]) for label in labels} == {decimals}
@@ -399,7 +407,7 @@ def test_normalized_confusion_matrix_has_shares_and_blank_empty_rows():
     counts = np.array([[3, 1, 0], [0, 0, 0], [0, 0, 5]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        axes = figures.confusion_matrix(counts, ["a", "b", "c"], normalize=True).axes[0]
+        axes = figures.results.confusion_matrix(counts, ["a", "b", "c"], normalize=True).axes[0]
     cells = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
     assert cells == {(0, 0): "75.0", (0, 1): "25.0", (2, 2): "100.0"}
     shown = axes.collections[0].get_array()
@@ -408,12 +416,12 @@ def test_normalized_confusion_matrix_has_shares_and_blank_empty_rows():
 
 def test_confusion_matrix_refuses_a_wrong_shape():
     with pytest.raises(ValueError, match="2 classes"):
-        figures.confusion_matrix(np.eye(3, dtype=int), ["a", "b"], normalize=False)
+        figures.results.confusion_matrix(np.eye(3, dtype=int), ["a", "b"], normalize=False)
 
 
 def test_class_counts_of_zero_have_no_mark():
     counts = pd.DataFrame({"train": [5, 0], "val": [1, 2]}, ["a", "b"])
-    axes = figures.class_counts(counts).axes[0]
+    axes = figures.data_set.class_counts(counts).axes[0]
     widths = [bar.get_width() for bar in axes.patches]
     assert np.isnan(widths[0]) and widths[1] == 5  # the smaller class is drawn first
     assert axes.get_xlim()[0] > 0
@@ -440,7 +448,7 @@ def test_image_pairs_stand_side_by_side_over_their_caption(drawn):
 @pytest.mark.parametrize("n", [1, 5, 40])
 def test_any_number_of_image_pairs_fits_a_page(n):
     images = [np.full((9, 300), 7, dtype=np.uint8)[..., None].repeat(3, axis=2)] * n
-    figure = figures.image_pairs(
+    figure = figures.data_set.image_pairs(
         pairs_of(images, np.resize(MANY, n), np.resize(HOSTILE, n)), "none"
     )
     assert figure.get_size_inches()[1] * 25.4 <= 240
@@ -458,7 +466,7 @@ def test_per_class_f1_names_the_worst_eight():
     rng = np.random.default_rng(1)
     table = pd.DataFrame({"class": MANY, "support": rng.integers(9, 3000, 87)})
     table["f1"] = rng.random(87)
-    named = {text.get_text() for text in figures.per_class_f1(table).axes[0].texts}
+    named = {text.get_text() for text in figures.results.per_class_f1(table).axes[0].texts}
     assert named == set(table.nsmallest(8, "f1")["class"])
 
 
@@ -470,6 +478,6 @@ def test_many_points_make_a_small_pdf(tmp_path):
     rng = np.random.default_rng(0)
     sizes = pd.DataFrame(rng.integers(30, 2000, (47_000, 2)), columns=["width", "height"])
     pdf = figures.save(
-        figures.image_sizes(sizes.assign(split="train")), tmp_path / "sizes", SOURCE
+        figures.data_set.image_sizes(sizes.assign(split="train")), tmp_path / "sizes", SOURCE
     )[0]
     assert pdf.stat().st_size < 500_000

@@ -23,8 +23,8 @@ from tests.conftest import CLASSES, TINY, write_classes
 from thesis_lib.config import RunConfig
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.evaluation.probing import probe_checkpoints
-from thesis_lib.evaluation.testing import read_predictions
 from thesis_lib.reporting.report.rendering import rendered
+from thesis_lib.runs.artifacts import read_predictions
 from thesis_lib.training.pretraining import pretrain
 
 NOTEBOOKS = Path(__file__).parent.parent.parent / "notebooks"

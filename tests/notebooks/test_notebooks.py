@@ -1,5 +1,6 @@
 import ast
 import json
+import re
 from pathlib import Path
 
 import papermill
@@ -46,6 +47,22 @@ class TestEachNotebook:
             )
             assert len(source.splitlines()) <= 14
 
+    def test_imports_from_three_faces_at_most_in_one_cell_of_five_lines(self, path):
+        sources = ["".join(cell["source"]) for cell in cells(path)]
+        importing = [source for source in sources if re.search(r"^(from|import) ", source, re.M)]
+        assert importing == sources[:1]
+        assert len(sources[0].splitlines()) <= 5
+        modules = [node.module for node in ast.parse(sources[0]).body]
+        rooms = [module for module in modules if module != "IPython.display"]
+        assert len(rooms) <= 3
+        assert all(re.fullmatch(r"thesis_lib\.[a-z]+", room) for room in rooms)
+
+    def test_ends_no_cell_with_a_raw_value(self, path):
+        """A cell shows a table, a figure or a sentence, never a repr."""
+        for cell in cells(path):
+            last = ast.parse("".join(cell["source"])).body[-1]
+            assert not (isinstance(last, ast.Expr) and isinstance(last.value, ast.Name | ast.Dict))
+
     def test_says_what_it_asks_reads_and_writes(self, path):
         first = "".join(cells(path, "markdown")[0]["source"])
         assert first.startswith(f"# {path.stem[:2]} ")
@@ -58,7 +75,7 @@ class TestEachNotebook:
             source = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
                 text = source
-            elif "save_figure(" in source:
+            elif "draw(" in source:
                 assert "." in text, source
 
     def test_last_cell_confirms_that_it_was_reached(self, path):

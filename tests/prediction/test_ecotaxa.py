@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from thesis_lib.cli import commands
+from thesis_lib.cli import run_commands as commands
 from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
-from thesis_lib.evaluation.knn import unit_vectors
-from thesis_lib.evaluation.lookup_table import LookupTable, StoredTable
+from thesis_lib.evaluation.knn import LookupTable, unit_vectors
+from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.models import Classifier, create_backbone, linear_head
 from thesis_lib.prediction.ecotaxa import columns, import_hints, object_ids, write_ecotaxa
 from thesis_lib.prediction.finished_model import FinishedModel

@@ -10,15 +10,16 @@ import timm
 import torch
 
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import InputError
 from thesis_lib.data import transforms
-from thesis_lib.data.datasets import read_pixels
+from thesis_lib.data.images import read_pixels
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.probing import probe_checkpoints
-from thesis_lib.evaluation.testing import final_test, read_predictions
+from thesis_lib.evaluation.testing import final_test
 from thesis_lib.prediction import export
 from thesis_lib.prediction.export import export_run
-from thesis_lib.prediction.finished_model import TABLE_NAME, open_export
+from thesis_lib.prediction.finished_model import TABLE_NAME, load_exported_model
+from thesis_lib.runs.artifacts import read_predictions
 from thesis_lib.system.files import read_json
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
@@ -40,11 +41,11 @@ def images_of(run):
     predictions = read_predictions(run)
     root = run.path.parent.parent.parent / "data" / "tiny"
     views = [
-        transforms.central_view(read_pixels(root / file), run.config.image_size)
+        transforms.center_crop(read_pixels(root / file), run.config.image_size)
         for file in predictions["path"]
     ]
     images = transforms.to_float(torch.from_numpy(np.stack(views)))
-    images = transforms.normalise(images, facts["mean"], facts["std"])
+    images = transforms.normalize(images, facts["mean"], facts["std"])
     return images, predictions[CLASSES].to_numpy()
 
 
@@ -74,7 +75,7 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     (logits,) = session.run(None, {"images": images.numpy()})
     assert np.abs(torch.from_numpy(logits).softmax(1).numpy() - expected).max() < 1e-4
-    ours, opened = checkpoints.load_classifier(run)[0], open_export(folder, {}).classifier
+    ours, opened = checkpoints.load_classifier(run)[0], load_exported_model(folder, {}).classifier
     with torch.inference_mode():
         assert torch.allclose(opened.backbone(images), ours.backbone(images), atol=1e-5)
         assert torch.allclose(opened(images), ours(images), atol=1e-5)

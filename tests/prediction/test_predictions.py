@@ -22,24 +22,26 @@ from sklearn.neighbors import NearestNeighbors
 
 from tests.conftest import TINY, write_classes
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
-from thesis_lib.data.datasets import read_pixels
+from thesis_lib.data.images import read_pixels
 from thesis_lib.data.splits import split_dataset
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.probing import probe_checkpoints
-from thesis_lib.evaluation.testing import final_test, read_predictions
+from thesis_lib.evaluation.testing import final_test
 from thesis_lib.prediction import new_images
 from thesis_lib.prediction import predictions as module
 from thesis_lib.prediction.export import export_run
-from thesis_lib.prediction.finished_model import open_export, open_run
+from thesis_lib.prediction.finished_model import load_exported_model, load_run_model
 from thesis_lib.prediction.new_images import find_images
 from thesis_lib.prediction.predictions import (
     IMAGES_PER_BATCH,
-    predictions,
+    predict_images,
     ranked,
     write_predictions,
 )
+from thesis_lib.runs.artifacts import read_predictions
 from thesis_lib.system.files import read_json
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
@@ -92,7 +94,7 @@ def read(path):
 def views_of(paths, described):
     """Images as the model's input, made as its config.json describes them."""
     size = described["input_size"][-1]
-    views = np.stack([transforms.central_view(read_pixels(Path(path)), size) for path in paths])
+    views = np.stack([transforms.center_crop(read_pixels(Path(path)), size) for path in paths])
     scaled = torch.from_numpy(views).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(described[name]).view(3, 1, 1) for name in ("mean", "std"))
     return (scaled - mean) / std
@@ -108,8 +110,8 @@ def test_predictions_are_those_of_the_final_test(here, capsys):
     assert not found["problem"].any()
     assert "out/a.csv: 9 images; all could be read" in capsys.readouterr().out.splitlines()[-1]
     # the final test's confidence is not calibrated
-    model = dataclasses.replace(open_run(here.run), temperature=1.0)
-    for one, (_, row) in zip(predictions(model, found["path"]), tested.iterrows(), strict=True):
+    model = dataclasses.replace(load_run_model(here.run), temperature=1.0)
+    for one, (_, row) in zip(predict_images(model, found["path"]), tested.iterrows(), strict=True):
         expected = row[list(one.classes)].astype(float)
         assert np.abs(np.array(one.confidences) - expected).max() < 1e-4
 
@@ -161,9 +163,9 @@ def test_nearest_image_is_the_nearest_of_the_table(here):
 
 def test_images_look_unlike_by_the_validation_images(here):
     stored = StoredTable.load(here.run.table_file)
-    images, model = find_images(["data/tiny/val"]), open_run(here.run)
+    images, model = find_images(["data/tiny/val"]), load_run_model(here.run)
     for share in (0.01, 0.3, 0.99):
-        found = list(predictions(model, images, share))
+        found = list(predict_images(model, images, share))
         similarity = np.array([one.similarity for one in found])
         assert np.abs(np.sort(similarity) - stored.known_similarity).max() < 1e-5
         flagged = [one.looks_unlike for one in found]
@@ -260,7 +262,7 @@ def test_a_batch_without_any_readable_image_is_listed_too(alone):
 
 
 def test_features_that_are_not_finite_are_a_problem_of_the_image(alone):
-    model = open_export(alone / "model", {})
+    model = load_exported_model(alone / "model", {})
 
     class Spoilt(torch.nn.Module):
         def forward(self, images):
@@ -269,7 +271,7 @@ def test_features_that_are_not_finite_are_a_problem_of_the_image(alone):
             return features
 
     model.classifier.backbone = Spoilt()
-    first, second = predictions(model, find_images(["new"]))
+    first, second = predict_images(model, find_images(["new"]))
     assert "not finite" in first.problem and first.classes == () and first.similarity is None
     assert second.problem == "" and len(second.classes) == 3 and second.nearest_image
 
@@ -281,7 +283,9 @@ def test_images_are_read_as_they_are_asked_for(alone, monkeypatch):
     monkeypatch.setattr(
         new_images, "read_pixels", lambda path: (reads.append(path), read_pixels(path))[1]
     )
-    found = predictions(open_export(alone / "model", {"workers": 0}), find_images(["new"]))
+    found = predict_images(
+        load_exported_model(alone / "model", {"workers": 0}), find_images(["new"])
+    )
     assert not reads
     next(found)
     assert len(reads) == IMAGES_PER_BATCH
@@ -379,8 +383,10 @@ def one_line(capsys, *words):
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.1", "5", "nan"])
 def test_false_alarms_are_a_share(alone, capsys, share):
-    assert main(["predict", "model", "new", "--output", "x.csv", "--false-alarms", share]) == 2
-    one_line(capsys, "false alarms must be a share between 0 and 1")
+    assert (
+        main(["predict", "model", "new", "--output", "x.csv", "--false-positive-rate", share]) == 2
+    )
+    one_line(capsys, "the false positive rate must be between 0 and 1")
     assert not Path("x.csv").exists()
 
 
@@ -388,7 +394,7 @@ def test_more_false_alarms_flag_more_images(here, capsys):
     flagged = []
     for share in ("0.01", "0.5", "0.99"):
         command = ["predict", "model", "data/tiny/val", "--output", "x.csv"]
-        assert main([*command, "--false-alarms", share]) == 0
+        assert main([*command, "--false-positive-rate", share]) == 0
         flagged.append((read("x.csv")["looks_unlike"].astype(str).str.lower() == "true").sum())
         assert f"unlike all training images: {flagged[-1]} (" in capsys.readouterr().out
     assert flagged == [0, 4, 8]
@@ -417,7 +423,10 @@ def test_places_that_cannot_be_written_are_refused(alone, capsys):
         (["model", "--output", "x.csv"], ["images"]),
         (["model", "new", "--output", "x", "--format", "tsv"], ["'tsv'", "ecotaxa"]),
         (["model", "new", "--outptu", "x"], ["--output"]),
-        (["model", "new", "--output", "x", "--false-alarm", "1"], ["nearest: --false-alarms"]),
+        (
+            ["model", "new", "--output", "x", "--false-positive-rat", "1"],
+            ["nearest: --false-positive-rate"],
+        ),
     ],
 )
 def test_mistyped_options_are_one_line(alone, capsys, arguments, words):
@@ -449,7 +458,7 @@ def test_help_answers_without_torch():
         "finally:\n    assert not {'torch', 'pandas', 'timm'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and "--false-alarms" in done.stdout, done.stderr
+    assert done.returncode == 0 and "--false-positive-rate" in done.stdout, done.stderr
 
 
 # --- what a run or an export may lack

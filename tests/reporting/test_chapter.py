@@ -12,15 +12,16 @@ from PIL import Image
 from tests.conftest import CLASSES, TINY, write_classes
 from thesis_lib import figures
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data.splits import split_dataset
+from thesis_lib.errors import InputError
+from thesis_lib.reporting.catalogue.tables import TABLES
 from thesis_lib.reporting.chapter import write_chapter
 from thesis_lib.reporting.results import Results
-from thesis_lib.reporting.table_catalogue import TABLES
 from thesis_lib.reporting.verification import verify
 from thesis_lib.runs.directory import find_runs
 from thesis_lib.system.files import read_json, write_json
-from thesis_lib.workbook.grid import grid, run_grid
+from thesis_lib.workbook.grid import grid_configs, run_grid
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def grid_root(tmp_path_factory):
         write_classes(root / "classes")
         split_dataset(root / "classes", root / "data" / "tiny")
         settings = {k: v for k, v in TINY.items() if k not in ("backbone", "batch_size")}
-        configs = grid(settings | {"group_by": r"(\d\d)\d"}, ["lenet5"], [8, 16])
+        configs = grid_configs(settings | {"group_by": r"(\d\d)\d"}, ["lenet5"], [8, 16])
         assert run_grid(configs) == []
     return root
 
@@ -55,7 +56,7 @@ def test_every_figure_and_table_says_where_it_comes_from(done):
             assert f"% {source['line']}" in path.with_suffix(".tex").read_text().splitlines()
         else:
             with Image.open(path) as image:
-                source = json.loads(image.info[figures.SOURCE])
+                source = json.loads(image.info[figures.style.SOURCE])
             pdf = path.with_suffix(".pdf").read_bytes()
             assert b"/Subject (data set tiny \\(fingerprint " in pdf and b"/Keywords (" in pdf
         assert re.fullmatch("[0-9a-f]{16}", source["data_fingerprint"])

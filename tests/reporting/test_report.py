@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from nbformat import v4
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.reporting.report import describe_report, reported_data_sets, write_report
 from thesis_lib.reporting.report.cleaning import cleaned
 from thesis_lib.reporting.report.rendering import read_notebook, rendered
-from thesis_lib.runs.directory import RunDirectory, data_runs_folder
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.system.paths import data_runs_folder
 from thesis_lib.workbook import receipts
 from thesis_lib.workbook.receipts import STAGE_OF, receipt_file, write_receipt
 

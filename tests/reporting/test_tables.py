@@ -4,9 +4,9 @@ import re
 import pandas as pd
 import pytest
 
-from thesis_lib.evaluation.comparison import Comparison
+from thesis_lib.evaluation.comparison import Comparison, compare_with_head
 from thesis_lib.evaluation.probing import probe_checkpoints
-from thesis_lib.evaluation.retrieval import against_head, read_retrieval, retrieve
+from thesis_lib.evaluation.retrieval import retrieve
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting import numbers as numbers_module
 from thesis_lib.reporting import tables
@@ -18,6 +18,7 @@ from thesis_lib.reporting.published_results import (
 )
 from thesis_lib.reporting.results import results_of_runs
 from thesis_lib.reporting.retrieval_tables import curve_table, retrieval_table, size_table
+from thesis_lib.runs.artifacts import read_retrieval
 from thesis_lib.runs.directory import find_runs
 from thesis_lib.training.pretraining import pretrain
 
@@ -70,7 +71,7 @@ def test_tables_of_look_up_tables_say_what_was_measured(tested):
     assert metrics["run"] == run.path.name and metrics["n"] == test["n"]
     assert metrics["recall"] == f"{100 * test['recall']:.2f} ({low} to {high})"
     assert (size["threshold"], size["images"]) == (f"{test['threshold']:.2f}", test["images"])
-    assert size["less head"].startswith(f"{100 * against_head(run).difference:.2f} (")
+    assert size["less head"].startswith(f"{100 * compare_with_head(run).difference:.2f} (")
     rows = curve_table(run, "val")
     assert len(rows) == 21 and rows["images"].is_monotonic_decreasing
     accuracy = read_retrieval(run).set_index(["threshold", "split"])["accuracy"]
@@ -114,12 +115,14 @@ def test_a_run_is_the_best_where_it_is_shown_to_beat_every_other_one():
     assert tables.shown_best([]) is None
 
 
-def test_numbers_have_a_macro_each(tested, tmp_path):
+def test_numbers_have_a_macro_each(tested):
     results = results_of_runs(tested[0].config)
     numbers = numbers_module.chapter_numbers(results)
-    path = numbers_module.write_numbers(numbers, tmp_path / "numbers.tex", results.source)
-    names = re.findall(r"\\newcommand\{\\([A-Za-z]+)\}", path.read_text())
+    written = numbers_module.write_numbers(results)
+    text = (results.folder / "numbers.tex").read_text()
+    names = re.findall(r"\\newcommand\{\\([A-Za-z]+)\}", text)
     assert len(names) == len(set(names)) == len(numbers)
+    assert written["macro"].tolist() == [f"\\{name}" for name in names]
     assert "LenetFiveBsEightSeedFourTwoTestAccuracy" in names
 
 

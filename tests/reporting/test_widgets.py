@@ -18,12 +18,13 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from thesis_lib import figures
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import open_dataset
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import extract_features
-from thesis_lib.evaluation.knn import unit_vectors
-from thesis_lib.evaluation.lookup_table import LookupTable, StoredTable
+from thesis_lib.evaluation.knn import LookupTable, unit_vectors
+from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.models import create_backbone
 from thesis_lib.reporting import widgets
 from thesis_lib.reporting.results import results_of_run
@@ -291,11 +292,11 @@ class TestConfusion:
 
     def test_colours_are_those_of_the_figure(self):
         counts = np.array([[1, 5, 0], [0, 40, 3], [7, 0, 900]])
-        axes = figures.confusion_matrix(counts, CLASSES[:3], normalize=False).axes[0]
+        axes = figures.results.confusion_matrix(counts, CLASSES[:3], normalize=False).axes[0]
         axes.figure.draw_without_rendering()
         drawn = axes.collections[0].get_facecolors().reshape(3, 3, 4)[counts > 0]
         inks = {text.get_text(): text.get_color() for text in axes.texts}
-        colors, found = figures.cell_colors(counts[counts > 0])
+        colors, found = figures.results.cell_colors(counts[counts > 0])
         assert colors == [to_hex(color) for color in drawn]
         assert dict(zip(map(str, counts[counts > 0]), found, strict=True)) == inks
 
@@ -454,9 +455,9 @@ class TestNeighbours:
 def test_figure_of_groups_fits_page_and_width(pictures_of_a_group):
     images = [np.full((9, 300, 3), 7, dtype=np.uint8)] * pictures_of_a_group
     names = [f"true: {'n' * 90}\n{CLASSES[i % 4]}_{i}.png" for i in range(pictures_of_a_group)]
-    figure = figures.picture_groups([("a heading " * 30, images, names)])
+    figure = figures.data_set.picture_groups([("a heading " * 30, images, names)])
     width, height = figure.get_size_inches() * 25.4
-    assert width == pytest.approx(figures.TEXT_WIDTH_MM) and height <= 240
+    assert width == pytest.approx(figures.style.TEXT_WIDTH_MM) and height <= 240
     figure.draw_without_rendering()
     extents = [text.get_window_extent() for text in figure.axes[0].texts]
     assert all(extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 for extent in extents)
@@ -466,6 +467,6 @@ def test_figure_of_groups_fits_page_and_width(pictures_of_a_group):
 def test_threshold_is_marked_on_the_curve():
     curve = pd.DataFrame({"threshold": [0.8, 0.9, 1.0], "images": [20, 30, 900]})
     curve = curve.assign(accuracy=[0.5, 0.7, 0.8], accuracy_low=0.4, accuracy_high=0.9)
-    panels = figures.threshold_curve(curve, 0.9).axes
+    panels = figures.data_set.threshold_curve(curve, 0.9).axes
     marks = [line.get_xydata().tolist() for axes in panels for line in axes.lines[-1:]]
     assert marks == [[[0.9, 0.7]], [[0.9, 30]]]

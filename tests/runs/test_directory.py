@@ -7,17 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from thesis_lib.config import InputError, RunConfig
-from thesis_lib.runs.directory import (
-    RunDirectory,
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
+from thesis_lib.runs.directory import RunDirectory, find_runs
+from thesis_lib.system.files import atomic_path, read_json, write_csv, write_json, write_text
+from thesis_lib.system.paths import (
     data_runs_folder,
     figures_folder,
     find_data,
-    find_runs,
     relative_to_root,
     workbook_root,
 )
-from thesis_lib.system.files import atomic_path, read_json, write_csv, write_json, write_text
 
 
 @pytest.fixture

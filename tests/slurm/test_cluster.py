@@ -15,8 +15,8 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.testing import final_test
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import read_metrics
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
 from thesis_lib.workbook import slurm_queue

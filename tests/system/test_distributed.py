@@ -19,21 +19,22 @@ from torch import nn
 from tests.conftest import write_classes
 from tests.one_step import BATCHES, one_step
 from tests.processes import REPOSITORY, ranks_environment, torchrun_command
-from thesis_lib.cli.options import as_options
-from thesis_lib.config import METHODS, InputError, RunConfig
+from thesis_lib.config import METHODS, RunConfig
 from thesis_lib.data.cache import open_images
 from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.data.statistics import data_statistics
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory, read_json
-from thesis_lib.runs.stages import read_metrics
 from thesis_lib.system import device, distributed
 from thesis_lib.training import checkpoints
-from thesis_lib.training.launcher import share_out
+from thesis_lib.training.launcher import run_under_torchrun
 from thesis_lib.training.pretraining import pretrain
 from thesis_lib.workbook.execution import execute_notebook
-from thesis_lib.workbook.grid import Notebook, notebook_path
+from thesis_lib.workbook.parameters import as_options
+from thesis_lib.workbook.plan import Notebook, notebook_path
 
 
 def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess:
@@ -54,7 +55,7 @@ def by_torchrun(*arguments: object, ranks: int = 2) -> str:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
 def test_shares_of_a_batch_are_all_of_it_in_order_and_never_twice(ranks, views):
     for images in range(1, 70):
-        parts = [distributed.share(images, views, rank, ranks) for rank in range(ranks)]
+        parts = [distributed.batch_slice(images, views, rank, ranks) for rank in range(ranks)]
         numbers = [list(range(images))[part] for part in parts]
         if images // ranks * views < 2:  # too small: whole on each
             assert numbers == [list(range(images))] * ranks
@@ -96,13 +97,13 @@ def test_batch_normalisation_is_synchronised_on_gpus_without_losing_activations(
     activations = [type(m.act) for m in model.modules() if isinstance(m, BatchNormAct2d)]
     weights = [id(weight) for weight in model.parameters()]
     made = []
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(nn.Parameter, "is_cuda", True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(
         nn.parallel, "DistributedDataParallel", lambda m, **options: made.append(options) or m
     )
-    ready = distributed.together(model)
+    ready = distributed.data_parallel(model)
     layers = [m for m in ready.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert len(layers) == len(activations) > 40
     assert all(isinstance(layer, nn.SyncBatchNorm) for layer in layers)
@@ -220,12 +221,12 @@ def test_what_goes_wrong_on_the_ranks_comes_back_in_one_line(at_many):
     with pytest.raises(InputError, match="nowhere"):
         pretrain(RunConfig(**SETTINGS | {"data": "data/nowhere"}, devices=2))
     config = RunConfig(**SETTINGS, devices=2, tag="checkpoints")
-    share_out("pretrain", RunDirectory(config))
+    run_under_torchrun("pretrain", RunDirectory(config))
     run = RunDirectory(config)
     for file in run.checkpoints.iterdir():
         file.write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"no checkpoint of .* is sound"):
-        share_out("probe", run)
+        run_under_torchrun("probe", run)
 
 
 def test_a_problem_of_another_rank_is_told_by_rank_0(at_many):

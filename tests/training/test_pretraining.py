@@ -11,19 +11,20 @@ import pytest
 import torch
 
 from tests.processes import wait_until
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
-from thesis_lib.evaluation.plateau import epochs_to_probe, find_plateau, smooth
-from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.errors import InputError
+from thesis_lib.evaluation.probing import epochs_to_probe, find_plateau, probe_checkpoints, smooth
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.losses import SupConLoss
 from thesis_lib.models import create_backbone
-from thesis_lib.runs.stages import is_pretrained, read_metrics, stage_states
+from thesis_lib.runs.artifacts import read_metrics
+from thesis_lib.runs.provenance import stage_states
+from thesis_lib.runs.stages import is_pretrained
 from thesis_lib.system.files import read_json, write_json
 from thesis_lib.training import checkpoints
-from thesis_lib.training.engine import method_loss
-from thesis_lib.training.pretraining import check, pretrain
-from thesis_lib.training.schedule import learning_rate
+from thesis_lib.training.engine import learning_rate, method_loss
+from thesis_lib.training.pretraining import check_run, pretrain
 
 
 def recipe_rate(config, epoch, step, steps, warm_epochs):
@@ -259,9 +260,9 @@ def test_baseline_trains_backbone_and_classifier_together_on_one_view(
             shapes.append((*outputs.shape, *labels.shape)) or method_loss(config, outputs, labels)
         ),
     )
-    monkeypatch.setattr(transforms, "change_colour", lambda *a: coloured.append(a))
+    monkeypatch.setattr(transforms, "color_jitter", lambda *a: coloured.append(a))
     config = tiny_config.updated(method="cross-entropy", epochs=1, weight_decay=0)
-    _, _, model = check(config)
+    _, _, model = check_run(config)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     run = pretrain(config)
     after = checkpoints.load(run.last_checkpoint)["model"]

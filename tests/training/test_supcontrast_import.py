@@ -17,11 +17,11 @@ from torch.nn.functional import normalize, relu
 from torch.utils.tensorboard import SummaryWriter
 
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import InputError
-from thesis_lib.evaluation.plateau import epochs_to_probe, run_plateau
-from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.errors import InputError
+from thesis_lib.evaluation.probing import epochs_to_probe, probe_checkpoints, run_plateau
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_pretrained, read_metrics
+from thesis_lib.runs.stages import is_pretrained
 from thesis_lib.system.files import read_json
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import create_model, pretrain
@@ -159,7 +159,7 @@ def write(path, model, epoch, opt=None, rename=str, optimizer=None):
 def imported_model(run, epoch):
     model = create_model(run.config, 3)
     content = checkpoints.load(checkpoints.checkpoint_path(run, epoch))
-    checkpoints.fit_weights(model, content["model"], "the run")
+    checkpoints.load_weights(model, content["model"], "the run")
     return model.eval()
 
 

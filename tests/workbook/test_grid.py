@@ -3,12 +3,14 @@ import os
 
 import pytest
 
-from thesis_lib.config import InputError
-from thesis_lib.runs.directory import RunDirectory, find_data
+from thesis_lib.errors import InputError
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.locks import locked
+from thesis_lib.system.paths import find_data
 from thesis_lib.workbook import grid as module
 from thesis_lib.workbook import receipts
-from thesis_lib.workbook.grid import execute, grid, run_grid, tasks_of
+from thesis_lib.workbook.grid import execute, grid_configs, run_grid
+from thesis_lib.workbook.plan import tasks_of
 from thesis_lib.workbook.receipts import write_receipt
 from thesis_lib.workbook.status import status_lines
 
@@ -49,7 +51,7 @@ def executed(monkeypatch):
 
 
 def test_grid_is_every_backbone_with_every_batch_size(workbook):
-    configs = grid(SETTINGS, ["lenet5", "test_resnet"], [8, 16])
+    configs = grid_configs(SETTINGS, ["lenet5", "test_resnet"], [8, 16])
     assert [c.run_name for c in configs] == [
         *("lenet5-bs8-seed42", "lenet5-bs16-seed42"),
         *("test_resnet-bs8-seed42", "test_resnet-bs16-seed42"),
@@ -60,7 +62,7 @@ def test_grid_is_every_backbone_with_every_batch_size(workbook):
 
 
 def test_failure_ends_its_run_but_not_the_grid(workbook, executed, capsys):
-    failures = run_grid(grid(SETTINGS, ["test_resnet", "lenet5"], [8]))
+    failures = run_grid(grid_configs(SETTINGS, ["test_resnet", "lenet5"], [8]))
     assert failures == ["tiny/test_resnet-bs8-seed42: 03_checkpoint_probing: InputError: broken"]
     assert "tiny/test_resnet-bs8-seed42: 04_final_test" not in executed
     assert "tiny/lenet5-bs8-seed42: 04_final_test" in executed
@@ -68,7 +70,7 @@ def test_failure_ends_its_run_but_not_the_grid(workbook, executed, capsys):
 
 
 def test_what_is_done_is_skipped(workbook, executed, capsys):
-    configs = grid(SETTINGS, ["lenet5"], [8])
+    configs = grid_configs(SETTINGS, ["lenet5"], [8])
     run_grid(configs)
     for file in workbook.rglob("runs/**/*.*"):
         os.utime(file, (1, 1))  # a copied or unpacked workbook
@@ -126,7 +128,7 @@ def torn_receipt(run):
     ],
 )
 def test_what_has_changed_makes_anew_what_shows_it(workbook, executed, change, again):
-    configs = grid(SETTINGS, ["lenet5"], [8])
+    configs = grid_configs(SETTINGS, ["lenet5"], [8])
     run_grid(configs)
     executed.clear()
     changed = change(RunDirectory(configs[0])) or {}
@@ -135,7 +137,7 @@ def test_what_has_changed_makes_anew_what_shows_it(workbook, executed, change, a
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(workbook, capsys):
-    assert run_grid(grid(SETTINGS, ["lenet5"], [8, 16]), dry_run=True) == []
+    assert run_grid(grid_configs(SETTINGS, ["lenet5"], [8, 16]), dry_run=True) == []
     out = capsys.readouterr().out
     assert out.count("would run") == 10 and out.count("    epochs = 3\n") == 2
     assert not (workbook / "runs").exists()
@@ -151,19 +153,19 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workbook, capsys):
 )
 def test_bad_grid_is_refused_before_anything_runs(workbook, settings, backbone, message):
     with pytest.raises(InputError, match=message):
-        run_grid(grid({**SETTINGS, **settings}, [backbone], [8]))
+        run_grid(grid_configs({**SETTINGS, **settings}, [backbone], [8]))
     assert not (workbook / "runs").exists()
 
 
 def test_data_set_without_test_images_is_refused(workbook):
     os.rename(workbook / "data" / "tiny" / "test", workbook / "elsewhere")
     with pytest.raises(InputError, match="data/tiny has no test/ folder"):
-        run_grid(grid(SETTINGS, ["lenet5"], [8]))
+        run_grid(grid_configs(SETTINGS, ["lenet5"], [8]))
 
 
 def test_whole_workbook_on_real_images(workbook, capfd):
     """Every notebook, executed by papermill on a small part of the digits."""
-    configs = grid(SETTINGS, ["lenet5"], [8, 16])
+    configs = grid_configs(SETTINGS, ["lenet5"], [8, 16])
     assert run_grid(configs) == []
     out = capfd.readouterr().out
     assert "epoch 3/3" in out  # progress reaches the one who started it
@@ -174,12 +176,12 @@ def test_whole_workbook_on_real_images(workbook, capfd):
             *("checkpoints/epoch_0003.pth", "checkpoints/last.pth", "probe.csv"),
             *("probe_curves.csv", "selection.json", "head.pth", "test.json", "predictions.csv"),
             *("table.safetensors", "table.json", "retrieval.csv", "retrieval.json"),
-            *("novelty.csv", "retrieval_predictions.csv"),
+            *("ood.csv", "retrieval_predictions.csv"),
             *(f"notebooks/{n.name}.ipynb" for n in module.RUN_NOTEBOOKS),
         ):
             assert (run.path / name).exists(), name
         names = ("views", "pretraining", "checkpoint_accuracy", "head_curves", "embedding")
-        for name in (*names, "retrieval_curve", "nearest_images", "novelty"):
+        for name in (*names, "retrieval_curve", "nearest_images", "ood"):
             assert (run.figures / f"{name}.pdf").is_file() and (
                 run.figures / f"{name}.png"
             ).is_file()
@@ -203,7 +205,9 @@ def test_whole_workbook_on_real_images(workbook, capfd):
 
 
 def test_failing_notebook_says_why_in_one_line(workbook):
-    task = next(t for t in tasks_of(grid(SETTINGS, ["lenet5"], [8])) if t.notebook.stage == "probe")
+    task = next(
+        t for t in tasks_of(grid_configs(SETTINGS, ["lenet5"], [8])) if t.notebook.stage == "probe"
+    )
     error = execute(task)
     assert error.startswith("InputError: there is no run runs/tiny/lenet5-bs8-seed42")
     assert "\n" not in error and "03_checkpoint_probing.failed.ipynb" in error
@@ -215,7 +219,7 @@ def test_failing_notebook_says_why_in_one_line(workbook):
 
 
 def test_notebook_that_somebody_else_is_at_fails_alone(workbook):
-    task = tasks_of(grid(SETTINGS, ["lenet5"], [8]))[0]
+    task = tasks_of(grid_configs(SETTINGS, ["lenet5"], [8]))[0]
     with locked(task.executed.parent):
         error = execute(task)
     assert error.startswith(f"{task.executed.parent} is in use by process {os.getpid()} on ")

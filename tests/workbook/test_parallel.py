@@ -12,22 +12,24 @@ import pytest
 import torch
 
 from tests.processes import MARK, processes, wait_until
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import read_metrics
 from thesis_lib.system.locks import locked
 from thesis_lib.system.signals import EXIT_RESUMABLE
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
 from thesis_lib.workbook import parallel
-from thesis_lib.workbook.grid import grid, plan_of
-from thesis_lib.workbook.parallel import side_by_side, visible_gpus
+from thesis_lib.workbook.grid import grid_configs
+from thesis_lib.workbook.parallel import run_in_parallel, visible_gpus
+from thesis_lib.workbook.plan import plan_of
 
 SETTINGS = {"data": "data/tiny", "image_size": 32, "learning_rate": 0.05, "save_every": 1000}
 
 
 def configs(**settings):
-    return grid({**SETTINGS, **settings}, ["lenet5"], [8, 16])
+    return grid_configs({**SETTINGS, **settings}, ["lenet5"], [8, 16])
 
 
 @pytest.mark.parametrize(
@@ -61,8 +63,8 @@ def test_each_run_gets_gpus_of_its_own_or_is_refused(monkeypatch):
         {"CUDA_VISIBLE_DEVICES": "6,7"},
     ]
     with pytest.raises(InputError, match="3 runs at once on 2 GPUs each need 6, and there are 4"):
-        side_by_side([two] * 3, 3)
-    side_by_side([two] * 2, 3)  # there are but two runs
+        run_in_parallel([two] * 3, 3)
+    run_in_parallel([two] * 2, 3)  # there are but two runs
     assert "CUDA_VISIBLE_DEVICES" not in parallel._shares(RunConfig(device="cpu"), 3)[0]
 
 
@@ -82,7 +84,7 @@ def test_each_run_that_fails_says_so_and_stops_no_other(workbook, capfd, monkeyp
     with contextlib.ExitStack() as held:
         for tasks in plan.runs:  # somebody else is at them: no kernel has to start
             held.enter_context(locked(tasks[0].executed.parent))
-        failures = side_by_side(configs(), 1)(plan.runs)
+        failures = run_in_parallel(configs(), 1)(plan.runs)
     assert [line.split(":")[0] for line in failures] == [
         *("tiny/lenet5-bs8-seed42", "tiny/lenet5-bs16-seed42"),
     ]
@@ -102,7 +104,7 @@ def test_a_run_whose_process_dies_has_failed(workbook, monkeypatch):
         return worker
 
     monkeypatch.setattr(parallel._Worker, "start", start_and_kill)
-    failures = side_by_side(configs(), 2)(plan_of(configs()).runs)
+    failures = run_in_parallel(configs(), 2)(plan_of(configs()).runs)
     assert sorted(failures) == [
         f"lenet5-bs{size}-seed42: its process ended by itself (exit status -9)" for size in (16, 8)
     ]

@@ -11,12 +11,13 @@ import time
 import pytest
 
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.signals import EXIT_RESUMABLE, Terminated, deferred_signals, sigterm_raises
 from thesis_lib.workbook import slurm as module
 from thesis_lib.workbook import slurm_job, slurm_queue
-from thesis_lib.workbook.grid import Task, grid
+from thesis_lib.workbook.grid import grid_configs
+from thesis_lib.workbook.plan import Task
 from thesis_lib.workbook.resources import Resources, time_limit
 from thesis_lib.workbook.slurm import submit_grid
 from thesis_lib.workbook.status import status_lines
@@ -74,7 +75,7 @@ def submitted(workbook):
 
 
 def configs():
-    return grid(SETTINGS, ["lenet5"], [8, 16])
+    return grid_configs(SETTINGS, ["lenet5"], [8, 16])
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.cli import commands
+from thesis_lib.cli import data_commands, result_commands, run_commands
 from thesis_lib.cli.options import Parser, add_settings, add_slurm
-from thesis_lib.config import FALSE_ALARMS, IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, InputError
-from thesis_lib.system import torchrun
+from thesis_lib.config import FALSE_POSITIVE_RATE, IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE
+from thesis_lib.errors import InputError
+from thesis_lib.system import processes
 from thesis_lib.system.signals import EXIT_RESUMABLE, Terminated, sigterm_raises
 
 # what several processes, started by torchrun, do together
-SHARED = (*(commands.pretrain, commands.probe, commands.test, commands.retrieve, commands.predict),)
+SHARED = (
+    *(
+        run_commands.pretrain,
+        run_commands.probe,
+        run_commands.test,
+        run_commands.retrieve,
+        result_commands.predict,
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +43,7 @@ def exit_status(action: Callable[[], int]) -> int:
     ties to other ranks would be waited for.
     """
     status = _exit_status(action)
-    if status and torchrun.started():
+    if status and processes.under_torchrun():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -61,22 +70,22 @@ def _exit_status(action: Callable[[], int]) -> int:
 
 
 def _say(message: str) -> None:
-    if torchrun.speaks():
+    if processes.is_main_process():
         print(f"thesis: {message}", file=sys.stderr)
 
 
 def _act(options: argparse.Namespace) -> int:
-    if not torchrun.started():
+    if not processes.under_torchrun():
         return options.action(options)
     if options.action not in SHARED:
         raise InputError(
             "this command is not for torchrun, which shares pretrain, probe, test, retrieve and "
             "predict alone; start it by itself (thesis run --devices N uses several GPUs)"
         )
-    os.environ.setdefault(*torchrun.QUIET)
+    os.environ.setdefault(*processes.QUIET)
     from thesis_lib.system import distributed  # torch takes seconds
 
-    return distributed.on_ranks(lambda: options.action(options))
+    return distributed.run_on_ranks(lambda: options.action(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,11 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    demo = _command(added, "demo", commands.demo, "the whole workbook on a small real data set")
+    demo = _command(added, "demo", run_commands.demo, "the whole workbook on a small real data set")
     demo.add_argument("--data", choices=("digits", "flowcam"), default="digits")
     demo.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
-    split = _command(added, "split", commands.split, "split class folders into train, val and test")
+    split = _command(
+        added, "split", data_commands.split, "split class folders into train, val and test"
+    )
     split.add_argument("source", type=Path, help="folder of class folders, or a zip or tar of it")
     split.add_argument("destination", type=Path, help="new folder, such as data/NAME")
     split.add_argument(
@@ -126,22 +137,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     split.add_argument("--copy", action="store_true", help="copy files instead of linking them")
 
-    run = _command(added, "run", commands.run, "notebooks 01 to 06 over backbones x batch sizes")
+    run = _command(
+        added, "run", run_commands.run, "notebooks 01 to 06 over backbones x batch sizes"
+    )
     add_settings(run, (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE), grid=True)
     run.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
     run.add_argument("--jobs", type=int, metavar="N", help="run N runs at once on this machine")
     add_slurm(run)
 
-    status = _command(added, "status", commands.status, "how far each run has got")
+    status = _command(added, "status", run_commands.status, "how far each run has got")
     status.add_argument("--data", help="only runs on this data set")
 
     words = "of one run, without a notebook"
-    pretrain = _command(added, "pretrain", commands.pretrain, f"stage 1 {words}")
+    pretrain = _command(added, "pretrain", run_commands.pretrain, f"stage 1 {words}")
     add_settings(pretrain, (IDENTITY, PRETRAIN, PROBE, MACHINE))
-    probe = _command(added, "probe", commands.probe, f"stage 2 {words}")
-    test = _command(added, "test", commands.test, f"stage 3 {words}")
+    probe = _command(added, "probe", run_commands.probe, f"stage 2 {words}")
+    test = _command(added, "test", run_commands.test, f"stage 3 {words}")
     retrieve = _command(
-        added, "retrieve", commands.retrieve, f"stage 4 {words}: the cosine look-up table"
+        added, "retrieve", run_commands.retrieve, f"stage 4 {words}: the cosine look-up table"
     )
     for command in (probe, test, retrieve):
         command.add_argument("run", nargs="?", help="the run's folder, or name it by the options")
@@ -151,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     importer = _command(
         added,
         "import-checkpoint",
-        commands.import_checkpoint,
+        run_commands.import_checkpoint,
         "make a run of SupContrast's checkpoints; settings that are not given are the files' own",
     )
     importer.add_argument(
@@ -165,13 +178,15 @@ def _parser() -> argparse.ArgumentParser:
     export = _command(
         added,
         "export",
-        commands.export,
+        result_commands.export,
         "write the chosen model for timm (safetensors) and as ONNX",
     )
     export.add_argument("run", help="the run's folder or name")
     export.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/export")
 
-    predict = _command(added, "predict", commands.predict, "classify new images by a finished run")
+    predict = _command(
+        added, "predict", result_commands.predict, "classify new images by a finished run"
+    )
     predict.add_argument("run", help="the run's folder or name, or the folder of an export of it")
     predict.add_argument(
         "images", nargs="+", help="folders, files, or patterns such as 'new/**/*.jpg'"
@@ -184,12 +199,12 @@ def _parser() -> argparse.ArgumentParser:
         help="csv (the default), or a table that EcoTaxa imports with the images: ecotaxa_*.tsv",
     )
     predict.add_argument(
-        "--false-alarms",
+        "--false-positive-rate",
         type=float,
-        default=FALSE_ALARMS,
+        default=FALSE_POSITIVE_RATE,
         metavar="X",
         help="share of the images like those trained on that may look unlike them "
-        f"(default {FALSE_ALARMS})",
+        f"(default {FALSE_POSITIVE_RATE})",
     )
     predict.add_argument(
         "--device", default=argparse.SUPPRESS, metavar="NAME", help="auto, cpu, cuda or mps"
@@ -203,13 +218,20 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     for name, action, words in (
-        ("chapter", commands.chapter, "write chapter.tex: every figure and table, with captions"),
-        ("report", commands.report, "make one HTML file of a data set's executed notebooks"),
+        (
+            "chapter",
+            result_commands.chapter,
+            "write chapter.tex: every figure and table, with captions",
+        ),
+        ("report", result_commands.report, "make one HTML file of a data set's executed notebooks"),
     ):
         command = _command(added, name, action, words)
         command.add_argument("data", nargs="?", help="data set; needed where there are several")
     verify = _command(
-        added, "verify", commands.verify, "make the tables again and name what no longer agrees"
+        added,
+        "verify",
+        result_commands.verify,
+        "make the tables again and name what no longer agrees",
     )
     verify.add_argument("figures", type=Path, metavar="FIGURES", help="such as figures/NAME")
     return parser

@@ -28,7 +28,7 @@ def main(stage: str, settings: str) -> int:
         return 0
 
     with contextlib.redirect_stdout(_Output()):
-        return exit_status(lambda: distributed.on_ranks(do))
+        return exit_status(lambda: distributed.run_on_ranks(do))
 
 
 class _Output:

@@ -1,18 +1,17 @@
 """The command line's options: one for each field of RunConfig."""
 
 import argparse
-import shlex
 import sys
 import typing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import InputError, RunConfig, nearest
-from thesis_lib.system import torchrun
+from thesis_lib.config import GRID_FIELDS, IDENTITY, RunConfig
+from thesis_lib.errors import InputError, nearest
+from thesis_lib.system import processes
 from thesis_lib.workbook.parameters import read_settings
 
-GRID_FIELDS = ("backbone", "batch_size")
 SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "mem", "light_partition", "sbatch")
 
 
@@ -24,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: -"):
             unknown = message.split()[2].split("=")[0]
             message += nearest(unknown, self._option_string_actions)
-        if torchrun.speaks():
+        if processes.is_main_process():
             print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
@@ -144,16 +143,21 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     return of_file | given
 
 
-def as_options(config: RunConfig) -> list[str]:
-    """The options that ask for a run: what names it, and every setting that is no default."""
-    defaults, words = RunConfig(), []
-    for name in RunConfig.field_names():
-        value = getattr(config, name)
-        if value != getattr(defaults, name) or name in ("data", *GRID_FIELDS):
-            option = name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{option}" if value else f"--no-{option}")
-            else:
-                values = value if isinstance(value, tuple) else (value,)
-                words += [f"--{option}", *(shlex.quote(str(v)) for v in values)]
-    return words
+def find_run(options: argparse.Namespace) -> Any:
+    """The run that a command names: by its name, ``<data>/<name>`` or its path."""
+    from thesis_lib.runs.directory import RunDirectory
+    from thesis_lib.system.paths import data_runs_folder, relative_to_root
+
+    settings = given_settings(options)
+    if options.run is None:
+        return RunDirectory.find(**settings)
+    path = Path(options.run)
+    if not path.exists() and len(path.parts) == 1:  # a run's name alone, as messages print it
+        named = sorted(data_runs_folder("").glob(f"*/{path}"))
+        if len(named) > 1:
+            listed = ", ".join(map(relative_to_root, named))
+            raise InputError(f"there are several runs {path}, give one's folder: {listed}")
+        path = next(iter(named), path)
+    found = RunDirectory.open(path)
+    identity = {n: getattr(found.config, n) for n in RunConfig.field_names(IDENTITY)}
+    return RunDirectory.find(**{"data": found.config.data, **identity, **settings})

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 
 COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 # zipfile unpacks what is packed by other methods without a bound on the memory that it takes.

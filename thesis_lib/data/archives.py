@@ -12,15 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import InputError
 from thesis_lib.data.archive_members import Member, read_members, readable
-from thesis_lib.data.splits import (
-    UNWRITABLE,
-    check_destination,
-    class_folders,
-    is_image,
-    sweep_beside,
-)
+from thesis_lib.data.images import UNWRITABLE, class_folders, is_image
+from thesis_lib.data.splits import check_destination, sweep_beside
+from thesis_lib.errors import InputError
 from thesis_lib.system.progress import bar
 
 MAX_MEMBERS = 2_000_000

@@ -16,13 +16,15 @@ import psutil
 import torch
 from torch import Tensor
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data import datasets
-from thesis_lib.data.datasets import DataSet, Split, read_pixels
+from thesis_lib.data.datasets import DataSet, Split
+from thesis_lib.data.images import read_pixels
 from thesis_lib.data.statistics import DataStatistics
-from thesis_lib.runs.directory import data_runs_folder, relative_to_root
-from thesis_lib.system import torchrun
+from thesis_lib.errors import InputError
+from thesis_lib.system import processes
 from thesis_lib.system.files import atomic_path
+from thesis_lib.system.paths import data_runs_folder, relative_to_root
 from thesis_lib.system.progress import track
 
 AUTO_CACHE_BYTES = 256 * 2**20  # what `cache = auto` keeps in memory
@@ -80,9 +82,9 @@ class Images:
         def copy(index: int) -> None:
             self[index][:] = read_pixels(self.split.folder / self.split.files[index])
 
-        with ThreadPoolExecutor(torchrun.cores(torchrun.ranks_here())) as pool:
+        with ThreadPoolExecutor(processes.num_cores(processes.local_world_size())) as pool:
             copied = pool.map(copy, range(len(self)))
-            if len(self.cache) > AUTO_CACHE_BYTES and torchrun.speaks():
+            if len(self.cache) > AUTO_CACHE_BYTES and processes.is_main_process():
                 copied = track(copied, len(self), "decoding", "image")
             collections.deque(copied, maxlen=0)  # a thread's error is raised here
 
@@ -120,7 +122,9 @@ _in_memory: dict[tuple, Images] = {}  # of this process, by folder and files
 def chosen_cache(config: RunConfig, size: int) -> str:
     """Which cache to use for decoded images of ``size`` bytes: none, memory or disk."""
     if config.cache == "auto":
-        free = psutil.virtual_memory().available / torchrun.ranks_here()  # each keeps its own
+        free = (
+            psutil.virtual_memory().available / processes.local_world_size()
+        )  # each keeps its own
         fits = size <= min(AUTO_CACHE_BYTES, FREE_SHARE * free)
         return "memory" if fits else "none"
     return config.cache
@@ -190,8 +194,8 @@ def _stamp(dataset: DataSet, split: Split) -> str:
 
 def _check_space(cache: str, size: int, name: str, file: Path) -> None:
     if cache == "memory":
-        free, where = psutil.virtual_memory().available / torchrun.ranks_here(), "memory"
-        where += " of each process" if torchrun.started() else ""
+        free, where = psutil.virtual_memory().available / processes.local_world_size(), "memory"
+        where += " of each process" if processes.under_torchrun() else ""
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
         free, where = shutil.disk_usage(file.parent).free, relative_to_root(file.parent)

@@ -11,9 +11,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data.splits import split_dataset
-from thesis_lib.runs.directory import find_data, workbook_root
+from thesis_lib.errors import InputError
+from thesis_lib.system.paths import find_data, workbook_root
+
+# What `thesis demo` sets beside RunConfig's defaults; notebook 02 shows LeNet5's for digits.
+# The stems keep their stride: 8 px scans that are enlarged to 32 px hold no finer detail. Heads
+# learn from whole images: on LeNet5's few features, those of crops cost up to two points.
+COMMON = {"small_images": False, "head_views": 0}
+DIGITS = {**COMMON, "data": "data/digits", "image_size": 32, "save_every": 10}
+FLOWCAM = {**COMMON, "data": "data/flowcam", "image_size": 64, "save_every": 20}
+GRIDS = {
+    "digits": (
+        {**DIGITS, "backbone": "lenet5", "epochs": 80, "learning_rate": 0.05},
+        {**DIGITS, "backbone": "test_resnet", "epochs": 40, "learning_rate": 0.1},
+    ),
+    "flowcam": (
+        {**FLOWCAM, "backbone": "lenet5", "epochs": 100, "learning_rate": 0.05},
+        {**FLOWCAM, "backbone": "test_resnet", "epochs": 100, "learning_rate": 0.05},
+    ),
+}
+BATCH_SIZES = {"digits": (32, 64), "flowcam": (16, 32)}
 
 FLOWCAM_WHEEL = "planktonclass-0.1.5-py3-none-any.whl"
 FLOWCAM_SHA256 = "1071781dc50eb997c55a61aab896f5e6fcd3342be1af8bb8e8a90e411564bf12"
@@ -58,24 +77,6 @@ def write_flowcam(folder: Path) -> None:
 
 
 WRITERS = {"digits": write_digits, "flowcam": write_flowcam}
-
-# What `thesis demo` sets beside RunConfig's defaults; notebook 02 shows LeNet5's for digits.
-# The stems keep their stride: 8 px scans that are enlarged to 32 px hold no finer detail. Heads
-# learn from whole images: on LeNet5's few features, those of crops cost up to two points.
-COMMON = {"small_images": False, "head_views": 0}
-DIGITS = {**COMMON, "data": "data/digits", "image_size": 32, "save_every": 10}
-FLOWCAM = {**COMMON, "data": "data/flowcam", "image_size": 64, "save_every": 20}
-GRIDS = {
-    "digits": (
-        {**DIGITS, "backbone": "lenet5", "epochs": 80, "learning_rate": 0.05},
-        {**DIGITS, "backbone": "test_resnet", "epochs": 40, "learning_rate": 0.1},
-    ),
-    "flowcam": (
-        {**FLOWCAM, "backbone": "lenet5", "epochs": 100, "learning_rate": 0.05},
-        {**FLOWCAM, "backbone": "test_resnet", "epochs": 100, "learning_rate": 0.05},
-    ),
-}
-BATCH_SIZES = {"digits": (32, 64), "flowcam": (16, 32)}
 
 
 def demo_configs(name: str) -> list[RunConfig]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.system.progress import bar
 
 HELD_OUT = {"linear-head": (0.3, ("val", "test")), "cosine": (0.2, ("test",))}

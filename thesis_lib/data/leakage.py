@@ -9,11 +9,11 @@ of a single colour are alike by them: they show the same, nothing.
 import numpy as np
 import pandas as pd
 
-from thesis_lib.config import InputError
-from thesis_lib.data.datasets import SPLITS, DataSet, read_pixels
+from thesis_lib.data.datasets import SPLITS, DataSet
 from thesis_lib.data.grouped_split import group_of
 from thesis_lib.data.image_hashes import image_hashes
-from thesis_lib.evaluation.metrics import METRICS, classification_metrics
+from thesis_lib.data.images import read_pixels
+from thesis_lib.errors import InputError
 
 KINDS = ("identical pixels", "near-duplicate", "same group", "same name")
 # Where files are counted anew in each class or part (0001.png), all of them share names.
@@ -67,7 +67,7 @@ def find_leaks(dataset: DataSet, distance: int, group_by: str) -> pd.DataFrame:
 
 def _image_table(dataset: DataSet, group_by: str) -> pd.DataFrame:
     """split, file, class, name, group (None for none), pixels, perceptual: a row an image."""
-    files = [file for split in SPLITS for file in _files(dataset, split)]
+    files = [file for split in SPLITS for file in split_files_of(dataset, split)]
     groups = _groups(files, group_by)  # first, since a bad pattern is not to wait for all images
     parts = [file.split("/") for file in files]
     images = pd.DataFrame(
@@ -84,7 +84,8 @@ def _image_table(dataset: DataSet, group_by: str) -> pd.DataFrame:
     return images
 
 
-def _files(dataset: DataSet, split: str) -> list[str]:
+def split_files_of(dataset: DataSet, split: str) -> list[str]:
+    """All files of a split, none where the data set has no such split."""
     return dataset.splits[split].files if split in dataset.splits else []
 
 
@@ -175,41 +176,6 @@ def nearest_hashes(
     return nearest, bits, counts
 
 
-def leak_table(leaks: pd.DataFrame, dataset: DataSet) -> pd.DataFrame:
-    """How many images leak: a row a kind that was looked for, and one for any of them.
-
-    The last row passes "same name" over, which tells little: in a data set whose files are
-    counted anew in each class (0001.png), it holds for nearly all of them.
-
-    Returns:
-        kind, val images, test images (how many leak), test images (%) (of all of them, NaN
-        where there are none), other label (the test images among them whose nearest counterpart
-        has another class).
-    """
-    rows = []
-    for kind, members in _by_kind(leaks).items():
-        test = members[members["split"] == "test"]
-        conflicts = test[test["class"] != test["other_class"]]
-        images = len(_files(dataset, "test"))
-        leaking = test["file"].nunique()
-        rows.append(
-            {
-                "kind": kind,
-                "val images": members.loc[members["split"] == "val", "file"].nunique(),
-                "test images": leaking,
-                "test images (%)": round(100 * leaking / images, 2) if images else float("nan"),
-                "other label": conflicts["file"].nunique(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _by_kind(leaks: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each kind that was looked for, and of any that tells something."""
-    kinds = {kind: leaks[leaks["kind"] == kind] for kind in leaks["kind"].cat.categories}
-    return kinds | {ANY: leaks[leaks["kind"] != TELLS_LITTLE]}
-
-
 def example_pairs(
     leaks: pd.DataFrame, dataset: DataSet, pairs: int = 12
 ) -> list[tuple[np.ndarray, np.ndarray, str]]:
@@ -246,45 +212,3 @@ def _caption(row: dict) -> str:
         f"{row['kind']}{bits}\n{row['split']}: {row['class']}"
         f"\n{row['other_split']}: {row['other_class']}"
     )
-
-
-def metrics_without_leaks(
-    predictions: pd.DataFrame, leaks: pd.DataFrame, classes: list[str]
-) -> pd.DataFrame:
-    """The test metrics over all images, without those that leak in one way, and in any.
-
-    "Same name" has its row but no part in the last one, as in :func:`leak_table`.
-
-    Args:
-        predictions: columns path (below the data set's folder), true, predicted.
-        leaks: as of :func:`find_leaks`.
-        classes: all classes of the data set. The macro means are over all of them in every
-            row, with 0 for a class that has no image left.
-
-    Returns:
-        test images ("all", then "without <kind>" for each kind that occurs in test, at last
-        "without any leak"), images,
-        classes (those with an image left), and for each metric its value, ``<metric>_low`` and
-        ``<metric>_high``: fractions, NaN where no image is left.
-    """
-    rows = [_metrics_row("all", predictions, classes)]
-    for kind, members in _by_kind(leaks).items():
-        leaking = predictions["path"].isin(members["file"])
-        if leaking.any():
-            name = "any leak" if kind == ANY else kind
-            rows.append(_metrics_row(f"without {name}", predictions[~leaking], classes))
-    return pd.DataFrame(rows)
-
-
-def _metrics_row(name: str, predictions: pd.DataFrame, classes: list[str]) -> dict:
-    row = {
-        "test images": name,
-        "images": len(predictions),
-        "classes": predictions["true"].nunique(),
-    }
-    columns = [name + end for name in METRICS for end in ("", "_low", "_high")]
-    if predictions.empty:
-        return row | dict.fromkeys(columns, float("nan"))
-    result = classification_metrics(predictions["true"], predictions["predicted"], classes)
-    values = [value for name in METRICS for value in (result[name], *result[f"{name}_interval"])]
-    return row | dict(zip(columns, values, strict=True))

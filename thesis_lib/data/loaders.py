@@ -14,41 +14,46 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet
-from thesis_lib.data.transforms import Colours
-from thesis_lib.system import distributed, processes, torchrun
+from thesis_lib.data.transforms import JitterFactors
+from thesis_lib.errors import InputError
+from thesis_lib.system import distributed, processes
 from thesis_lib.system.signals import NOTICES
+
+_with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
 
 
 class RandomViews(Dataset):
     """Images as random views, a batch at a time, addressed by (epoch, image) each.
 
     A batch is the views (n * views, size, size, 3) uint8, an image's views neighbours; their
-    :class:`thesis_lib.data.transforms.Colours`; the labels (n,); the images' numbers (n,). Where
-    several ranks share it, each has the views of its own images (:func:`distributed.share`), and
-    the labels and numbers of all.
+    :class:`.transforms.JitterFactors`; the labels (n,); the images' indices (n,). Under torchrun
+    each rank gets the views of its part of the batch (:func:`distributed.batch_slice`), and the
+    labels and indices of the whole batch.
     """
 
     def __init__(self, images: Images, size: int, seed: int, views: int = 2) -> None:
         self.images, self.labels = images, torch.from_numpy(images.split.labels)
         self.size, self.seed, self.views = size, seed, views
-        self.rank, self.ranks = distributed.rank(), distributed.size()
+        self.rank, self.ranks = distributed.rank(), distributed.world_size()
 
-    def __getitem__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Colours, Tensor, Tensor]:
+    def __getitem__(
+        self, keys: list[tuple[int, int]]
+    ) -> tuple[Tensor, JitterFactors, Tensor, Tensor]:
         """The views of a batch of images of one epoch."""
-        (epoch, _), numbers = keys[0], [index for _, index in keys]
-        own = numbers[distributed.share(len(numbers), self.views, self.rank, self.ranks)]
-        drawn = transforms.draw(self.seed, epoch, own, self.views)
+        (epoch, _), indices = keys[0], [index for _, index in keys]
+        own = indices[distributed.batch_slice(len(indices), self.views, self.rank, self.ranks)]
+        drawn = transforms.draw_random_numbers(self.seed, epoch, own, self.views)
         pixels = _random_crops([self.images[i] for i in own], drawn, self.size)
-        numbers = torch.tensor(numbers)
-        return pixels, transforms.draw_colours(drawn), self.labels[numbers], numbers
+        indices = torch.tensor(indices)
+        return pixels, transforms.draw_jitter(drawn), self.labels[indices], indices
 
 
 class FeatureViews(Dataset):
-    """Images as the views that features are extracted from, a batch of numbers at a time.
+    """Images as the views that features are extracted from, a batch of indices at a time.
 
     A batch is (n * max(views, 1), size, size, 3) uint8: ``views`` random crops of each image,
     or the central view alone where ``views`` is 0.
@@ -57,13 +62,13 @@ class FeatureViews(Dataset):
     def __init__(self, images: Images, size: int, seed: int, views: int = 0) -> None:
         self.images, self.size, self.seed, self.views = images, size, seed, views
 
-    def __getitem__(self, numbers: list[int]) -> Tensor:
+    def __getitem__(self, indices: list[int]) -> Tensor:
         """The views of a batch of images."""
-        images = [self.images[i] for i in numbers]
+        images = [self.images[i] for i in indices]
         if not self.views:
-            views = [transforms.central_view(image, self.size) for image in images]
+            views = [transforms.center_crop(image, self.size) for image in images]
             return torch.from_numpy(np.stack(views))
-        drawn = transforms.draw(self.seed, 0, numbers, self.views)
+        drawn = transforms.draw_random_numbers(self.seed, 0, indices, self.views)
         return _random_crops(images, drawn, self.size)
 
 
@@ -71,7 +76,7 @@ def _random_crops(images: list[np.ndarray], drawn: np.ndarray, size: int) -> Ten
     """The crops that the rows of ``drawn`` stand for, as many in turn of each image."""
     images = [image for image in images for _ in range(len(drawn) // len(images))]
     crops = transforms.draw_crops(drawn, [(image.shape[1], image.shape[0]) for image in images])
-    return transforms.cut(images, crops, size)
+    return transforms.crop_and_resize(images, crops, size)
 
 
 class EpochBatches:
@@ -194,9 +199,6 @@ class Loader:
             iterator._shutdown_workers()
 
 
-_with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
-
-
 def _close_all() -> None:
     for loader in list(_with_workers):
         loader.close()
@@ -222,7 +224,7 @@ def _deaths_of_children_unheeded() -> Iterator[None]:
 def _belong_to_the_parent(worker: int) -> None:
     # Where the parent is killed, torch's workers live on for seconds, and hold its connections to
     # other ranks, which then wait for it.
-    processes.end_with(os.getppid(), seconds=0)
+    processes.exit_with_parent(os.getppid(), seconds=0)
     # A cluster's notices and a terminal's Ctrl-C reach every process; the parent finishes its
     # step with these, and then ends them.
     for number in (*NOTICES, signal.SIGINT):
@@ -239,7 +241,7 @@ def worker_count(config: RunConfig, device: torch.device) -> int:
         return config.workers
     if device.type == "cpu":
         return 0
-    return min(torchrun.cores(torchrun.ranks_here()), 8)
+    return min(processes.num_cores(processes.local_world_size()), 8)
 
 
 def example_views(dataset: DataSet, config: RunConfig, images: int) -> dict[str, list]:
@@ -254,10 +256,10 @@ def example_views(dataset: DataSet, config: RunConfig, images: int) -> dict[str,
     taken = RandomViews(decoded, config.image_size, config.seed, config.views)
     random = np.random.default_rng(config.seed)
     chosen = sorted(random.choice(len(train), min(images, len(train)), replace=False).tolist())
-    pixels, colours, labels, _ = taken[[(1, index) for index in chosen]]
+    pixels, jitter, labels, _ = taken[[(1, index) for index in chosen]]
     views = transforms.to_float(pixels)
     if config.method != "cross-entropy":
-        views = transforms.change_colour(views, colours)
+        views = transforms.color_jitter(views, jitter)
     views = (views * 255).round().byte().movedim(1, -1).numpy()
     return {
         "originals": [decoded[index] for index in chosen],

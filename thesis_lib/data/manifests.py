@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import InputError
-from thesis_lib.data.splits import check_places, class_folders, image_files, is_image, write_split
+from thesis_lib.data.images import class_folders, image_files, is_image
+from thesis_lib.data.splits import check_places, write_split
+from thesis_lib.errors import InputError
 
 # number of manifests -> the parts that they list, in their order
-MANIFEST_PARTS = {2: ("train", "test"), 3: ("train", "val", "test")}
+MANIFEST_SPLITS = {2: ("train", "test"), 3: ("train", "val", "test")}
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,14 @@ def split_by_manifest(
 
 
 def _parts_in_order(manifests: Sequence[Path]) -> tuple[str, ...]:
-    if len(manifests) not in MANIFEST_PARTS:
+    if len(manifests) not in MANIFEST_SPLITS:
         raise InputError(
             f"--manifest takes the three files train val test, or the two train test, "
             f"not {len(manifests)}"
         )
-    parts = MANIFEST_PARTS[len(manifests)]
+    parts = MANIFEST_SPLITS[len(manifests)]
     for part, path in zip(parts, manifests, strict=True):
-        words = set(MANIFEST_PARTS[3]) & set(re.findall("[a-z]+", path.stem.lower()))
+        words = set(MANIFEST_SPLITS[3]) & set(re.findall("[a-z]+", path.stem.lower()))
         if len(words) == 1 and words != {part}:
             raise InputError(
                 f"{path} stands in the place of {part}; the order is {' '.join(parts)}: "

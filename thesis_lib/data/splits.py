@@ -5,74 +5,18 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
-from thesis_lib.config import InputError, nearest
 from thesis_lib.data.grouped_split import group_of, split_groups
+from thesis_lib.data.images import class_folders, image_files
+from thesis_lib.errors import InputError, nearest
 from thesis_lib.system.progress import bar
 
-IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
-# Control characters, line ends, and what Python makes of bytes that are not UTF-8.
-UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # recipe -> the fewest images of a class that leave one in every part
 RECIPES = {"linear-head": 4, "cosine": 2}
-
-
-def class_folders(folder: Path) -> list[Path]:
-    """The class folders in ``folder``, sorted by name; hidden ones are no classes.
-
-    Raises:
-        InputError: for a name that tables cannot hold, see :func:`check_names`.
-    """
-    folders = sorted(
-        (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")),
-        key=lambda p: p.name,
-    )
-    check_names(folder, (p.name for p in folders))
-    return folders
-
-
-def image_files(folder: Path) -> list[str]:
-    """Paths below ``folder`` of its images, at any depth, sorted; hidden files are no images.
-
-    Raises:
-        InputError: for a name that tables cannot hold, see :func:`check_names`.
-    """
-    files = []
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        below = Path(parent).relative_to(folder)
-        files += [
-            (below / name).as_posix()
-            for name in names
-            if is_image(name) and not name.startswith(".")
-        ]
-    check_names(folder, files)
-    return sorted(files)
-
-
-def check_names(folder: Path, names: Iterable[str]) -> None:
-    """Refuse names that no table can hold, since they are no UTF-8 or no single line.
-
-    Raises:
-        InputError: for the first name with a control character or bytes that are not UTF-8.
-    """
-    for name in names:
-        if UNWRITABLE.search(name):
-            raise InputError(
-                f"{str(folder)!r} has a name with a control character or bytes that are not "
-                f"UTF-8: {name!r}; rename it"
-            )
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's suffix is an image's."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def split_files(files: Sequence[str], recipe: str, seed: int = 42) -> dict[str, list[str]]:

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from thesis_lib.config import InputError, RunConfig
-from thesis_lib.data.datasets import DataSet, read_pixels
-from thesis_lib.runs.directory import data_runs_folder, relative_to_root
+from thesis_lib.config import RunConfig
+from thesis_lib.data.datasets import DataSet
+from thesis_lib.data.images import read_pixels
+from thesis_lib.errors import InputError
 from thesis_lib.system.files import read_json, write_csv, write_json
+from thesis_lib.system.paths import data_runs_folder, relative_to_root
 from thesis_lib.system.progress import track
 
 

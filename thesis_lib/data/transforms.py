@@ -30,7 +30,7 @@ DRAWS = CROP_DRAWS + 10
 OWN = 2**32
 
 
-def draw(seed: int, epoch: int, images: Sequence[int], views: int) -> np.ndarray:
+def draw_random_numbers(seed: int, epoch: int, images: Sequence[int], views: int) -> np.ndarray:
     """The random numbers of the views of some images in one epoch.
 
     Each (seed, epoch) has a stream of PCG64, of which image i owns OWN numbers from i x OWN
@@ -62,7 +62,7 @@ def draw_crops(drawn: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[Crop
     """Crops as torchvision's RandomResizedCrop draws them, mirrored with probability 0.5.
 
     Args:
-        drawn: (n, DRAWS) of :func:`draw`.
+        drawn: (n, DRAWS) of :func:`draw_random_numbers`.
         sizes: (width, height) of each image in px.
     """
     width, height = np.asarray(sizes, dtype=float).T  # (n,) each
@@ -89,8 +89,8 @@ def _between(share: np.ndarray, bounds: Sequence[float] | np.ndarray) -> np.ndar
     return low + (high - low) * share
 
 
-class Colours(NamedTuple):
-    """The colour changes of n views, in four places: each view has its own order of operations.
+class JitterFactors(NamedTuple):
+    """The color jitter of n views, in four places: each view has its own order of operations.
 
     What differs from view to view is worked out where the batch is made, so that nothing need
     be asked of the device.
@@ -100,7 +100,7 @@ class Colours(NamedTuple):
             the factor of brightness, contrast or saturation; 1 for a view that stays.
         to_mean: (4, n) 1 where that place is contrast, else 0.
         to_grey: (4, n) 1 where that place is saturation, else 0.
-        hue_views: (m,) numbers of the views whose hue is shifted, place after place.
+        hue_views: (m,) indices of the views whose hue is shifted, place after place.
         hue_turns: (m,) the shifts, in turns of the colour circle.
         hue_counts: how many of these belong to each place.
         grey: (n,) 1 where the view turns grey in the end, else 0.
@@ -114,9 +114,9 @@ class Colours(NamedTuple):
     hue_counts: list[int]
     grey: Tensor
 
-    def to(self, device: torch.device) -> "Colours":
+    def to(self, device: torch.device) -> "JitterFactors":
         """The same on a device."""
-        return Colours(
+        return JitterFactors(
             *(
                 field.to(device, non_blocking=True) if isinstance(field, Tensor) else field
                 for field in self
@@ -124,8 +124,8 @@ class Colours(NamedTuple):
         )
 
 
-def draw_colours(drawn: np.ndarray) -> Colours:
-    """The colour changes that views' random numbers, (n, DRAWS) of :func:`draw`, stand for."""
+def draw_jitter(drawn: np.ndarray) -> JitterFactors:
+    """The color jitter that n views' random numbers, (n, DRAWS), stand for."""
     jitter, amounts, order, grey = np.split(drawn[:, CROP_DRAWS:], (1, 5, 9), axis=1)
     operation = order.argsort(1).T  # (4, n): 0 brightness, 1 contrast, 2 saturation, 3 hue
     low = np.array([1 - JITTER[0], 1 - JITTER[1], 1 - JITTER[2], -JITTER[3]])
@@ -133,7 +133,7 @@ def draw_colours(drawn: np.ndarray) -> Colours:
     amount = np.take_along_axis(amounts, operation.T, axis=1).T  # (4, n)
     jittered = (jitter < JITTER_PROBABILITY).T  # (1, n)
     place, hue_views = (jittered & (operation == 3)).nonzero()
-    return Colours(
+    return JitterFactors(
         share=_float(np.where(jittered & (operation < 3), amount, 1)),
         to_mean=_float(operation == 1),
         to_grey=_float(operation == 2),
@@ -148,7 +148,7 @@ def _float(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def cut(images: Sequence[np.ndarray], crops: Sequence[Crop], size: int) -> Tensor:
+def crop_and_resize(images: Sequence[np.ndarray], crops: Sequence[Crop], size: int) -> Tensor:
     """Cut a crop out of each image and resize it (bilinear, antialiased), on bytes.
 
     Args:
@@ -160,21 +160,21 @@ def cut(images: Sequence[np.ndarray], crops: Sequence[Crop], size: int) -> Tenso
         (n, size, size, 3) uint8, within one grey level of Pillow's (two at single pixels).
     """
     alike: dict[tuple[int, int], list[int]] = {}  # of small images many crops have one size
-    for number, crop in enumerate(crops):
-        alike.setdefault((crop.width, crop.height), []).append(number)
+    for index, crop in enumerate(crops):
+        alike.setdefault((crop.width, crop.height), []).append(index)
     views = [torch.empty(0)] * len(crops)
-    for (width, height), numbers in alike.items():
-        corners = [(images[number], *crops[number][:2]) for number in numbers]
+    for (width, height), indices in alike.items():
+        corners = [(images[index], *crops[index][:2]) for index in indices]
         parts = np.stack([im[top : top + height, left : left + width] for im, left, top in corners])
         # (k, 3, h, w), a pixel's bytes neighbours: otherwise resizing takes twice as long.
         parts = torch.from_numpy(parts).movedim(-1, 1)
         resized = interpolate(parts, (size, size), mode="bilinear", antialias=True).movedim(1, -1)
-        for number, view in zip(numbers, resized, strict=True):
-            views[number] = view.flip(1) if crops[number].flip else view
+        for index, view in zip(indices, resized, strict=True):
+            views[index] = view.flip(1) if crops[index].flip else view
     return torch.stack(views)
 
 
-def central_view(image: np.ndarray, size: int) -> np.ndarray:
+def center_crop(image: np.ndarray, size: int) -> np.ndarray:
     """The evaluation view: resize the shorter side to size x 256 / 224, cut out the centre.
 
     Args:
@@ -201,7 +201,7 @@ def to_float(views: Tensor) -> Tensor:
     return channels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Subtract the data set's channel means and divide by its standard deviations.
 
     Args:
@@ -221,26 +221,26 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(3, 1, 1)
 
 
-def change_colour(images: Tensor, colours: Colours) -> Tensor:
+def color_jitter(images: Tensor, factors: JitterFactors) -> Tensor:
     """Jitter and grey a batch of views, each in its own way.
 
     The operations are torchvision's on float images.
 
     Args:
         images: (n, 3, h, w) on [0, 1].
-        colours: of the n views, on the same device.
+        factors: of the n views, on the same device.
     """
     images = images.clone()  # and no other tensor of this size: making one takes longer than any
-    hue_views = colours.hue_views.split(colours.hue_counts)
-    hue_turns = colours.hue_turns.split(colours.hue_counts)
+    hue_views = factors.hue_views.split(factors.hue_counts)
+    hue_turns = factors.hue_turns.split(factors.hue_counts)
     for place in range(4):
         luma = _luma(images)
         mean = luma.mean((2, 3), keepdim=True)
-        other = luma.mul_(_rows(colours.to_grey[place])).add_(mean * _rows(colours.to_mean[place]))
-        torch.lerp(other, images, _rows(colours.share[place]), out=images).clamp_(0, 1)
+        other = luma.mul_(_rows(factors.to_grey[place])).add_(mean * _rows(factors.to_mean[place]))
+        torch.lerp(other, images, _rows(factors.share[place]), out=images).clamp_(0, 1)
         views = hue_views[place]
         images[views] = _shift_hue(images.index_select(0, views), hue_turns[place])
-    return images.lerp_(_luma(images), _rows(colours.grey))
+    return images.lerp_(_luma(images), _rows(factors.grey))
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -9,11 +9,17 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.metrics import wilson_interval
-from thesis_lib.evaluation.testing import read_predictions
+from thesis_lib.runs.artifacts import (
+    read_predictions,
+    read_retrieval_predictions,
+)
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_tested
+from thesis_lib.runs.stages import (
+    is_retrieved,
+    is_tested,
+)
 
 LEVEL = 0.05
 
@@ -187,3 +193,17 @@ def comparison_matrix(pairs: Sequence[Comparison]) -> pd.DataFrame:
             points = 100 * sign * pair.difference
             matrix.loc[row, column] = f"{points:+.2f} (p {pair.p_holm:.2g}){star}"
     return matrix.rename_axis("run").reset_index()
+
+
+def compare_with_head(run: RunDirectory) -> Comparison | None:
+    """The linear head and the look-up table on the same test images; None where one is missing."""
+    if not (is_tested(run) and is_retrieved(run)):
+        return None
+    by_head = read_predictions(run).set_index("path")
+    by_table = read_retrieval_predictions(run).set_index("path").loc[by_head.index]
+    return compare(
+        "the linear head",
+        "the look-up table",
+        (by_head["true"] == by_head["predicted"]).to_numpy(),
+        (by_table["true"] == by_table["predicted"]).to_numpy(),
+    )

@@ -8,15 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler
 
-from thesis_lib.config import InputError, RunConfig, first_few
+from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images, Source
 from thesis_lib.data.datasets import Split
 from thesis_lib.data.loaders import FeatureViews, Loader, worker_count
+from thesis_lib.errors import InputError, first_few
 from thesis_lib.models import create_backbone
 from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
-from thesis_lib.system.torch_errors import plain_words
+from thesis_lib.system.torch_errors import translate_torch_errors
+
+# Building one takes seconds, and a probing asks for it three times a checkpoint.
+_backbone = functools.lru_cache(1)(create_backbone)
 
 VIEWS_PER_BATCH = 128
 
@@ -49,13 +53,13 @@ def extract_features(
     Raises:
         InputError: for features that are not finite, naming the images.
     """
-    if distributed.size() > 1:
+    if distributed.world_size() > 1:
         weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
-        distributed.tell(_help, weights, images.source, config, mean, std, views)
+        distributed.call_on_workers(_help, weights, images.source, config, mean, std, views)
     dataset = FeatureViews(images, config.image_size, config.seed, views)
     own = _own_features(backbone, dataset, config, mean, std, device)
     extracted, done = torch.empty(0), 0  # made once the first batch tells d, and filled in place
-    for features in distributed.in_turn(own, len(_batches(dataset))):
+    for features in distributed.gather_batches(own, len(_batches(dataset))):
         if not done:
             extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
         extracted[:, done : done + features.shape[1]] = features
@@ -82,13 +86,9 @@ def _help(
     backbone = _backbone(config.backbone, config.small_images, config.image_size)
     backbone.load_state_dict(weights)
     dataset = FeatureViews(source.open(), config.image_size, config.seed, views)
-    with plain_words("the features of all images", config.worker_timeout):
+    with translate_torch_errors("the features of all images", config.worker_timeout):
         for features in _own_features(backbone, dataset, config, mean, std, choose_device(config)):
-            distributed.send(features.cpu())
-
-
-# Building one takes seconds, and a probing asks for it three times a checkpoint.
-_backbone = functools.lru_cache(1)(create_backbone)
+            distributed.send_batch(features.cpu())
 
 
 def _batches(dataset: FeatureViews) -> list[list[int]]:
@@ -107,14 +107,14 @@ def _own_features(
     device: torch.device,
 ) -> Iterator[Tensor]:
     """Yield the features (max(views, 1), k, d) of each batch that falls to this rank."""
-    batches = _batches(dataset)[distributed.rank() :: distributed.size()]
+    batches = _batches(dataset)[distributed.rank() :: distributed.world_size()]
     workers = worker_count(config, device)
     loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
     backbone.to(device, memory_format=torch.channels_last).eval()
     with loader:
         for pixels in loader:  # (k * views, size, size, 3) uint8
             batch = transforms.to_float(pixels.to(device, non_blocking=True))
-            features = backbone(transforms.normalise(batch, mean, std))
+            features = backbone(transforms.normalize(batch, mean, std))
             yield features.unflatten(0, (-1, max(dataset.views, 1))).transpose(0, 1)
 
 

@@ -1,6 +1,8 @@
 """Exact search for the nearest unit vectors: by FAISS where it is installed, else by torch."""
 
 import importlib.util
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -119,3 +121,62 @@ class Index:
         # are to be equally near.
         sums = [(vectors[i : i + VECTORS_AT_ONCE] * query).sum(axis=1) for i in parts]
         return np.concatenate(sums)
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """Training images' unit vectors with their classes and file names.
+
+    ``vectors`` (n, d) float32, ``labels`` (n,) index ``classes``; ``files`` are relative to the
+    data set's folder.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    files: list[str]
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def index(self) -> Index:
+        """What searches the vectors."""
+        return Index(self.vectors)
+
+    @property
+    def mib(self) -> float:
+        """Size of the vectors in MiB."""
+        return self.vectors.nbytes / 2**20
+
+    def only(self, kept: np.ndarray) -> "LookupTable":
+        """The table of the images that a mask (n,) keeps."""
+        rows = np.flatnonzero(kept)
+        files = [self.files[row] for row in rows]
+        return LookupTable(self.vectors[rows], self.labels[rows], files, self.classes)
+
+    def search(
+        self, queries: np.ndarray, k: int = 1, exclude: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest images of the table: similarities (m, k), falling, and rows (m, k).
+
+        Args:
+            queries: (m, d) unit vectors.
+            k: neighbours; at most as many as there are.
+            exclude: (m,) the row of the table that each query itself is, which is left out; -1 for
+                none.
+        """
+        if exclude is None:
+            return self.index.search(queries, min(k, len(self)))
+        similarity, rows = self.index.search(queries, min(k + 1, len(self)))
+        # A stable sort puts the query itself last and leaves the others in their order.
+        order = np.argsort(rows == exclude[:, None], axis=1, kind="stable")[
+            :, : min(k, len(self) - 1)
+        ]
+        return np.take_along_axis(similarity, order, 1), np.take_along_axis(rows, order, 1)
+
+    def vote(self, rows: np.ndarray) -> np.ndarray:
+        """The class (m,) that most of the neighbours (m, k) are of; of equal ones the nearest's."""
+        labels = self.labels[rows]  # (m, k)
+        votes = (labels[:, :, None] == labels[:, None, :]).sum(2)  # of each neighbour's class
+        return np.take_along_axis(labels, votes.argmax(1)[:, None], 1)[:, 0]

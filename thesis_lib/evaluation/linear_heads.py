@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.models import linear_head
 
 MOMENTUM = 0.9

@@ -9,66 +9,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from thesis_lib.config import InputError
-from thesis_lib.evaluation.knn import Index
+from thesis_lib.errors import InputError
+from thesis_lib.evaluation.knn import LookupTable
 from thesis_lib.system.files import write_bytes
-
-
-@dataclass(frozen=True)
-class LookupTable:
-    """Training images' unit vectors with their classes and file names.
-
-    ``vectors`` (n, d) float32, ``labels`` (n,) index ``classes``; ``files`` are relative to the
-    data set's folder.
-    """
-
-    vectors: np.ndarray
-    labels: np.ndarray
-    files: list[str]
-    classes: list[str]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def index(self) -> Index:
-        """What searches the vectors."""
-        return Index(self.vectors)
-
-    @property
-    def mib(self) -> float:
-        """Size of the vectors in MiB."""
-        return self.vectors.nbytes / 2**20
-
-    def only(self, kept: np.ndarray) -> "LookupTable":
-        """The table of the images that a mask (n,) keeps."""
-        rows = np.flatnonzero(kept)
-        files = [self.files[row] for row in rows]
-        return LookupTable(self.vectors[rows], self.labels[rows], files, self.classes)
-
-    def search(
-        self, queries: np.ndarray, k: int = 1, own: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest images of the table: similarities (m, k), falling, and rows (m, k).
-
-        Args:
-            queries: (m, d) unit vectors.
-            k: neighbours; at most as many as there are.
-            own: (m,) the row of the table that each query itself is, which is left out; -1 for
-                none.
-        """
-        if own is None:
-            return self.index.search(queries, min(k, len(self)))
-        similarity, rows = self.index.search(queries, min(k + 1, len(self)))
-        # A stable sort puts the query itself last and leaves the others in their order.
-        order = np.argsort(rows == own[:, None], axis=1, kind="stable")[:, : min(k, len(self) - 1)]
-        return np.take_along_axis(similarity, order, 1), np.take_along_axis(rows, order, 1)
-
-    def vote(self, rows: np.ndarray) -> np.ndarray:
-        """The class (m,) that most of the neighbours (m, k) are of; of equal ones the nearest's."""
-        labels = self.labels[rows]  # (m, k)
-        votes = (labels[:, :, None] == labels[:, None, :]).sum(2)  # of each neighbour's class
-        return np.take_along_axis(labels, votes.argmax(1)[:, None], 1)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -117,9 +60,9 @@ class StoredTable:
             self.fingerprint,
         )
 
-    def unlike_below(self, false_alarms: float) -> float:
+    def unlike_below(self, false_positive_rate: float) -> float:
         """The similarity below which at most a share of validation images lies."""
-        position = int(false_alarms * len(self.known_similarity))
+        position = int(false_positive_rate * len(self.known_similarity))
         return float(self.known_similarity[min(position, len(self.known_similarity) - 1)])
 
     def save(self, path: Path) -> None:

@@ -2,34 +2,41 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from thesis_lib.config import InputError
 from thesis_lib.data.cache import Images, open_images
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.statistics import DataStatistics
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.calibration import fit_temperature
 from thesis_lib.evaluation.comparison import compare
 from thesis_lib.evaluation.features import extract_features, labels_of
-from thesis_lib.evaluation.knn import unit_vectors
+from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.linear_heads import best_row, train_heads
-from thesis_lib.evaluation.lookup_table import LookupTable
 from thesis_lib.evaluation.metrics import wilson_interval
-from thesis_lib.evaluation.plateau import epochs_to_probe, run_plateau
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_probed, probe_inputs, stage
+from thesis_lib.runs.provenance import stage
+from thesis_lib.runs.stages import is_probed, probe_inputs
 from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
 from thesis_lib.system.files import write_csv, write_json
+from thesis_lib.system.paths import relative_to_root
 from thesis_lib.system.progress import track
 from thesis_lib.training import checkpoints
-from thesis_lib.training.launcher import share_out
+from thesis_lib.training.checkpoints import kept_epochs
+from thesis_lib.training.launcher import run_under_torchrun
 from thesis_lib.training.stage import run_data
+
+SMOOTHING_SHARE = 20  # the loss is averaged over a twentieth of the epochs to find its plateau
+FEWEST_PROBED = 3
 
 
 def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
@@ -49,7 +56,7 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
         InputError: where the run is not trained to its end, or its data have changed.
     """
     inputs = probe_inputs(run)
-    if is_probed(run) or share_out("probe", run):
+    if is_probed(run) or run_under_torchrun("probe", run):
         return pd.read_csv(run.probe_file)
     with run_data(run, ("train", "val")) as (dataset, statistics):
         return _probe(run, dataset, statistics, inputs)
@@ -68,7 +75,7 @@ def _probe(
     run.write_config()
 
     rows, curves, heads, damaged = [], [], {}, []
-    with stage(run, "probe"), distributed.others_heeded():
+    with stage(run, "probe"), distributed.report_worker_errors():
         for epoch in track(epochs, len(epochs), "probing", "checkpoint"):
             head = _read_head(run.heads / f"head_{epoch:04d}.pth")
             if head.get("inputs") != inputs or "knn_right" not in head:
@@ -90,7 +97,7 @@ def _probe(
         if not rows:
             raise InputError(f"no checkpoint of {run.path.name} from epoch {epochs[0]} on is sound")
         probe = pd.DataFrame(rows)
-        chosen = choose(probe)
+        chosen = best_checkpoint(probe)
         head = heads[int(chosen["checkpoint"])]
         checkpoints.save(run.head_file, head | {"head_epoch": int(chosen["head_epoch"])})
         selection = {
@@ -182,11 +189,6 @@ def _knn_right(
     return torch.from_numpy(table.vote(rows) == val.split.labels)
 
 
-def read_curves(run: RunDirectory) -> pd.DataFrame:
-    """``probe_curves.csv``: a row a checkpoint, head learning rate and head epoch."""
-    return pd.read_csv(run.probe_curves_file, float_precision="round_trip")
-
-
 def best_curves(curves: pd.DataFrame) -> pd.DataFrame:
     """Of each checkpoint the curve of the head learning rate that reached its best accuracy."""
     kept = []
@@ -196,7 +198,7 @@ def best_curves(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True)
 
 
-def choose(probe: pd.DataFrame) -> pd.Series:
+def best_checkpoint(probe: pd.DataFrame) -> pd.Series:
     """The row with the highest validation accuracy; of equal ones the latest checkpoint."""
     ordered = probe.sort_values(["val_accuracy", "checkpoint"])
     return ordered.iloc[-1]
@@ -216,3 +218,55 @@ def _probe_row(epoch: int, curve: list[dict[str, float]], images: int) -> dict[s
         "val_images": images,
         "head_learning_rate": best["head_learning_rate"],
     }
+
+
+def smooth(loss: Sequence[float]) -> np.ndarray:
+    """Centred moving average over a twentieth of the epochs, shorter towards both ends."""
+    half = len(loss) // SMOOTHING_SHARE // 2
+    padded = pd.Series(np.asarray(loss, dtype=float))
+    return padded.rolling(2 * half + 1, center=True, min_periods=1).mean().to_numpy()
+
+
+def find_plateau(loss: Sequence[float], epochs: Sequence[int], share: float) -> int | None:
+    """The first saved checkpoint after which the smoothed loss has little of its fall to go.
+
+    Args:
+        loss: of epochs 1, 2, ...
+        epochs: of the saved checkpoints, ascending.
+        share: of the total fall (first to last smoothed value) that counts as little.
+
+    Returns:
+        The checkpoint's epoch; None where the loss has not fallen at all.
+    """
+    smoothed = smooth(loss)
+    fall = smoothed[0] - smoothed[-1]
+    if fall <= 0:
+        return None
+    level = (e for e in epochs if smoothed[e - 1] - smoothed[-1] < share * fall)
+    return next(level, None)
+
+
+def run_plateau(run: RunDirectory) -> int | None:
+    """The plateau of a trained run, among the checkpoints that it keeps; None for none found."""
+    loss = [row["loss"] for row in read_metrics(run)]
+    if len(loss) < run.config.epochs or not np.isfinite(loss).all():  # imported without losses
+        return None
+    return find_plateau(loss, kept_epochs(run), run.config.plateau_share)
+
+
+def epochs_to_probe(run: RunDirectory) -> list[int]:
+    """Checkpoints from the plateau (or ``probe_from``) to the last; never fewer than three.
+
+    All of them where no loss is known, since the run was imported without.
+
+    Raises:
+        InputError: where the run keeps no checkpoint.
+    """
+    kept, config = kept_epochs(run), run.config
+    if not kept:
+        raise InputError(f"{relative_to_root(run.checkpoints)} holds no checkpoint epoch_....pth")
+    known = np.isfinite([row["loss"] for row in read_metrics(run)]).any()
+    first = run_plateau(run) or (kept[-1] if known else kept[0])
+    if config.probe_from is not None:
+        first = config.probe_from
+    return kept[min(-FEWEST_PROBED, -sum(epoch >= first for epoch in kept)) :]

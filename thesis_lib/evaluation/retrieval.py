@@ -1,38 +1,38 @@
 """Cosine retrieval: a look-up table of a run's training features, pruned, chosen, tested once."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
-from thesis_lib.config import InputError
 from thesis_lib.data.cache import open_images
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.statistics import DataStatistics
-from thesis_lib.evaluation.comparison import Comparison, compare
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import extract_features
-from thesis_lib.evaluation.knn import unit_vectors
-from thesis_lib.evaluation.lookup_table import LookupTable, StoredTable
+from thesis_lib.evaluation.knn import LookupTable, unit_vectors
+from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.metrics import classification_metrics
-from thesis_lib.evaluation.novelty import measure_novelty
-from thesis_lib.evaluation.pruning import kept_images
-from thesis_lib.evaluation.pruning_curve import (
+from thesis_lib.evaluation.ood import measure_ood
+from thesis_lib.evaluation.pruning import (
     THRESHOLDS,
     choose_threshold,
     curve_row,
-    look_up,
+    kept_images,
     pruning_curve,
+    query_table,
 )
-from thesis_lib.evaluation.testing import read_predictions, read_texts, tested_before
+from thesis_lib.evaluation.testing import tested_before
+from thesis_lib.runs.artifacts import (
+    read_retrieval,
+)
 from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.provenance import stage
 from thesis_lib.runs.stages import (
     is_retrieved,
     is_table_made,
-    is_tested,
-    stage,
     table_checkpoint,
     table_digest,
     table_inputs,
@@ -41,12 +41,12 @@ from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.training import checkpoints
-from thesis_lib.training.launcher import share_out
+from thesis_lib.training.launcher import run_under_torchrun
 from thesis_lib.training.stage import run_data
 
 # What the threshold was chosen on, by ``chosen_on`` of table.json.
 CHOSEN_ON = {"val": "validation images", "train": "training images, leaving one out"}
-QUERY_SHARE = 5  # without val/: every fifth training image asks how novelty is found
+QUERY_SHARE = 5  # without val/: every fifth training image asks how ood is found
 
 
 def stored_table(run: RunDirectory) -> StoredTable:
@@ -54,7 +54,7 @@ def stored_table(run: RunDirectory) -> StoredTable:
 
     Reads the checkpoint (the chosen one, or ``config.table_checkpoint``), and the train and val
     images; never the test images. Writes ``table.safetensors``, ``retrieval.csv`` (a row a
-    threshold), ``novelty.csv`` and, last, ``table.json``.
+    threshold), ``ood.csv`` and, last, ``table.json``.
 
     Raises:
         InputError: where nothing has been selected yet, the checkpoint is not there, or the
@@ -65,7 +65,7 @@ def stored_table(run: RunDirectory) -> StoredTable:
         with (
             run_data(run, ("train",)) as (dataset, statistics),
             stage(run, "retrieve"),
-            distributed.others_heeded(),
+            distributed.report_worker_errors(),
         ):
             _make_table(run, dataset, statistics)
     return StoredTable.load(run.table_file)
@@ -87,12 +87,12 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
         InputError: see :func:`stored_table`.
     """
     table_inputs(run)  # raises where there is nothing to go by
-    if is_retrieved(run) or share_out("retrieve", run):
+    if is_retrieved(run) or run_under_torchrun("retrieve", run):
         return read_json(run.retrieval_test_file)
     with (
         run_data(run, ("train", "test")) as (dataset, statistics),
         stage(run, "retrieve"),
-        distributed.others_heeded(),
+        distributed.report_worker_errors(),
     ):
         if not is_table_made(run):
             _make_table(run, dataset, statistics)
@@ -100,7 +100,7 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
 
 
 def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> None:
-    """Features, pruning, curve, choice and novelty; ``table.json`` says last that all is there."""
+    """Features, pruning, curve, choice and ood; ``table.json`` says last that all is there."""
     run.table_choice_file.unlink(missing_ok=True)
     run.write_config()
     backbone, facts = _load_backbone(run)
@@ -114,19 +114,19 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
         )
     kept = kept_images(table.vectors, table.labels, THRESHOLDS)
     if len(dataset.splits.get("val", ())):
-        split, true, own = "val", dataset.splits["val"].labels, None
+        split, true, exclude = "val", dataset.splits["val"].labels, None
         asking = _features(run, backbone, facts, dataset, "val", statistics)[0]
         known, asking_labels = np.ones(len(table), dtype=bool), true
     else:  # each training image asks the others
-        split, true, own = "train", train.labels, np.arange(len(table))
-        known = own % QUERY_SHARE > 0
+        split, true, exclude = "train", train.labels, np.arange(len(table))
+        known = exclude % QUERY_SHARE > 0
         asking, asking_labels = features[~known], true[~known]
-    queries = table.vectors if own is not None else unit_vectors(asking)
+    queries = table.vectors if exclude is not None else unit_vectors(asking)
     neighbours = run.config.neighbours
-    curve, found = pruning_curve(table, kept, split, queries, true, neighbours, own)
+    curve, found = pruning_curve(table, kept, split, queries, true, neighbours, exclude)
     threshold = choose_threshold(curve)
     chosen = THRESHOLDS.index(threshold)
-    novelty = measure_novelty(
+    ood = measure_ood(
         features[known],
         train.labels[known],
         kept[chosen][known],
@@ -146,7 +146,7 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
         dataset.fingerprint,
     ).save(run.table_file)
     write_csv(run.retrieval_file, curve)
-    write_csv(run.novelty_file, novelty)
+    write_csv(run.ood_file, ood)
     row = curve.iloc[chosen]
     choice = {
         "checkpoint": table_checkpoint(run),
@@ -209,7 +209,7 @@ def _test(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> di
         rows, all_found = pruning_curve(stored.table, stored.kept, *common)
         found = all_found[stored.number(stored.threshold)]
     else:
-        found = look_up(table, queries, stored.neighbours)
+        found = query_table(table, queries, stored.neighbours)
         rows = pd.DataFrame([curve_row(table, stored.threshold, "test", test.labels, found)])
     curve = read_retrieval(run)
     curve = pd.concat([curve[curve["split"] != "test"], rows], ignore_index=True)
@@ -251,44 +251,3 @@ def _history(run: RunDirectory) -> list[dict[str, Any]]:
     before = read_json(run.retrieval_test_file)
     names = ("table", "checkpoint", "neighbours", "threshold", "accuracy", "n")
     return tested_before(before, names, table_digest(run))
-
-
-def read_retrieval(run: RunDirectory) -> pd.DataFrame:
-    """``retrieval.csv``: a row a threshold and split."""
-    return pd.read_csv(run.retrieval_file, float_precision="round_trip")
-
-
-def read_retrieval_predictions(run: RunDirectory) -> pd.DataFrame:
-    """``retrieval_predictions.csv``: a row a test image, with class names as text."""
-    columns = ("path", "true", "predicted", "nearest")
-    remedy = "remove it, and `thesis retrieve` makes it again"
-    return read_texts(run.retrieval_predictions_file, columns, remedy)
-
-
-def misleading(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Test images whose nearest image in the table is of another class, most similar first.
-
-    Args:
-        predictions: of :func:`read_retrieval_predictions`.
-
-    Returns:
-        path, true, nearest, nearest_class, similarity.
-    """
-    classes = predictions["nearest"].map(lambda file: Path(file).parent.name)
-    wrong = predictions.assign(nearest_class=classes)[classes != predictions["true"]]
-    wrong = wrong.sort_values("similarity", ascending=False, kind="stable")
-    return wrong[["path", "true", "nearest", "nearest_class", "similarity"]].reset_index(drop=True)
-
-
-def against_head(run: RunDirectory) -> Comparison | None:
-    """The linear head and the look-up table on the same test images; None where one is missing."""
-    if not (is_tested(run) and is_retrieved(run)):
-        return None
-    by_head = read_predictions(run).set_index("path")
-    by_table = read_retrieval_predictions(run).set_index("path").loc[by_head.index]
-    return compare(
-        "the linear head",
-        "the look-up table",
-        (by_head["true"] == by_head["predicted"]).to_numpy(),
-        (by_table["true"] == by_table["predicted"]).to_numpy(),
-    )

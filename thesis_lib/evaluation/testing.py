@@ -1,7 +1,6 @@
 """Stage 3: the chosen backbone and head on the test set, once the choice is on disk."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,20 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from thesis_lib.config import InputError
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.calibration import calibration, expected_calibration_error
 from thesis_lib.evaluation.features import extract_features
 from thesis_lib.evaluation.metrics import classification_metrics
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_probed, is_tested, selection_digest, stage
+from thesis_lib.runs.provenance import stage
+from thesis_lib.runs.stages import is_probed, is_tested, selection_digest
 from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.training.checkpoints import load_classifier
-from thesis_lib.training.launcher import share_out
+from thesis_lib.training.launcher import run_under_torchrun
 from thesis_lib.training.stage import run_data
 
 MOST_EMBEDDED = 10_000
@@ -50,7 +50,7 @@ def final_test(run: RunDirectory) -> dict:
             f"{run.path.name} was not probed with these settings; run notebook 03 or "
             f"`thesis probe {run.path.name}` with them first"
         )
-    if is_tested(run) or share_out("test", run):
+    if is_tested(run) or run_under_torchrun("test", run):
         return read_json(run.test_file)
     with run_data(run, ("train", "test")) as (dataset, _):
         return _test(run, dataset, digest)
@@ -61,7 +61,7 @@ def _test(run: RunDirectory, dataset: DataSet, digest: str) -> dict:
     if run.test_file.is_file():
         os.replace(run.test_file, run.superseded_test_file)
 
-    with stage(run, "test"), distributed.others_heeded():
+    with stage(run, "test"), distributed.report_worker_errors():
         model, head = load_classifier(run)
         test = dataset.splits["test"]
         features = extract_features(
@@ -130,28 +130,6 @@ def tested_before(before: dict[str, Any], names: tuple[str, ...], now: str) -> l
     """
     entries = [*before.get("history", []), {name: before.get(name) for name in names}]
     return [entry for entry in entries if entry[names[0]] != now]
-
-
-def read_predictions(run: RunDirectory) -> pd.DataFrame:
-    """``predictions.csv``, with class names as text also where they look like numbers."""
-    return read_texts(run.predictions_file, ("path", "true", "predicted"), "test the run again")
-
-
-def read_embedding(run: RunDirectory) -> pd.DataFrame:
-    """``embedding.csv``: x, y, true, predicted, a row a test image of up to MOST_EMBEDDED."""
-    return read_texts(run.embedding_file, ("true", "predicted"), "test the run again")
-
-
-def read_texts(file: Path, text_columns: tuple[str, ...], remedy: str) -> pd.DataFrame:
-    """A CSV whose named columns are text, also where it looks like numbers or is ``NA``.
-
-    Raises:
-        InputError: for what is no table, with the remedy.
-    """
-    try:
-        return pd.read_csv(file, dtype=dict.fromkeys(text_columns, str), keep_default_na=False)
-    except ValueError as error:  # of pandas for what is empty or no CSV
-        raise InputError(f"{file} is no sound table ({error}); {remedy}") from None
 
 
 def embedding_table(features: np.ndarray, predictions: pd.DataFrame, seed: int) -> pd.DataFrame:

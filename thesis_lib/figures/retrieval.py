@@ -1,4 +1,4 @@
-"""Figures of the look-up table: its pruning curve, and how novelty is found."""
+"""Figures of the look-up table: its pruning curve, and how ood is found."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -61,15 +61,15 @@ def retrieval_curve(
     return figure
 
 
-def novelty(rows: pd.DataFrame) -> Figure:
+def ood(rows: pd.DataFrame) -> Figure:
     """How well three scores find images of classes that were left out, part by part.
 
-    rows: fold, score, auroc, false_alarms (fractions), as
-    :func:`thesis_lib.evaluation.novelty.measure_novelty` gives them.
+    rows: fold, score, auroc, fpr (fractions), as
+    :func:`thesis_lib.evaluation.ood.measure_ood` gives them.
     """
     figure, panels = subplots(60, ncols=2, sharey=True)
     scores = list(dict.fromkeys(rows["score"]))
-    columns = {"auroc": "AUROC", "false_alarms": "false alarms at 95 % recall"}
+    columns = {"auroc": "AUROC", "fpr": "FPR at 95 % TPR"}
     for axes, (column, words) in zip(panels, columns.items(), strict=True):
         for place, score in enumerate(scores):
             values = rows.loc[rows["score"] == score, column]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,24 +18,31 @@ from thesis_lib.figures.style import TICK, run_color, run_line_style
 ALIKE_MARKERS = "osD^v"  # of further runs with the same backbone and batch size
 
 
-def pretraining(
-    metrics: pd.DataFrame,
-    smoothed: np.ndarray,
-    plateau: int | None,
-    probed_from: int,
-    checkpoints: Sequence[int],
-    color: str,
-    loss_name: str,
-) -> Figure:
-    """Pretraining loss over its learning rate, with the checkpoints that will be probed.
+@dataclass(frozen=True)
+class Checkpoints:
+    """A run's saved checkpoints, by their epochs.
 
-    metrics: columns epoch, loss, learning_rate; smoothed: (epochs,), the smoothed loss;
-    plateau: epoch where the loss levels off, None if it does not; probed_from: first epoch
-    whose checkpoint is probed; checkpoints: epochs that were saved; loss_name: of the axis.
-    Where no loss was recorded, the figure says so.
+    ``saved``: all of them; ``probed_from``: the first that is probed; ``plateau``: where the
+    loss levels off, None if it does not.
     """
+
+    saved: Sequence[int]
+    probed_from: int
+    plateau: int | None
+
+
+def pretraining(
+    metrics: pd.DataFrame, checkpoints: Checkpoints, color: str, loss_name: str
+) -> Figure:
+    """Pretraining loss above its learning rate, with the checkpoints that will be probed.
+
+    metrics: columns epoch, loss, smoothed (the smoothed loss), learning_rate; color: of the
+    loss; loss_name: of its axis. Where no loss was recorded, the figure says so.
+    """
+    smoothed, plateau = metrics["smoothed"], checkpoints.plateau
+    probed_from = checkpoints.probed_from
     figure, (loss, rate) = subplots(90, nrows=2, sharex=True, height_ratios=[3, 1])
-    epochs, saved = metrics["epoch"], np.asarray(checkpoints)
+    epochs, saved = metrics["epoch"], np.asarray(checkpoints.saved)
     if metrics["loss"].notna().any():
         thin = {"alpha": 0.35, "linewidth": 0.6}
         loss.plot(epochs, metrics["loss"], color=color, **thin, label="each epoch")

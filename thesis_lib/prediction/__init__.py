@@ -1,0 +1,35 @@
+"""A finished model at work: new images, EcoTaxa tables, export.
+
+Reads  a run's ``selection.json``, ``head.pth``, checkpoint and look-up table, or an export; images.
+Writes a table of predictions, and ``export/`` of a run.
+"""
+
+from typing import Any
+
+from thesis_lib.lazy import public_name
+
+# Each public name and the module that defines it; None: the whole module is public.
+HOMES = {
+    "load_run_model": "finished_model",
+    "load_exported_model": "finished_model",
+    "find_export": "finished_model",
+    "find_images": "new_images",
+    "check_output": "predictions",
+    "counted": "predictions",
+    "predict_images": "predictions",
+    "write_predictions": "predictions",
+    "import_hints": "ecotaxa",
+    "unreadable_file": "ecotaxa",
+    "write_ecotaxa": "ecotaxa",
+    "export_run": "export",
+    "describe_export": "export",
+}
+__all__ = sorted(HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    return public_name(__name__, HOMES, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

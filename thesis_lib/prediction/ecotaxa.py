@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from thesis_lib.data.splits import UNWRITABLE
+from thesis_lib.data.images import UNWRITABLE
 from thesis_lib.prediction.predictions import Prediction, ranked
 from thesis_lib.system.files import atomic_path
 

@@ -17,14 +17,16 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data.transforms import EVALUATION_RESIZE
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.models import Classifier, has_small_stem, size_options
 from thesis_lib.prediction.finished_model import TABLE_NAME, table_of
-from thesis_lib.runs.directory import RunDirectory, relative_to_root
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_probed
 from thesis_lib.system.files import read_json
+from thesis_lib.system.paths import relative_to_root
 from thesis_lib.training import checkpoints
 
 TOLERANCE = 1e-4  # of the largest logit; what the exported models may differ from the run's
@@ -114,7 +116,7 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
     weights = ours.backbone.state_dict()
     name = next(name for name, module in model.named_modules() if module is classifier)
     weights |= {f"{name}.{key}": value for key, value in ours.head.state_dict().items()}
-    checkpoints.fit_weights(model, weights, config.backbone)
+    checkpoints.load_weights(model, weights, config.backbone)
     model.pretrained_cfg |= {
         "architecture": "small_image_stem" if "architecture" in arguments else config.backbone,
         "input_size": (3, config.image_size, config.image_size),

@@ -9,13 +9,15 @@ import timm
 from safetensors import SafetensorError
 from torch import nn
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.retrieval import stored_table
 from thesis_lib.models import Classifier
-from thesis_lib.runs.directory import RunDirectory, relative_to_root, workbook_root
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_probed, is_table_made
 from thesis_lib.system.files import read_json
+from thesis_lib.system.paths import relative_to_root, workbook_root
 from thesis_lib.training.checkpoints import load_classifier
 
 TABLE_NAME = "table.safetensors"  # in an export, beside timm's two files
@@ -41,7 +43,7 @@ class FinishedModel:
     config: RunConfig
 
 
-def open_run(run: RunDirectory) -> FinishedModel:
+def load_run_model(run: RunDirectory) -> FinishedModel:
     """The chosen backbone and head of a run, with its look-up table.
 
     The table is made on first use. Where it cannot be made, since the data are gone or others,
@@ -100,7 +102,7 @@ def find_export(place: str) -> Path | None:
     return folder if (folder / "model.safetensors").is_file() else None
 
 
-def open_export(folder: Path, settings: dict[str, Any]) -> FinishedModel:
+def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel:
     """The model that ``thesis export`` wrote, on its own.
 
     Args:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from thesis_lib.config import InputError, nearest
-from thesis_lib.data.datasets import MAX_PIXELS, read_pixels
-from thesis_lib.data.splits import IMAGE_SUFFIXES, UNWRITABLE, is_image
-from thesis_lib.data.transforms import EVALUATION_RESIZE, central_view
+from thesis_lib.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UNWRITABLE, is_image, read_pixels
+from thesis_lib.data.transforms import EVALUATION_RESIZE, center_crop
+from thesis_lib.errors import InputError, nearest
 
 
 def find_images(places: Sequence[str]) -> list[str]:
@@ -116,4 +115,4 @@ def _central_view(path: str, size: int) -> np.ndarray:
             f"cannot read the image {path!r}: {width} x {height} px are too long and thin for a "
             "view; replace or remove it"
         )
-    return central_view(image, size)
+    return center_crop(image, size)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
-from thesis_lib.config import FALSE_ALARMS, InputError, RunConfig
+from thesis_lib.config import FALSE_POSITIVE_RATE, RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.loaders import Loader, worker_count
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.knn import unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.models import Classifier
@@ -24,7 +25,7 @@ from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
 from thesis_lib.system.files import atomic_path
 from thesis_lib.system.progress import track
-from thesis_lib.system.torch_errors import plain_words
+from thesis_lib.system.torch_errors import translate_torch_errors
 
 MOST_SHOWN = 5  # likeliest classes of an image
 IMAGES_PER_BATCH = 64
@@ -50,34 +51,43 @@ class Prediction:
     looks_unlike: bool | None = None
 
 
-def predictions(
-    model: FinishedModel, images: Sequence[str], false_alarms: float = FALSE_ALARMS
+def predict_images(
+    model: FinishedModel, images: Sequence[str], false_positive_rate: float = FALSE_POSITIVE_RATE
 ) -> Iterator[Prediction]:
     """Classify images, in their order, in little memory however many there are.
 
     Args:
         model: what classifies.
         images: their paths.
-        false_alarms: share of images like those trained on that may look unlike them.
+        false_positive_rate: share of images like those trained on that may look unlike them.
 
     Raises:
         InputError: for a share that is none.
     """
-    if not 0 < false_alarms < 1:
-        raise InputError(f"false alarms must be a share between 0 and 1, not {false_alarms}")
-    return track(_predictions(model, images, false_alarms), len(images), "predicting", "image")
+    if not 0 < false_positive_rate < 1:
+        raise InputError(
+            f"the false positive rate must be between 0 and 1, not {false_positive_rate}"
+        )
+    return track(
+        _predictions(model, images, false_positive_rate), len(images), "predicting", "image"
+    )
 
 
 def _predictions(
-    model: FinishedModel, images: Sequence[str], false_alarms: float
+    model: FinishedModel, images: Sequence[str], false_positive_rate: float
 ) -> Iterator[Prediction]:
     facts = (model.image_size, model.mean, model.std, model.config)
     batches = len(_batches(images))
-    with distributed.others_heeded(), plain_words(BATCH, model.config.worker_timeout):
-        distributed.tell(_help, model.classifier.cpu(), images, *facts)
+    with (
+        distributed.report_worker_errors(),
+        translate_torch_errors(BATCH, model.config.worker_timeout),
+    ):
+        distributed.call_on_workers(_help, model.classifier.cpu(), images, *facts)
         own = _own_outputs(model.classifier, images, *facts)
-        for paths, problems, logits, features in distributed.in_turn(own, batches):
-            answers = iter(_classify(model, logits, features, false_alarms) if len(logits) else ())
+        for paths, problems, logits, features in distributed.gather_batches(own, batches):
+            answers = iter(
+                _classify(model, logits, features, false_positive_rate) if len(logits) else ()
+            )
             for path, problem in zip(paths, problems, strict=True):
                 found = {"problem": problem} if problem else next(answers)
                 yield Prediction(printable(path), **found)
@@ -85,9 +95,9 @@ def _predictions(
 
 def _help(classifier: Classifier, images: Sequence[str], *facts: Any) -> None:
     """Send rank 0 the outputs of this rank's batches."""
-    with plain_words(BATCH, facts[-1].worker_timeout):
+    with translate_torch_errors(BATCH, facts[-1].worker_timeout):
         for outputs in _own_outputs(classifier, images, *facts):
-            distributed.send(outputs)
+            distributed.send_batch(outputs)
 
 
 def _batches(images: Sequence[str]) -> list[list[int]]:
@@ -106,7 +116,7 @@ def _own_outputs(
     device = choose_device(config)
     classifier.to(device, memory_format=torch.channels_last)
     dataset = CentralViews(images, image_size)
-    batches = _batches(images)[distributed.rank() :: distributed.size()]
+    batches = _batches(images)[distributed.rank() :: distributed.world_size()]
     workers = worker_count(config, device)
     loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
     with loader:
@@ -118,7 +128,7 @@ def _own_outputs(
 
 
 def _classify(
-    model: FinishedModel, logits: Tensor, features: Tensor, false_alarms: float
+    model: FinishedModel, logits: Tensor, features: Tensor, false_positive_rate: float
 ) -> list[dict[str, Any]]:
     """The fields of the predictions of a batch, by logits (n, classes) and features (n, d)."""
     sound = features.isfinite().all(1) & logits.isfinite().all(1)  # (n,)
@@ -137,7 +147,7 @@ def _classify(
         )
     ]
     if model.table is not None and sound.any():
-        neighbours = _neighbours(model.table, features[sound].numpy(), false_alarms)
+        neighbours = _neighbours(model.table, features[sound].numpy(), false_positive_rate)
         for number, neighbour in zip(sound.nonzero().flatten().tolist(), neighbours, strict=True):
             answers[number] |= neighbour
     return answers
@@ -153,15 +163,15 @@ def _outputs(
 ) -> tuple[Tensor, Tensor]:
     """Logits (n, classes) and features (n, d) of views (n, size, size, 3) uint8, on the CPU."""
     views = transforms.to_float(pixels.to(device, non_blocking=True))
-    features = classifier.backbone(transforms.normalise(views, mean, std))
+    features = classifier.backbone(transforms.normalize(views, mean, std))
     return classifier.head(features).cpu(), features.cpu()
 
 
 def _neighbours(
-    stored: StoredTable, features: np.ndarray, false_alarms: float
+    stored: StoredTable, features: np.ndarray, false_positive_rate: float
 ) -> list[dict[str, Any]]:
     """The nearest training image of each of the features (n, d)."""
-    table, least = stored.chosen, stored.unlike_below(false_alarms)
+    table, least = stored.chosen, stored.unlike_below(false_positive_rate)
     similarity, rows = table.search(unit_vectors(features))
     return [
         {

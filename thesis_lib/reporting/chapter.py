@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from thesis_lib.config import InputError, RunConfig, nearest
-from thesis_lib.reporting.figure_catalogue import FIGURES
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError, nearest
+from thesis_lib.reporting.catalogue.figures import FIGURES
 from thesis_lib.reporting.latex import PACKAGES, comment, escape_latex, first_sentence
 from thesis_lib.reporting.results import (
     FILES,
@@ -15,9 +16,10 @@ from thesis_lib.reporting.results import (
     results_of_runs,
 )
 from thesis_lib.reporting.table_files import read_source
-from thesis_lib.runs.directory import figures_folder, find_runs, relative_to_root
+from thesis_lib.runs.directory import find_runs
 from thesis_lib.runs.stages import is_tested
 from thesis_lib.system.files import write_text
+from thesis_lib.system.paths import figures_folder, relative_to_root
 
 BODY, DOCUMENT, NUMBERS = "chapter_body.tex", "chapter.tex", "numbers.tex"
 # part -> what it shows, in the order of the chapter: tables by t/, figures by f/
@@ -41,7 +43,7 @@ ORDER = {
     ),
     "retrieve": (
         *("t/retrieval", "t/retrieval_size", "f/retrieval_curve", "t/retrieval_curve"),
-        *("t/retrieval_test_curve", "f/nearest_images", "t/novelty", "f/novelty"),
+        *("t/retrieval_test_curve", "f/nearest_images", "t/ood", "f/ood"),
     ),
 }
 FEW_PAIRS = 6  # with more, only those that differ are told one by one
@@ -163,7 +165,7 @@ def _shown(results: Results) -> str:
             text += f"\\input{{\\resultsfolder {below}{name}}}\n"
         there = all(getattr(run, file).is_file() for run in results.runs for file in needed)
         if kind == "f" and there and (results.folder / f"{name}.pdf").is_file():
-            text += _figure(f"{below}{name}", FIGURES[name](results))
+            text += _figure(f"{below}{name}", FIGURES[name].caption(results))
     return text
 
 

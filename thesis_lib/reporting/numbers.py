@@ -2,27 +2,22 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from thesis_lib.config import InputError
-from thesis_lib.data.leakage import leak_table, metrics_without_leaks
+from thesis_lib.errors import InputError
+from thesis_lib.evaluation.comparison import compare_with_head
 from thesis_lib.evaluation.metrics import METRICS
-from thesis_lib.evaluation.retrieval import against_head
 from thesis_lib.reporting.latex import comment, escape_latex
+from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks
 from thesis_lib.reporting.results import Results, results_of_data, results_of_run
 from thesis_lib.reporting.tables import elapsed_words, is_measured, percent
-from thesis_lib.runs.directory import RunDirectory, find_data
-from thesis_lib.runs.stages import (
-    is_pretrained,
-    is_retrieved,
-    is_tested,
-    read_metrics,
-    trained_fingerprint,
-)
+from thesis_lib.runs.artifacts import read_metrics, trained_fingerprint
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.stages import is_pretrained, is_retrieved, is_tested
 from thesis_lib.system.files import read_json, write_text
+from thesis_lib.system.paths import find_data
 
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
@@ -35,11 +30,20 @@ def macro_name(*words: str) -> str:
     return "".join(word[0].upper() + word[1:] for word in letters.split())
 
 
-def write_numbers(numbers: Mapping[str, str], path: Path, source: Mapping[str, Any]) -> Path:
-    """Write ``numbers.tex``, with a line of what it was made from, ``source["line"]``."""
-    head = comment("written by notebook 06; not to be edited") + comment(source["line"])
-    write_text(path, head + numbers_text(numbers))
-    return path
+def write_numbers(results: Results) -> pd.DataFrame:
+    """Write ``numbers.tex``: a macro for each number that the text quotes.
+
+    Args:
+        results: of all runs on a data set.
+
+    Returns:
+        A row a number: macro, value.
+    """
+    numbers = chapter_numbers(results)
+    head = comment("written by notebook 06; not to be edited") + comment(results.source["line"])
+    write_text(results.folder / "numbers.tex", head + numbers_text(numbers))
+    rows = [{"macro": f"\\{macro_name(words)}", "value": v} for words, v in numbers.items()]
+    return pd.DataFrame(rows, columns=["macro", "value"])
 
 
 def numbers_text(numbers: Mapping[str, str]) -> str:
@@ -127,7 +131,7 @@ def _retrieval_numbers(run: RunDirectory) -> dict[str, str]:
             f"{name} test {metric} low": percent(low),
             f"{name} test {metric} high": percent(high),
         }
-    pair = against_head(run)
+    pair = compare_with_head(run)
     if pair is not None:
         numbers |= {
             f"{name} minus head accuracy": percent(pair.difference),

@@ -8,22 +8,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thesis_lib.config import SHOWN, InputError, RunConfig
+from thesis_lib.config import DISPLAY_FIELDS, RunConfig
 from thesis_lib.data.datasets import DataSet, open_dataset
 from thesis_lib.data.leakage import find_leaks
 from thesis_lib.data.statistics import DataStatistics, data_statistics
-from thesis_lib.evaluation.comparison import Comparison, compare_runs
+from thesis_lib.errors import InputError
+from thesis_lib.evaluation.comparison import Comparison, compare_runs, compare_with_head
 from thesis_lib.evaluation.metrics import confusion_counts
-from thesis_lib.evaluation.retrieval import (
-    against_head,
-    misleading,
+from thesis_lib.reporting.published_results import reproduces_dyb
+from thesis_lib.runs.artifacts import (
+    read_predictions,
     read_retrieval,
     read_retrieval_predictions,
+    trained_fingerprint,
 )
-from thesis_lib.evaluation.testing import read_predictions
-from thesis_lib.runs.directory import RunDirectory, figures_folder, find_runs
-from thesis_lib.runs.stages import code_commit, is_retrieved, trained_fingerprint
+from thesis_lib.runs.directory import RunDirectory, find_runs
+from thesis_lib.runs.provenance import code_commit
+from thesis_lib.runs.stages import is_retrieved
 from thesis_lib.system.files import file_digest, read_json
+from thesis_lib.system.paths import figures_folder
 
 # What the figures and tables of a notebook are made from, by the part of the chapter.
 FILES = {
@@ -32,7 +35,7 @@ FILES = {
     "probe": ("probe_file", "probe_curves_file", "selection_file"),
     "test": ("test_file", "predictions_file", "embedding_file", "calibration_file"),
     "retrieve": (
-        *("retrieval_file", "novelty_file", "table_choice_file"),
+        *("retrieval_file", "ood_file", "table_choice_file"),
         *("retrieval_test_file", "retrieval_predictions_file"),
     ),
     "comparison": (
@@ -118,7 +121,17 @@ class Results:
         }
 
     @cached_property
-    def tabled(self) -> list[RunDirectory]:
+    def selection(self) -> dict[str, Any]:
+        """The content of the run's ``selection.json``."""
+        return read_json(self.run.selection_file)
+
+    @property
+    def reproduces_dyb(self) -> bool:
+        """Whether the runs are on the data set that the published values are of."""
+        return reproduces_dyb(self.runs)
+
+    @cached_property
+    def runs_with_lookup_table(self) -> list[RunDirectory]:
         """The runs whose look-up table was tested."""
         return [run for run in self.runs if is_retrieved(run)]
 
@@ -135,16 +148,16 @@ class Results:
     @cached_property
     def against_head(self) -> str:
         """Whether the run's look-up table is shown to differ from its linear head, in words."""
-        pair = against_head(self.run)
+        pair = compare_with_head(self.run)
         if pair is None:
             return "the linear head was not tested: there is nothing to compare with"
         return pair.sentence
 
     @cached_property
-    def novelty(self) -> pd.DataFrame:
-        """A row a part of the classes and score, of how novelty is found; may be empty."""
+    def ood(self) -> pd.DataFrame:
+        """A row a part of the classes and score, of how ood is found; may be empty."""
         try:
-            return pd.read_csv(self.run.novelty_file)
+            return pd.read_csv(self.run.ood_file)
         except pd.errors.EmptyDataError:  # too few classes to leave any out
             return pd.DataFrame()
 
@@ -188,7 +201,7 @@ class Results:
             "data": self.config.data,
             "data_fingerprint": fingerprint,
             "commit": commit,
-            "settings": {name: getattr(self.config, name) for name in SHOWN},
+            "settings": {name: getattr(self.config, name) for name in DISPLAY_FIELDS},
             "runs": runs,
         }
 
@@ -213,3 +226,18 @@ def stage_commits(run: RunDirectory) -> dict[str, str]:
     """The commit of the code that each stage of a run was computed with last."""
     entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
     return {entry["stage"]: entry.get("git_commit") or "unknown" for entry in entries}
+
+
+def misleading(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Test images whose nearest image in the table is of another class, most similar first.
+
+    Args:
+        predictions: of :func:`read_retrieval_predictions`.
+
+    Returns:
+        path, true, nearest, nearest_class, similarity.
+    """
+    classes = predictions["nearest"].map(lambda file: Path(file).parent.name)
+    wrong = predictions.assign(nearest_class=classes)[classes != predictions["true"]]
+    wrong = wrong.sort_values("similarity", ascending=False, kind="stable")
+    return wrong[["path", "true", "nearest", "nearest_class", "similarity"]].reset_index(drop=True)

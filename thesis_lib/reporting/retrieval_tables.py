@@ -1,12 +1,15 @@
 """The rows and columns of the tables of look-up tables."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
+from thesis_lib.evaluation.comparison import compare_with_head
 from thesis_lib.evaluation.metrics import METRICS
-from thesis_lib.evaluation.retrieval import against_head, read_retrieval
+from thesis_lib.evaluation.retrieval import CHOSEN_ON
 from thesis_lib.reporting.tables import metrics_row, percent, percent_with_interval
+from thesis_lib.runs.artifacts import read_retrieval
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_retrieved
 from thesis_lib.system.files import read_json
@@ -30,7 +33,7 @@ def size_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     rows = []
     for run in runs:
         if is_retrieved(run):
-            test, pair = read_json(run.retrieval_test_file), against_head(run)
+            test, pair = read_json(run.retrieval_test_file), compare_with_head(run)
             row = {
                 "run": run.path.name,
                 "threshold": f"{test['threshold']:.2f}",
@@ -78,3 +81,22 @@ def curve_table(run: RunDirectory, split: str) -> pd.DataFrame:
 def _difference(difference: float, low: float, high: float, p: float) -> str:
     told = "< 0.001" if p < 0.001 else f"= {p:.3f}"
     return f"{percent(difference)} ({percent(low)} to {percent(high)}), p {told}"
+
+
+def choice_table(choice: dict[str, Any]) -> pd.DataFrame:
+    """What ``table.json`` holds, for a reader: a row a fact."""
+    low, high = choice["difference_interval"]
+    difference = f"{100 * choice['difference']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+    facts = {
+        "checkpoint (epoch)": choice["checkpoint"],
+        "neighbours that vote": choice["neighbours"],
+        "pruning threshold": f"{choice['threshold']:.2f}",
+        "chosen on": CHOSEN_ON[choice["chosen_on"]],
+        "images kept": f"{choice['images']:,} of {choice['of_images']:,}",
+        "size (MiB)": f"{choice['index_mib']:.1f}",
+        "accuracy (%)": percent(choice["accuracy"]),
+        "less the full table (points)": difference,
+        "p (exact McNemar test)": f"{choice['p']:.3f}",
+        "seconds per image for the features": f"{choice['feature_seconds_per_image']:.4f}",
+    }
+    return pd.DataFrame(facts.items(), columns=["look-up table", "value"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.reporting.latex import PACKAGES, comment, latex_table, spoken
 from thesis_lib.system.files import read_json, write_csv, write_json, write_text
 

@@ -7,10 +7,11 @@ import pandas as pd
 
 from thesis_lib.evaluation.comparison import Comparison
 from thesis_lib.evaluation.metrics import METRICS
-from thesis_lib.evaluation.plateau import smooth
+from thesis_lib.evaluation.probing import smooth
 from thesis_lib.reporting.published_results import published_table, reproduces_dyb
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_pretrained, is_tested, read_metrics
+from thesis_lib.runs.stages import is_pretrained, is_tested
 from thesis_lib.system.files import read_json
 
 
@@ -127,6 +128,23 @@ def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             }
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def selection_table(selection: dict[str, Any]) -> pd.DataFrame:
+    """What ``selection.json`` holds, for a reader: a row a fact."""
+    accuracy = percent_with_interval(selection["val_accuracy"], selection["val_accuracy_interval"])
+    facts = {
+        "checkpoint (epoch)": selection["checkpoint"],
+        "head epoch": selection["head_epoch"],
+        "head learning rate": f"{selection['head_learning_rate']:g}",
+        "validation accuracy (%)": accuracy,
+        "validation images": f"{selection['val_images']:,}",
+        "plateau of the loss (epoch)": selection["plateau"] or "not found",
+        "checkpoints probed": len(selection["probed"]),
+        "damaged checkpoints left out": len(selection["damaged_checkpoints"]),
+        "temperature": f"{selection['temperature']:.2f}",
+    }
+    return pd.DataFrame(facts.items(), columns=["chosen on validation", "value"])
 
 
 def shown_best(pairs: Sequence[Comparison]) -> str | None:

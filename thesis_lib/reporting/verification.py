@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.metrics import classification_metrics
-from thesis_lib.evaluation.retrieval import read_retrieval_predictions
-from thesis_lib.evaluation.testing import read_predictions
-from thesis_lib.figures import SOURCE
+from thesis_lib.figures.style import SOURCE
+from thesis_lib.reporting.catalogue.tables import TABLES, write_table
 from thesis_lib.reporting.chapter import BODY, DOCUMENT, NUMBERS, chapter_text
 from thesis_lib.reporting.numbers import chapter_numbers, numbers_text
 from thesis_lib.reporting.results import (
@@ -24,10 +24,11 @@ from thesis_lib.reporting.results import (
     results_of_run,
     results_of_runs,
 )
-from thesis_lib.reporting.table_catalogue import TABLES, write_table
 from thesis_lib.reporting.table_files import ENDINGS, read_source
-from thesis_lib.runs.directory import RunDirectory, data_runs_folder, find_data, relative_to_root
+from thesis_lib.runs.artifacts import read_predictions, read_retrieval_predictions
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json
+from thesis_lib.system.paths import data_runs_folder, find_data, relative_to_root
 
 NEED_DATA = ("class_counts", "imbalance", "channels", "leakage", "without_leaks")
 CLOSE = 1e-9  # between a metric on disk and the same counted again

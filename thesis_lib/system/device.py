@@ -5,8 +5,9 @@ import sys
 import psutil
 import torch
 
-from thesis_lib.config import InputError, RunConfig
-from thesis_lib.system import torchrun
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
+from thesis_lib.system import processes
 
 
 def choose_device(config: RunConfig) -> torch.device:
@@ -25,7 +26,7 @@ def choose_device(config: RunConfig) -> torch.device:
         kind = next(name for name, is_there in there.items() if is_there)
     if not there[kind]:
         raise InputError(f"device is {kind!r}, which torch does not find here; use auto")
-    ranks = torchrun.ranks_here() if torchrun.started() else config.devices
+    ranks = processes.local_world_size() if processes.under_torchrun() else config.devices
     gpus = {"cuda": torch.cuda.device_count(), "mps": 1}
     if ranks > gpus.get(kind, ranks):
         raise InputError(

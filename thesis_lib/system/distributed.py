@@ -17,8 +17,8 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
-from thesis_lib.config import InputError
-from thesis_lib.system import processes, torchrun
+from thesis_lib.errors import InputError
+from thesis_lib.system import processes
 from thesis_lib.system.signals import Deferral, Terminated
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ _store: distributed.Store | None = None  # of the ranks; None on its own
 _messages: distributed.ProcessGroup | None = None  # through which they talk, on the CPU
 
 
-def size() -> int:
+def world_size() -> int:
     """How many ranks compute together."""
     return distributed.get_world_size() if _store is not None else 1
 
@@ -40,7 +40,7 @@ def rank() -> int:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Meet the other ranks that torchrun has started; on its own, a process has none to meet.
 
     Tensors of a GPU go by NCCL, those of the CPU by gloo. A rank ends with torchrun, however that
@@ -48,17 +48,17 @@ def joined() -> Iterator[None]:
     one that is gone: the process is to end by ``os._exit``.
     """
     global _store, _messages
-    if not torchrun.started():
+    if not processes.under_torchrun():
         yield
         return
-    processes.end_with(os.getppid())
+    processes.exit_with_parent(os.getppid())
     if "THESIS_OWNER" in os.environ:  # of the notebook or command that has started torchrun
-        processes.end_with(int(os.environ["THESIS_OWNER"]))
+        processes.exit_with_parent(int(os.environ["THESIS_OWNER"]))
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        processes.end_when_stuck()  # as in NCCL, when another rank is gone
+        processes.kill_when_stuck()  # as in NCCL, when another rank is gone
     store, number, count = next(rendezvous("env://"))
     distributed.init_process_group(
         backend, store=distributed.PrefixStore("ranks", store), rank=number, world_size=count
@@ -73,7 +73,7 @@ def joined() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def others_heeded() -> Iterator[None]:
+def report_worker_errors() -> Iterator[None]:
     """Say on rank 0 what went wrong on another rank, instead of that it cannot be reached.
 
     torchrun ends all ranks then, so rank 0 may hear of it by SIGTERM.
@@ -84,10 +84,10 @@ def others_heeded() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, Terminated) as error:
-        if size() == 1 or rank():
+        if world_size() == 1 or rank():
             raise
         problem = _problem()
-        if problem is None and is_loss_of_a_rank(error):
+        if problem is None and is_lost_connection(error):
             problem = (
                 "another process of this run was killed or has ended (too little memory?); the "
                 "same command goes on from what is saved"
@@ -97,7 +97,7 @@ def others_heeded() -> Iterator[None]:
         raise InputError(problem) from None
 
 
-def is_loss_of_a_rank(error: BaseException) -> bool:
+def is_lost_connection(error: BaseException) -> bool:
     """Whether an error says that another rank cannot be reached; gloo has no class for it."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
 
@@ -109,20 +109,20 @@ def _problem() -> str | None:
     return None
 
 
-def on_ranks(command: Callable[[], int]) -> int:
+def run_on_ranks(command: Callable[[], int]) -> int:
     """Run a command on rank 0, which the other ranks help; return its exit status."""
-    with joined(), others_heeded():
+    with process_group(), report_worker_errors():
         if rank():
-            _help_rank_0()
+            _serve_rank_0()
             return 0
         status = command()
-        if size() > 1:
+        if world_size() > 1:
             with contextlib.suppress(RuntimeError):  # one has gone already, and all is done
                 distributed.broadcast_object_list([None], src=0, group=_messages)
         return status
 
 
-def _help_rank_0() -> None:
+def _serve_rank_0() -> None:
     """Do what rank 0 tells, until all is done.
 
     A problem ends this process, once word of it is left for rank 0.
@@ -136,7 +136,7 @@ def _help_rank_0() -> None:
             function, arguments = told[0]
             function(*arguments)
     except Exception as error:
-        if is_loss_of_a_rank(error):
+        if is_lost_connection(error):
             os._exit(1)  # rank 0 has ended, or another rank, and says why
         if not isinstance(error, InputError):
             traceback.print_exc()
@@ -149,13 +149,13 @@ def _help_rank_0() -> None:
         os._exit(2)  # at once: now rank 0 hears of it, wherever it waits for this one
 
 
-def tell(function: Callable[..., Any], *arguments: Any) -> None:
+def call_on_workers(function: Callable[..., Any], *arguments: Any) -> None:
     """Have the other ranks call a function of a module, while rank 0 goes on with its own part."""
-    if size() > 1:
+    if world_size() > 1:
         distributed.broadcast_object_list([(function, arguments)], src=0, group=_messages)
 
 
-def share(images: int, views: int, rank: int, ranks: int) -> slice:
+def batch_slice(images: int, views: int, rank: int, ranks: int) -> slice:
     """The images of a batch that a rank takes.
 
     All parts together are the batch in its order, and differ by an image at most. A batch too
@@ -166,16 +166,16 @@ def share(images: int, views: int, rank: int, ranks: int) -> slice:
     return slice(images * rank // ranks, images * (rank + 1) // ranks)
 
 
-def gathered(own: Tensor, rows: int, start: int) -> Tensor:
+def gather_with_gradients(own: Tensor, rows: int, start: int) -> Tensor:
     """The rows (rows, ...) of all ranks, of which this one's begin at ``start``, with gradients.
 
     Every rank is to make the same scalar of them. Its gradient then comes back to each rank's own
     rows times the number of ranks, by which DistributedDataParallel divides.
     """
-    return own if len(own) == rows else _Gathered.apply(own, rows, start)
+    return own if len(own) == rows else _GatherWithGradients.apply(own, rows, start)
 
 
-class _Gathered(torch.autograd.Function):
+class _GatherWithGradients(torch.autograd.Function):
     """Adds up what holds a rank's own rows and zeros elsewhere: parts may differ in size."""
 
     @staticmethod
@@ -191,20 +191,20 @@ class _Gathered(torch.autograd.Function):
         return gradient[context.own] * distributed.get_world_size(), None, None
 
 
-def total(value: Tensor) -> Tensor:
+def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of a scalar over all ranks, without gradient."""
-    if size() > 1:
+    if world_size() > 1:
         value = value.detach().clone()
         distributed.all_reduce(value)
     return value
 
 
-def agree(deferral: Deferral) -> bool:
+def should_stop(deferral: Deferral) -> bool:
     """Whether to leave in good order: any rank has a signal to obey, and then all have it.
 
     All ranks wait for each other here.
     """
-    if size() == 1:
+    if world_size() == 1:
         return deferral.signal is not None
     number = torch.tensor(deferral.signal or 0)
     distributed.all_reduce(number, distributed.ReduceOp.MAX, group=_messages)
@@ -213,10 +213,10 @@ def agree(deferral: Deferral) -> bool:
     return bool(number)  # a signal that has come since is for the next time
 
 
-def in_turn(own: Iterator[T], batches: int) -> Iterator[T]:
+def gather_batches(own: Iterator[T], batches: int) -> Iterator[T]:
     """On rank 0: what all ranks make of batches that they take in turn, in the batches' order.
 
-    The other ranks :func:`send` what they make of theirs.
+    The other ranks :func:`send_batch` what they make of theirs.
 
     Args:
         own: what this rank makes of its batches.
@@ -224,25 +224,25 @@ def in_turn(own: Iterator[T], batches: int) -> Iterator[T]:
     """
     for done, made in enumerate(own):
         yield made
-        for other in range(1, min(size(), batches - done * size())):
+        for other in range(1, min(world_size(), batches - done * world_size())):
             received = [None]
             distributed.recv_object_list(received, src=other, group=_messages)
             yield received[0]
 
 
-def send(value: Any) -> None:
-    """Send something to rank 0, which takes it by :func:`in_turn`."""
+def send_batch(value: Any) -> None:
+    """Send something to rank 0, which takes it by :func:`gather_batches`."""
     distributed.send_object_list([value], dst=0, group=_messages)
 
 
-def together(model: nn.Module) -> nn.Module:
+def data_parallel(model: nn.Module) -> nn.Module:
     """The model whose backward pass averages the gradients of all ranks; the same weights.
 
     All begin with rank 0's weights. On GPUs batch normalisation takes its statistics over the
     whole batch; torch has no such layer for the CPU, where each rank takes them over its own
     images, and rank 0's running statistics are the ones that are saved.
     """
-    if size() == 1:
+    if world_size() == 1:
         return model
     options: dict[str, Any] = {}
     if next(model.parameters()).is_cuda:

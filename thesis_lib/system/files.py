@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd  # `thesis status` is to answer at once

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 
 _held: set[Path] = set()  # by this process, which the system's lock would let in twice
 

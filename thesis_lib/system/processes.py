@@ -8,11 +8,15 @@ import time
 
 import psutil
 
+# Read when torch is imported: each rank would warn that a network may do without a setting that
+# keeps its bits the same.
+QUIET = ("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_SAVE = 6.0
 
 
-def end_with(owner: int, seconds: float = SECONDS_TO_SAVE) -> None:
+def exit_with_parent(owner: int, seconds: float = SECONDS_TO_SAVE) -> None:
     """Watch a process of this machine; once it is gone, this one saves and ends.
 
     It gets SIGTERM, which a training obeys after its step and a save, and is killed with all
@@ -52,7 +56,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def end_when_stuck(seconds: float = SECONDS_TO_SAVE) -> None:
+def kill_when_stuck(seconds: float = SECONDS_TO_SAVE) -> None:
     """Kill this process some time after SIGTERM, if its main thread is stuck in one call till then.
 
     Python obeys a signal once the main thread is out of a library's call. One that waits for a
@@ -79,3 +83,24 @@ def _watch_for_stuck(
     os.kill(os.getpid(), signal.SIGURG)
     if not obeys.wait(seconds):
         _kill_all()
+
+
+def under_torchrun() -> bool:
+    """Whether this process is one of several ranks."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def is_main_process() -> bool:
+    """Whether this process prints: rank 0, or one on its own."""
+    return not under_torchrun() or os.environ["RANK"] == "0"
+
+
+def local_world_size() -> int:
+    """How many ranks part this machine's cores, memory and GPUs."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun() else 1
+
+
+def num_cores(among: int = 1) -> int:
+    """How many cores this process may use, or each of so many that part them."""
+    all_ = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, all_ // among)

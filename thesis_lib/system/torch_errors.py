@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 
 # How torch's own errors begin or what they hold; it has no classes for them.
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
@@ -13,7 +13,7 @@ WORKERS = ("DataLoader worker (pid", "DataLoader timed out")
 
 
 @contextlib.contextmanager
-def plain_words(batch: str, timeout: float) -> Iterator[None]:
+def translate_torch_errors(batch: str, timeout: float) -> Iterator[None]:
     """Turn what a lack of memory or a dead loading worker raises into one line.
 
     Args:

@@ -1,0 +1,30 @@
+"""Pretraining (notebook 02): the loop, checkpoints, resuming, and SupContrast's checkpoints.
+
+Reads  ``data/<name>/train/`` and the channel statistics.
+Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` of a run.
+"""
+
+from typing import Any
+
+from thesis_lib.lazy import public_name
+
+# Each public name and the module that defines it; None: the whole module is public.
+HOMES = {
+    "pretrain": "pretraining",
+    "check_run": "pretraining",
+    "create_model": "pretraining",
+    "run_under_torchrun": "launcher",
+    "run_data": "stage",
+    "import_checkpoints": "supcontrast_import",
+    "describe_import": "supcontrast_import",
+    "checkpoints": None,
+}
+__all__ = sorted(HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    return public_name(__name__, HOMES, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

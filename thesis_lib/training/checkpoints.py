@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.models import Classifier, create_backbone, linear_head
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import atomic_path
@@ -101,7 +102,7 @@ def _trailer(body: memoryview) -> bytes:
     return MARK + hashlib.sha256(body).hexdigest().encode()
 
 
-def unwrapped(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def strip_wrapper_prefix(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Weights without what DataParallel and torch.compile put before their names.
 
     Raises:
@@ -116,7 +117,7 @@ def unwrapped(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     return found
 
 
-def fit_weights(
+def load_weights(
     module: nn.Module,
     weights: Mapping[str, Tensor],
     where: str,
@@ -167,10 +168,10 @@ def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     prefix = "backbone."
     weights = {
         key.removeprefix(prefix): value
-        for key, value in unwrapped(checkpoint.pop("model"), str(path)).items()
+        for key, value in strip_wrapper_prefix(checkpoint.pop("model"), str(path)).items()
         if key.startswith(prefix)
     }
-    fit_weights(backbone, weights, str(path))
+    load_weights(backbone, weights, str(path))
     del checkpoint["optimizer"]
     return backbone.eval(), checkpoint
 

@@ -1,18 +1,19 @@
 """One epoch of training: its steps, each held to be finite before a weight moves."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thesis_lib.config import InputError, RunConfig, first_few
+from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.loaders import Loader
+from thesis_lib.errors import InputError, first_few
 from thesis_lib.losses import SupConLoss
 from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_precision
-from thesis_lib.training.schedule import learning_rate
 
 PARTS = ("a pixel", "an output of the network", "the loss", "a gradient")
 # Steps between two looks at whether all is finite; a GPU would have to be waited for.
@@ -50,8 +51,8 @@ def train_epoch(
     moves no weight, nor does any after it.
 
     Args:
-        config: method, colours, learning rates, seed.
-        model: on the device that computes, of :func:`thesis_lib.system.distributed.together`.
+        config: method, jitter, learning rates, seed.
+        model: on the device that computes, of :func:`thesis_lib.system.distributed.data_parallel`.
         optimizer: of :func:`create_optimizer`.
         loader: batches of views, as :class:`thesis_lib.data.loaders.RandomViews` makes them.
         mean, std: channel statistics to normalise with.
@@ -72,26 +73,30 @@ def train_epoch(
     model.train()
     epoch, step, steps = loader.batches.epoch, loader.batches.start, len(loader)
     total = torch.tensor(loss_sum, device=device)
-    for pixels, colours, labels, _ in loader:
+    for pixels, jitter, labels, _ in loader:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch, step, steps)
-        own = distributed.share(len(labels), config.views, distributed.rank(), distributed.size())
+        own = distributed.batch_slice(
+            len(labels), config.views, distributed.rank(), distributed.world_size()
+        )
         # Dropout's numbers follow from the step, so a training can go on in the middle.
         state = np.random.SeedSequence((config.seed, epoch, step, own.start)).generate_state(1)
         torch.manual_seed(int(state[0]))
         images = transforms.to_float(pixels.to(device, non_blocking=True))
-        if config.method != "cross-entropy":  # the baseline's recipe leaves colours alone
-            images = transforms.change_colour(images, colours.to(device))
-        images = transforms.normalise(images, mean, std)
+        if config.method != "cross-entropy":  # the baseline's recipe leaves jitter alone
+            images = transforms.color_jitter(images, jitter.to(device))
+        images = transforms.normalize(images, mean, std)
         with autocast(config, device):
             rows = len(labels) * config.views
-            outputs = distributed.gathered(model(images), rows, own.start * config.views)
+            outputs = distributed.gather_with_gradients(
+                model(images), rows, own.start * config.views
+            )
             loss = method_loss(config, outputs, labels.to(device, non_blocking=True))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradients = [value.grad for value in parameters if value.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        pixel_sum = distributed.total(images.sum())
+        pixel_sum = distributed.sum_over_ranks(images.sum())
         watch.note(step, pixel_sum, outputs.detach().sum(), loss.detach(), norm)
         optimizer.found_inf = watch.found  # where it is 1, fused SGD leaves all as it is
         step += 1
@@ -156,3 +161,34 @@ def method_loss(config: RunConfig, outputs: Tensor, labels: Tensor) -> Tensor:
     features = outputs.unflatten(0, (len(labels), -1))  # -> (batch, views, dim)
     criterion = SupConLoss(config.temperature, config.base_temperature)
     return criterion(features, labels if config.method == "supcon" else None)
+
+
+def learning_rate(config: RunConfig, epoch: int, step: int, steps: int) -> float:
+    """The learning rate of one step, by the formulas of SupContrast.
+
+    Cosine over E epochs: floor + (peak - floor)(1 + cos(pi e / E)) / 2 with floor = peak x
+    decay_rate^3, set once an epoch. Step: peak x decay_rate for each decay epoch passed.
+    Warm-up, set every step: linearly from ``warmup_from`` to the schedule's value at the end
+    of the warm-up, which takes at most half of all epochs.
+
+    Args:
+        config: peak, schedule and warm-up.
+        epoch: 1 to ``config.epochs``.
+        step: 0 to ``steps - 1`` within the epoch.
+        steps: steps in an epoch.
+    """
+    warmup = min(config.warmup_epochs, config.epochs // 2)
+    if epoch > warmup:
+        return _scheduled(config, epoch)
+    peak = _scheduled(config, warmup) if config.schedule == "cosine" else config.learning_rate
+    passed = ((epoch - 1) * steps + step) / (warmup * steps)
+    return config.warmup_from + passed * (peak - config.warmup_from)
+
+
+def _scheduled(config: RunConfig, epoch: int) -> float:
+    if config.schedule == "step":
+        passed = sum(epoch > decay for decay in config.decay_epochs)
+        return config.learning_rate * config.decay_rate**passed
+    floor = config.learning_rate * config.decay_rate**3
+    wave = (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+    return floor + (config.learning_rate - floor) * wave

@@ -9,9 +9,9 @@ import sys
 import tempfile
 from typing import IO
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.system import distributed, torchrun
+from thesis_lib.system import distributed, processes
 from thesis_lib.system.device import choose_device
 from thesis_lib.system.signals import Terminated, sigterm_raises
 
@@ -19,7 +19,7 @@ SECONDS_TO_END = 35.0  # torchrun kills after 30 what does not heed it
 MODULE = "thesis_lib.cli.launched"
 
 
-def share_out(stage: str, run: RunDirectory) -> bool:
+def run_under_torchrun(stage: str, run: RunDirectory) -> bool:
     """Let as many processes as ``config.devices`` do a stage of a run together.
 
     What they print is printed here. A signal is passed on, and what was done is saved.
@@ -34,7 +34,7 @@ def share_out(stage: str, run: RunDirectory) -> bool:
     Raises:
         InputError: what the processes have told.
     """
-    devices, ranks = run.config.devices, distributed.size()
+    devices, ranks = run.config.devices, distributed.world_size()
     if ranks > 1 and devices not in (1, ranks):
         raise InputError(
             f"torchrun has started {ranks} processes, and devices is {devices}; leave --devices out"
@@ -71,9 +71,9 @@ def _environment(devices: int) -> dict[str, str]:
     own = {
         "THESIS_OWNER": str(os.getpid()),
         "THESIS_COMMAND": os.environ.get("THESIS_COMMAND", " ".join(sys.argv)),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(torchrun.cores(devices))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(processes.num_cores(devices))),
     }
-    own[torchrun.QUIET[0]] = os.environ.get(*torchrun.QUIET)
+    own[processes.QUIET[0]] = os.environ.get(*processes.QUIET)
     # The name of a notebook that is open would have each of a progress bar's states printed.
     return {n: v for n, v in os.environ.items() if n != "JPY_SESSION_NAME"} | own
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
-from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
+from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
 from thesis_lib.data.cache import Images, Source, open_images
 from thesis_lib.data.datasets import DataSet, open_dataset
 from thesis_lib.data.loaders import (
@@ -21,14 +21,11 @@ from thesis_lib.data.loaders import (
     worker_count,
 )
 from thesis_lib.data.statistics import DataStatistics, data_statistics, readable
+from thesis_lib.errors import InputError
 from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
-from thesis_lib.runs.directory import (
-    RunDirectory,
-    data_runs_folder,
-    figures_folder,
-    relative_to_root,
-)
-from thesis_lib.runs.stages import is_pretrained, stage
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.provenance import stage
+from thesis_lib.runs.stages import is_pretrained
 from thesis_lib.system import distributed
 from thesis_lib.system.device import (
     choose_device,
@@ -38,12 +35,13 @@ from thesis_lib.system.device import (
 )
 from thesis_lib.system.files import sweep_partial, write_csv, write_json
 from thesis_lib.system.locks import locked
+from thesis_lib.system.paths import data_runs_folder, figures_folder, relative_to_root
 from thesis_lib.system.progress import EpochProgress
 from thesis_lib.system.signals import deferred_signals
-from thesis_lib.system.torch_errors import plain_words
+from thesis_lib.system.torch_errors import translate_torch_errors
 from thesis_lib.training import checkpoints, resume
 from thesis_lib.training.engine import NotFiniteError, create_optimizer, train_epoch
-from thesis_lib.training.launcher import share_out
+from thesis_lib.training.launcher import run_under_torchrun
 from thesis_lib.training.resume import Position
 from thesis_lib.training.stage import check_fingerprint
 
@@ -67,7 +65,7 @@ def create_model(config: RunConfig, classes: int) -> nn.Module:
         return ContrastiveModel(backbone, config.projection_dim)
 
 
-def check(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
+def check_run(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
     """Everything that can be refused before a run writes anything.
 
     Returns:
@@ -87,7 +85,7 @@ def check(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
             f"batch_size {config.batch_size} is larger than the data set: {config.data}/train "
             f"has {images} images"
         )
-    ranks = distributed.size() if distributed.size() > 1 else config.devices
+    ranks = distributed.world_size() if distributed.world_size() > 1 else config.devices
     fewest = -(-2 // config.views) * ranks  # batch normalisation takes no single view
     if ranks > 1 and config.batch_size < fewest:
         raise InputError(
@@ -108,9 +106,9 @@ def pretrain(config: RunConfig) -> RunDirectory:
     the step that they come in, and a save.
 
     Raises:
-        InputError: see :func:`check`, :func:`thesis_lib.training.resume.restore`,
+        InputError: see :func:`check_run`, :func:`thesis_lib.training.resume.restore`,
             :func:`thesis_lib.training.resume.check_space` and
-            :func:`thesis_lib.training.resume.counted_life`; also for a run that another process
+            :func:`thesis_lib.training.resume.limit_restarts`; also for a run that another process
             is at, an unreadable image, values that are not finite, a lack of memory or disk, and
             loading workers that die or hang.
     """
@@ -118,13 +116,13 @@ def pretrain(config: RunConfig) -> RunDirectory:
     if is_pretrained(existing) and not config.force:
         existing.check_config((IDENTITY, PRETRAIN))
         return existing
-    run, dataset, model = check(config)
-    if share_out("pretrain", run):
+    run, dataset, model = check_run(config)
+    if run_under_torchrun("pretrain", run):
         return run
     statistics = data_statistics(dataset)
     dataset = readable(dataset, statistics, config)
     batch = f"batch_size {config.batch_size}"
-    with locked(run.path), plain_words(batch, config.worker_timeout):
+    with locked(run.path), translate_torch_errors(batch, config.worker_timeout):
         sweep_partial(run.path, older_than=0)
         for folder in (data_runs_folder(dataset.name), figures_folder(dataset.name)):
             sweep_partial(folder)
@@ -141,7 +139,7 @@ def _train(
     model.to(device, memory_format=torch.channels_last)
     optimizer = create_optimizer(config, model)
     rows, position, facts = resume.restore(run, model, optimizer, dataset, mean, std)
-    with resume.counted_life(run, position):
+    with resume.limit_restarts(run, position):
         images, cache = open_images(dataset, "train", statistics, config)
         resume.check_space(run, model, position.epoch - 1)
         run.write_config()
@@ -156,10 +154,10 @@ def _train(
             "precision": precision_name(config),
             "compile": config.compile,
             "cache": cache,
-            "ranks": distributed.size(),
+            "ranks": distributed.world_size(),
             "code": resume.CODE_VERSION,
         }
-        with stage(run, "pretrain", **facts), distributed.others_heeded():
+        with stage(run, "pretrain", **facts), distributed.report_worker_errors():
             _train_epochs(run, dataset, images, (mean, std), model, optimizer, rows, position)
 
 
@@ -175,11 +173,13 @@ def _train_epochs(
 ) -> None:
     """The training loop: epochs, checkpoints, ``metrics.csv`` and TensorBoard's log."""
     config, device, n = run.config, choose_device(run.config), len(images)
-    momentum = resume.optimizer_on_cpu(optimizer)
+    momentum = resume.optimizer_state_on_cpu(optimizer)
     mean, std = normalisation
     classes = len(dataset.classes)
-    distributed.tell(_help, config, images.source, classes, mean, std, momentum, position)
-    trained = distributed.together(model)
+    distributed.call_on_workers(
+        _help, config, images.source, classes, mean, std, momentum, position
+    )
+    trained = distributed.data_parallel(model)
     loader = _loader(config, images)
     batches = loader.batches
     progress = EpochProgress(config.epochs, done=position.epoch - 1, images=n)
@@ -197,9 +197,9 @@ def _train_epochs(
 
         def leave_after(images: int) -> bool:
             progress.step(images)
-            return distributed.agree(deferral)
+            return distributed.should_stop(deferral)
 
-        while position.epoch <= config.epochs and not distributed.agree(deferral):
+        while position.epoch <= config.epochs and not distributed.should_stop(deferral):
             epoch, began = position.epoch, time.perf_counter()
             batches.epoch, batches.start = epoch, position.step
             common = (trained, optimizer, loader, *normalisation, position.loss_sum, leave_after)
@@ -213,7 +213,7 @@ def _train_epochs(
             waited = time.monotonic() - saved_at >= 60 * config.rolling_minutes
             if (is_whole and epoch in kept) or waited:
                 common = (config, dataset, *normalisation, rows, position, model, optimizer)
-                checkpoint = resume.content(*common)
+                checkpoint = resume.checkpoint_content(*common)
                 if is_whole and epoch in kept:
                     checkpoints.save(checkpoints.checkpoint_path(run, epoch), checkpoint)
                 resume.save_rolling(run, checkpoint)
@@ -225,8 +225,8 @@ def _train_epochs(
                 progress.epoch(epoch, rows[-1]["loss"], rows[-1]["images_per_second"])
         if position != saved:
             common = (config, dataset, *normalisation, rows, position, model, optimizer)
-            resume.save_rolling(run, resume.content(*common))
-        distributed.agree(deferral)  # the other ranks wait until all is saved
+            resume.save_rolling(run, resume.checkpoint_content(*common))
+        distributed.should_stop(deferral)  # the other ranks wait until all is saved
 
 
 def _loader(config: RunConfig, images: Images) -> Loader:
@@ -251,20 +251,24 @@ def _help(
     device = choose_device(config)
     model = create_model(config, classes).to(device, memory_format=torch.channels_last)
     optimizer = create_optimizer(config, model)
-    resume.fit_optimizer(optimizer, momentum, config)
+    resume.load_optimizer_state(optimizer, momentum, config)
     if config.compile:
         model.compile()
-    trained = distributed.together(model)
+    trained = distributed.data_parallel(model)
     loader = _loader(config, source.open())
     batches, batch = loader.batches, f"batch_size {config.batch_size}"
-    with plain_words(batch, config.worker_timeout), loader, deferred_signals() as deferral:
-        while position.epoch <= config.epochs and not distributed.agree(deferral):
+    with (
+        translate_torch_errors(batch, config.worker_timeout),
+        loader,
+        deferred_signals() as deferral,
+    ):
+        while position.epoch <= config.epochs and not distributed.should_stop(deferral):
             batches.epoch, batches.start = position.epoch, position.step
             common = (trained, optimizer, loader, mean, std, 0.0)
-            step, _ = train_epoch(config, *common, lambda _: distributed.agree(deferral))
+            step, _ = train_epoch(config, *common, lambda _: distributed.should_stop(deferral))
             is_whole = step == len(batches)
             position = Position(position.epoch + 1) if is_whole else Position(position.epoch, step)
-        distributed.agree(deferral)
+        distributed.should_stop(deferral)
 
 
 def _train_epoch(run: RunDirectory, *common: Any) -> tuple[int, float]:

@@ -14,19 +14,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
+from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
 from thesis_lib.data.datasets import DataSet
-from thesis_lib.runs.directory import RunDirectory, relative_to_root
+from thesis_lib.errors import InputError
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.device import precision_name
 from thesis_lib.system.files import atomic_path, read_json, write_json
+from thesis_lib.system.paths import relative_to_root
 from thesis_lib.training import checkpoints
+
+PARTS = (
+    *("config", "data_fingerprint", "classes", "mean", "std", "code", "precision", "metrics"),
+    *("position", "model", "optimizer"),
+)
+NEEDED = ("config", "data_fingerprint", "classes", "mean", "std", "metrics", "position", "model")
 
 PACKAGE = Path(__file__).parent.parent
 # What decides the bits of a training.
 CODE = (
     *("losses", "models", "system/distributed", "data/cache", "data/datasets", "data/loaders"),
     *("data/splits", "data/statistics", "data/transforms", "training/engine"),
-    *("training/pretraining", "training/resume", "training/schedule"),
+    *("training/pretraining", "training/resume", "data/images"),
 )
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 STARTS = 5  # lives without progress, after which a run stops
@@ -57,7 +65,7 @@ def _code_version() -> dict[str, str]:
 CODE_VERSION = _code_version()  # what runs: the files may be changed while it does
 
 
-def content(
+def checkpoint_content(
     config: RunConfig,
     dataset: DataSet,
     mean: tuple[float, ...],
@@ -81,13 +89,6 @@ def content(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-
-
-PARTS = (
-    *("config", "data_fingerprint", "classes", "mean", "std", "code", "precision", "metrics"),
-    *("position", "model", "optimizer"),
-)
-NEEDED = ("config", "data_fingerprint", "classes", "mean", "std", "metrics", "position", "model")
 
 
 def save_rolling(run: RunDirectory, checkpoint: dict[str, Any]) -> None:
@@ -145,10 +146,10 @@ def restore(
         )
     if differing:
         facts["forced"] = differing
-    weights = checkpoints.unwrapped(checkpoint["model"], name)
-    checkpoints.fit_weights(model, weights, name)
+    weights = checkpoints.strip_wrapper_prefix(checkpoint["model"], name)
+    checkpoints.load_weights(model, weights, name)
     if "optimizer" in checkpoint:
-        fit_optimizer(optimizer, checkpoint["optimizer"], run.config)
+        load_optimizer_state(optimizer, checkpoint["optimizer"], run.config)
     position = Position(**checkpoint["position"])
     print(f"going on from {name}, epoch {position.epoch}", flush=True)
     return checkpoint["metrics"], position, facts
@@ -217,7 +218,7 @@ def _differences(
             yield f"the code of {name} was {version}, now {CODE_VERSION.get(name)}"
 
 
-def fit_optimizer(
+def load_optimizer_state(
     optimizer: torch.optim.Optimizer, state: dict[str, Any], config: RunConfig
 ) -> None:
     """Load SGD's state, in the weights' own memory layout, for its fused step."""
@@ -232,7 +233,7 @@ def fit_optimizer(
                 optimizer.state[weight]["momentum_buffer"] = own
 
 
-def optimizer_on_cpu(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def optimizer_state_on_cpu(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """SGD's state, as another process can take it over."""
     state = optimizer.state_dict()
     of_weights = {
@@ -264,7 +265,7 @@ def check_space(run: RunDirectory, model: nn.Module, done: int) -> None:
 
 
 @contextlib.contextmanager
-def counted_life(run: RunDirectory, position: Position) -> Iterator[None]:
+def limit_restarts(run: RunDirectory, position: Position) -> Iterator[None]:
     """Count the starts at one place; a save after it ends the count, as an error with a name does.
 
     Raises:

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from thesis_lib.config import InputError
 from thesis_lib.data.datasets import DataSet, open_dataset
 from thesis_lib.data.statistics import DataStatistics, data_statistics, readable
-from thesis_lib.runs.directory import RunDirectory, relative_to_root
-from thesis_lib.runs.stages import trained_fingerprint
+from thesis_lib.errors import InputError
+from thesis_lib.runs.artifacts import trained_fingerprint
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import sweep_partial
 from thesis_lib.system.locks import locked
-from thesis_lib.system.torch_errors import plain_words
+from thesis_lib.system.paths import relative_to_root
+from thesis_lib.system.torch_errors import translate_torch_errors
 
 
 @contextmanager
@@ -26,14 +27,14 @@ def run_data(run: RunDirectory, needs: tuple[str, ...]) -> Iterator[tuple[DataSe
     Raises:
         InputError: where the data have changed or cannot be read, or another process is at the
             run; for what goes wrong in the block, see
-            :func:`thesis_lib.system.torch_errors.plain_words`.
+            :func:`thesis_lib.system.torch_errors.translate_torch_errors`.
     """
     dataset = open_dataset(run.config.data, needs)
     check_fingerprint(run, dataset)
     statistics = data_statistics(dataset)
     dataset = readable(dataset, statistics, run.config)
     batch = "the features of all images"
-    with locked(run.path), plain_words(batch, run.config.worker_timeout):
+    with locked(run.path), translate_torch_errors(batch, run.config.worker_timeout):
         sweep_partial(run.path, older_than=0)
         yield dataset, statistics
 

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.training.checkpoints import is_whole_zip
 
 NUMPY_CORES = ("core", "_core")

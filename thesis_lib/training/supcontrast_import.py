@@ -11,17 +11,21 @@ import pandas as pd
 import torch
 from torch import nn
 
-from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
+from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.statistics import DataStatistics, data_statistics, readable
+from thesis_lib.errors import InputError
 from thesis_lib.models import create_backbone, has_resnet_stem
-from thesis_lib.runs.directory import RunDirectory, relative_to_root
-from thesis_lib.runs.stages import METRICS_COLUMNS, is_pretrained, stage, trained_epochs
+from thesis_lib.runs.artifacts import METRICS_COLUMNS, trained_epochs
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.provenance import stage
+from thesis_lib.runs.stages import is_pretrained
 from thesis_lib.system.files import write_csv
 from thesis_lib.system.locks import locked
+from thesis_lib.system.paths import relative_to_root
 from thesis_lib.system.progress import track
 from thesis_lib.training import checkpoints
-from thesis_lib.training.pretraining import check
+from thesis_lib.training.pretraining import check_run
 from thesis_lib.training.resume import Position
 from thesis_lib.training.supcontrast import SupContrastCheckpoint, read_checkpoint, read_losses
 
@@ -47,7 +51,7 @@ def import_checkpoints(
     """
     first = read_checkpoint(paths[0])
     config = _config(first, settings)
-    run, dataset, model = check(config)
+    run, dataset, model = check_run(config)
     if any(run.checkpoints.glob("*.pth")):
         raise InputError(
             f"{relative_to_root(run.path)} is there already; give the import another --tag, "
@@ -168,7 +172,7 @@ def _check_files(
     files: dict[int, Path] = {}
     for path in paths:
         read = read_checkpoint(path)
-        checkpoints.fit_weights(model, read.weights, str(path), read.spell)
+        checkpoints.load_weights(model, read.weights, str(path), read.spell)
         for name, value in first.settings.items():
             if read.settings.get(name) != value:
                 raise InputError(

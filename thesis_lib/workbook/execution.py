@@ -16,8 +16,8 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from thesis_lib.config import RunConfig
-from thesis_lib.runs.directory import relative_to_root, workbook_root
 from thesis_lib.system.files import atomic_path
+from thesis_lib.system.paths import relative_to_root, workbook_root
 from thesis_lib.workbook.receipts import has_receipt, receipt_file
 
 SECONDS_TO_END = 8.0  # for a kernel that is told to stop: its training finishes a step and saves

@@ -17,11 +17,13 @@ from multiprocessing.process import BaseProcess
 
 import psutil
 
-from thesis_lib.config import InputError, RunConfig
-from thesis_lib.system import torchrun
-from thesis_lib.system.processes import end_with
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
+from thesis_lib.system import processes
+from thesis_lib.system.processes import exit_with_parent
 from thesis_lib.system.signals import sigterm_raises
-from thesis_lib.workbook.grid import Task, execute_in_turn
+from thesis_lib.workbook.grid import execute_in_turn
+from thesis_lib.workbook.plan import Task
 
 # A kernel that is told to stop has 8 s; its runner, that and what it takes to put things away.
 SECONDS_TO_END = 12.0
@@ -29,7 +31,7 @@ SECONDS_TO_END = 12.0
 Runs = Sequence[Sequence[Task]]
 
 
-def side_by_side(configs: Sequence[RunConfig], jobs: int) -> Callable[[Runs], list[str]]:
+def run_in_parallel(configs: Sequence[RunConfig], jobs: int) -> Callable[[Runs], list[str]]:
     """What executes the notebooks of all runs, so many runs at once, for `run_grid`.
 
     Args:
@@ -51,7 +53,7 @@ def _shares(config: RunConfig, jobs: int) -> list[dict[str, str]]:
     if not gpus:
         if "OMP_NUM_THREADS" in os.environ:
             return [{}] * jobs
-        return [{"OMP_NUM_THREADS": str(torchrun.cores(jobs * config.devices))}] * jobs
+        return [{"OMP_NUM_THREADS": str(processes.num_cores(jobs * config.devices))}] * jobs
     each = config.devices
     if len(gpus) < jobs * each:
         raise InputError(
@@ -172,5 +174,5 @@ def _execute_run(
     # A terminal's Ctrl-C reaches this process too; the one that has started it passes it on.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     with sigterm_raises():
-        end_with(owner)
+        exit_with_parent(owner)
         results.send(execute_in_turn(tasks))

@@ -8,10 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import IDENTITY, PRETRAIN, InputError, RunConfig
-from thesis_lib.runs.directory import RunDirectory, data_runs_folder, find_runs, relative_to_root
-from thesis_lib.runs.stages import IS_DONE, probe_inputs, selection_digest, trained_fingerprint
+from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
+from thesis_lib.errors import InputError
+from thesis_lib.runs.artifacts import trained_fingerprint
+from thesis_lib.runs.directory import RunDirectory, find_runs
+from thesis_lib.runs.stages import IS_DONE, probe_inputs, selection_digest
 from thesis_lib.system.files import file_digest, read_json, write_json
+from thesis_lib.system.paths import data_runs_folder, relative_to_root
 
 # The notebooks of a run and the stages whose outputs they show; the others are of a data set.
 STAGE_OF = {

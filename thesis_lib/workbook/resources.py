@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.workbook.slurm_queue import RUN
 
 SECONDS_OF_NOTICE = 120  # before the time limit: SIGUSR2, which a training saves on

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import InputError, RunConfig
-from thesis_lib.runs.directory import listed_differences, relative_to_root
-from thesis_lib.workbook.grid import Plan, Task, check_grid, plan_of, print_plan
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
+from thesis_lib.runs.directory import listed_differences
+from thesis_lib.system.paths import relative_to_root
+from thesis_lib.workbook.grid import check_grid
+from thesis_lib.workbook.plan import Plan, Task, plan_of, print_plan
 from thesis_lib.workbook.resources import Resources
 from thesis_lib.workbook.slurm_job import work
 from thesis_lib.workbook.slurm_queue import (

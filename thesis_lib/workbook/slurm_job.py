@@ -12,10 +12,12 @@ import sys
 import time
 from typing import Any
 
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.system.locks import locked
 from thesis_lib.system.signals import EXIT_RESUMABLE, Terminated, sigterm_raises
-from thesis_lib.workbook.grid import Task, execute_in_turn, plan_of
+from thesis_lib.workbook.grid import execute_in_turn
+from thesis_lib.workbook.plan import Task, plan_of
 from thesis_lib.workbook.slurm_queue import DATA_STATS, RUN, SECONDS_TO_ANSWER, THESIS_TABLES
 
 SECONDS_FOR_A_LOCK, SECONDS_BETWEEN_LOOKS = (

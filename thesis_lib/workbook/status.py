@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from thesis_lib.config import InputError, RunConfig, nearest
-from thesis_lib.runs.directory import RunDirectory, data_runs_folder, run_folders, workbook_root
-from thesis_lib.runs.stages import STAGES, read_metrics, stage_states, trained_epochs
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError, nearest
+from thesis_lib.runs.artifacts import read_metrics, trained_epochs
+from thesis_lib.runs.directory import RunDirectory, run_folders
+from thesis_lib.runs.provenance import stage_states
+from thesis_lib.runs.stages import STAGES
 from thesis_lib.system.files import read_json
+from thesis_lib.system.paths import data_runs_folder, workbook_root
 from thesis_lib.workbook import slurm_queue
-from thesis_lib.workbook.grid import DATA_STATS, THESIS_TABLES
+from thesis_lib.workbook.plan import DATA_STATS, THESIS_TABLES
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from thesis_lib.config import InputError, data_set_name, nearest
+from thesis_lib.config import data_set_name
+from thesis_lib.errors import InputError, nearest
 from thesis_lib.reporting.report.parts import FACTS, data_part, distinct, run_parts, worst_of
-from thesis_lib.runs.directory import data_runs_folder, figures_folder, relative_to_root
 from thesis_lib.system.files import write_text
+from thesis_lib.system.paths import data_runs_folder, figures_folder, relative_to_root
 
 FOLDER = Path(__file__).parent  # of the template and its CSS
 

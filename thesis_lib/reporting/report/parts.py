@@ -7,13 +7,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thesis_lib.cli.options import as_options
-from thesis_lib.config import InputError, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
 from thesis_lib.reporting.report.cleaning import Section
 from thesis_lib.reporting.report.rendering import read_notebook, rendered, title_of, what_failed
-from thesis_lib.runs.directory import RunDirectory, data_runs_folder, find_data
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json
-from thesis_lib.workbook.grid import (
+from thesis_lib.system.paths import data_runs_folder, find_data
+from thesis_lib.workbook.parameters import as_options
+from thesis_lib.workbook.plan import (
     DATA_STATS,
     RUN_NOTEBOOKS,
     THESIS_TABLES,

@@ -11,9 +11,9 @@ from markupsafe import Markup
 from nbconvert.filters.ansi import ansi2html
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from thesis_lib.config import InputError
+from thesis_lib.errors import InputError
 from thesis_lib.reporting.report.cleaning import Section, cleaned
-from thesis_lib.runs.directory import relative_to_root
+from thesis_lib.system.paths import relative_to_root
 
 FOLDED_LINES = 20  # printed text of more lines than this is folded
 PAPERMILL_MARK = "papermill-error-cell-tag"  # of the cells that papermill adds around an error

@@ -143,7 +143,9 @@ def _buttons(counts: np.ndarray, classes: Sequence[str]) -> dict[tuple[int, int]
     filled = [int(counts[cell]) for cell in cells]
     layout, styles = widgets.Layout(), {}
     buttons = {}
-    for cell, count, color, ink in zip(cells, filled, *figures.cell_colors(filled), strict=True):
+    for cell, count, color, ink in zip(
+        cells, filled, *figures.results.cell_colors(filled), strict=True
+    ):
         row, column = cell
         if count not in styles:
             styles[count] = widgets.ButtonStyle(button_color=color, text_color=ink)
@@ -161,7 +163,7 @@ def _buttons(counts: np.ndarray, classes: Sequence[str]) -> dict[tuple[int, int]
 def _headings(counts: np.ndarray, classes: Sequence[str]) -> tuple[widgets.HTML, widgets.HTML]:
     """The style sheet of a matrix, and its lines and the names of rows and columns."""
     k = len(classes)
-    few = k <= figures.NAMED_CLASSES
+    few = k <= figures.style.NAMED_CLASSES
     height = ROW_OF_FEW if few else ROW
     width = max(height + 4, DIGIT * len(str(counts.max())) + 8)
     places = "\n".join(

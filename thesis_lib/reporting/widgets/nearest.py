@@ -12,16 +12,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from thesis_lib.config import InputError
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import Split
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import extract_features
 from thesis_lib.evaluation.knn import unit_vectors
-from thesis_lib.evaluation.retrieval import read_retrieval_predictions, stored_table
+from thesis_lib.evaluation.retrieval import stored_table
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.widgets.front_end import Explorer, shown
 from thesis_lib.reporting.widgets.pictures import STYLE, Group, Picture, figure_of, html_of
-from thesis_lib.runs.directory import find_data
+from thesis_lib.runs.artifacts import read_retrieval_predictions
+from thesis_lib.system.paths import find_data
 from thesis_lib.training.checkpoints import checkpoint_path, load_backbone
 
 LISTED = 500  # test images to choose from: a longer list cannot be read

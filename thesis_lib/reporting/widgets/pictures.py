@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from thesis_lib import figures
-from thesis_lib.config import InputError
-from thesis_lib.data.datasets import read_pixels
+from thesis_lib.data.images import read_pixels
+from thesis_lib.errors import InputError
 
 THUMBNAIL = 128  # longest side, px
 QUALITY = 90  # of its JPEG, which has a third of the bytes of a PNG
@@ -60,7 +60,7 @@ def figure_of(groups: Sequence[Group]) -> Figure:
                 images.append(None)
                 captions.append(f"{picture.caption}\n{_reason(picture.path, error)}")
         drawn.append((group.heading, images, captions))
-    return figures.picture_groups(drawn)
+    return figures.data_set.picture_groups(drawn)
 
 
 def html_of(groups: Sequence[Group]) -> str:

@@ -7,10 +7,11 @@ from IPython.core.pylabtools import print_figure
 from matplotlib.figure import Figure
 
 from thesis_lib import figures
-from thesis_lib.evaluation.retrieval import read_retrieval, stored_table
+from thesis_lib.evaluation.retrieval import stored_table
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.widgets.front_end import Explorer, shown
 from thesis_lib.reporting.widgets.pictures import STYLE, Group, Picture, figure_of, html_of
+from thesis_lib.runs.artifacts import read_retrieval
 
 PICTURES = 6  # of each kind: as many stand in one row
 
@@ -94,7 +95,7 @@ class _Pruned:
 
     def curve_png(self, number: int) -> bytes:
         """The curve with a threshold marked."""
-        figure = figures.threshold_curve(self.curve, self.row(number)["threshold"])
+        figure = figures.data_set.threshold_curve(self.curve, self.row(number)["threshold"])
         return print_figure(figure, "png")
 
 

@@ -9,7 +9,7 @@ from thesis_lib.config import METHODS
 from thesis_lib.evaluation.retrieval import CHOSEN_ON
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import percent, percent_with_interval
-from thesis_lib.runs.stages import read_metrics
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.system.files import read_json
 
 
@@ -18,12 +18,12 @@ def _of_run(results: Results) -> str:
     return f"{config.backbone}, batch size {config.batch_size}, seed {config.seed}"
 
 
-def _views(results: Results) -> str:
+def views(results: Results) -> str:
     views = "Random views" if results.run.config.views > 1 else "The random view"
     return f"{views} of some training images, as the backbone sees them in the first epoch."
 
 
-def _pretraining(results: Results) -> str:
+def pretraining(results: Results) -> str:
     run, loss = results.run, read_metrics(results.run)[-1]["loss"]
     caption = f"{run.config.loss_name} and learning rate of {_of_run(results)}."
     if run.probe_file.is_file():
@@ -32,7 +32,7 @@ def _pretraining(results: Results) -> str:
     return caption if math.isnan(loss) else f"{caption} The last loss is {loss:.3f}."
 
 
-def _checkpoint_accuracy(results: Results) -> str:
+def checkpoint_accuracy(results: Results) -> str:
     selection = read_json(results.run.selection_file)
     interval = percent_with_interval(selection["val_accuracy"], selection["val_accuracy_interval"])
     against = selection["against_last"]
@@ -43,7 +43,7 @@ def _checkpoint_accuracy(results: Results) -> str:
     )
 
 
-def _head_curves(results: Results) -> str:
+def head_curves(results: Results) -> str:
     selection = read_json(results.run.selection_file)
     return (
         f"Training of the linear heads of {_of_run(results)}. That of checkpoint "
@@ -57,13 +57,13 @@ def _accuracy(results: Results) -> str:
     return f"accuracy {shown} % of {test['n']:,} images"
 
 
-def _confusion(unit: str) -> Callable[[Results], str]:
+def confusion(unit: str) -> Callable[[Results], str]:
     return lambda results: (
         f"Confusion matrix of the test set, {unit}, of {_of_run(results)}; {_accuracy(results)}."
     )
 
 
-def _reliability(results: Results) -> str:
+def reliability(results: Results) -> str:
     test = read_json(results.run.test_file)
     return (
         f"Accuracy against confidence on the test set, of {_of_run(results)}. The expected "
@@ -73,7 +73,7 @@ def _reliability(results: Results) -> str:
     )
 
 
-def _mistakes(results: Results) -> str:
+def mistakes(results: Results) -> str:
     wrong = int((results.predictions["true"] != results.predictions["predicted"]).sum())
     return (
         f"The mistakes that were made with the greatest confidence, of {wrong:,} in all, of "
@@ -81,7 +81,7 @@ def _mistakes(results: Results) -> str:
     )
 
 
-def _runs_accuracy(results: Results) -> str:
+def runs_accuracy(results: Results) -> str:
     shown = sum(pair.is_shown for pair in results.pairs)
     return (
         "Test accuracy of all runs with Wilson's 95 % interval. Of "
@@ -89,7 +89,7 @@ def _runs_accuracy(results: Results) -> str:
     )
 
 
-def _retrieval_curve(results: Results) -> str:
+def retrieval_curve(results: Results) -> str:
     choice = read_json(results.run.table_choice_file)
     least = 100 * choice["images"] / choice["of_images"]
     return (
@@ -99,7 +99,7 @@ def _retrieval_curve(results: Results) -> str:
     )
 
 
-def _nearest_images(results: Results) -> str:
+def nearest_images(results: Results) -> str:
     images = len(results.misleading)
     return (
         "Test images beside the nearest image of the look-up table where that is of another "
@@ -107,45 +107,17 @@ def _nearest_images(results: Results) -> str:
     )
 
 
-def _loss_curves(method: str) -> Callable[[Results], str]:
+def loss_curves(method: str) -> Callable[[Results], str]:
     return lambda results: (
         f"{METHODS[method]} of all runs, smoothed. Losses of different batch sizes are not on one "
         "scale."
     )
 
 
-FIGURES: dict[str, Callable[[Results], str]] = {
-    "class_counts": lambda r: f"Images per class and part of {r.config.data_name}.",
-    "image_sizes": lambda r: f"Sizes of the images of {r.config.data_name}.",
-    "sample_images": lambda r: "Some training images of each class.",
-    "leaking_pairs": lambda r: "Images of val or test beside their counterparts in earlier parts.",
-    "runs_accuracy": _runs_accuracy,
-    **{
-        "loss_curves" if method == "supcon" else f"loss_curves_{method}": _loss_curves(method)
-        for method in METHODS
-    },
-    "views": _views,
-    "pretraining": _pretraining,
-    "checkpoint_accuracy": _checkpoint_accuracy,
-    "head_curves": _head_curves,
-    "head_learning_rates": lambda r: (
-        f"Validation accuracy of the heads against their learning rate, of {_of_run(r)}."
-    ),
-    "confusion_matrix": _confusion("each row in per cent of its images"),
-    "confusion_matrix_counts": _confusion("in images"),
-    "per_class_f1": lambda r: (
-        f"F1 of each class on the test set against its training images, of {_of_run(r)}."
-    ),
-    "reliability": _reliability,
-    "worst_mistakes": _mistakes,
-    "retrieval_curve": _retrieval_curve,
-    "nearest_images": _nearest_images,
-    "novelty": lambda r: (
-        "Images of classes that were left out of table and head, found by three scores, of "
-        f"{_of_run(r)}: one mark a part of the classes, and their mean."
-    ),
-    "embedding": lambda r: (
-        f"Features of the test images of {_of_run(r)}, laid out by t-SNE: neighbourhoods mean "
-        "something, distances between groups do not."
-    ),
-}
+def fixed(text: str) -> Callable[[Results], str]:
+    return lambda results: text
+
+
+def of_run(text: str) -> Callable[[Results], str]:
+    """A caption that ends with the run's backbone, batch size and seed."""
+    return lambda results: text.format(run=_of_run(results))

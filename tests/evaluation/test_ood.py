@@ -3,12 +3,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from thesis_lib.config import RunConfig
-from thesis_lib.evaluation.novelty import (
+from thesis_lib.evaluation.ood import (
     SCORES,
     class_folds,
-    detection,
-    measure_novelty,
-    novelty_table,
+    detection_metrics,
+    measure_ood,
+    ood_table,
 )
 
 
@@ -28,7 +28,7 @@ def measured(classes, spread=0.3, **settings):
     config = RunConfig(head_epochs=20, **settings)
     names = [f"class {i}" for i in range(classes)]
     kept = np.ones(len(labels), dtype=bool)
-    return measure_novelty(train, labels, kept, val, true, names, config)
+    return measure_ood(train, labels, kept, val, true, names, config)
 
 
 @pytest.mark.parametrize(("classes", "folds"), [(2, 0), (3, 3), (4, 4), (5, 5), (87, 5)])
@@ -44,11 +44,11 @@ def test_detection_counts_what_a_loop_counts():
     random = np.random.default_rng(3)
     novel = random.random(300) < 0.3
     score = random.normal(size=300).round(1) - novel  # with ties
-    found = detection(score, novel)
+    found = detection_metrics(score, novel)
     assert found["auroc"] == roc_auc_score(novel, -score)
     shares = [((score <= t)[novel].mean(), (score <= t)[~novel].mean()) for t in np.unique(score)]
-    assert found["false_alarms"] == min(alarms for recall, alarms in shares if recall >= 0.95)
-    assert found["found"] == max(recall for recall, alarms in shares if alarms <= 0.05)
+    assert found["fpr"] == min(alarms for recall, alarms in shares if recall >= 0.95)
+    assert found["tpr"] == max(recall for recall, alarms in shares if alarms <= 0.05)
 
 
 def test_clusters_apart_are_found_and_one_cloud_is_a_coin():
@@ -59,14 +59,14 @@ def test_clusters_apart_are_found_and_one_cloud_is_a_coin():
         assert 0.35 < cloud[cloud["score"] == name]["auroc"].mean() < 0.65
     assert apart.groupby("fold")["left_out"].nunique().tolist() == [1] * 5
     row = apart.iloc[0]
-    assert row["known_images"] + row["novel_images"] == 200
+    assert row["known_images"] + row["ood_images"] == 200
 
 
 def test_similarity_is_to_what_the_pruned_table_holds_of_the_known_classes():
     (train, labels), (val, true) = clusters(60, 3, 0.3, 1), clusters(40, 3, 0.3, 2)
     kept = np.arange(60) % 2 == 0
     names = ["a", "b", "c"]
-    rows = measure_novelty(train, labels, kept, val, true, names, RunConfig(head_epochs=2))
+    rows = measure_ood(train, labels, kept, val, true, names, RunConfig(head_epochs=2))
     unit, asking = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, val))
     for fold in rows[rows["score"] == "similarity"].to_dict("records"):
         left_out = names.index(fold["left_out"])
@@ -80,18 +80,18 @@ def test_probabilities_that_round_to_one_keep_their_order():
     kept, names = np.ones(300, dtype=bool), list("abcd")
     config = RunConfig(head_epochs=20)
     plain, large = (
-        measure_novelty(scale * train, labels, kept, scale * val, true, names, config)
+        measure_ood(scale * train, labels, kept, scale * val, true, names, config)
         for scale in (1, 1000)
     )
     for rows in (plain, large):
-        assert (rows[rows["score"] == "max softmax"]["false_alarms"] < 1).all()
+        assert (rows[rows["score"] == "max softmax"]["fpr"] < 1).all()
 
 
 def test_table_gives_mean_and_range_in_percent():
-    table = novelty_table(measured(4))
+    table = ood_table(measured(4))
     assert table["score"].tolist() == list(SCORES)
     rows = measured(4)
     auroc = 100 * rows[rows["score"] == "energy"]["auroc"]
     told = f"{auroc.mean():.2f} ({auroc.min():.2f} to {auroc.max():.2f})"
     assert table.set_index("score").loc["energy", "AUROC"] == told
-    assert novelty_table(measured(2)).empty
+    assert ood_table(measured(2)).empty

@@ -12,16 +12,16 @@ import torch
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from thesis_lib.config import FALSE_ALARMS, RunConfig
+from thesis_lib.config import FALSE_POSITIVE_RATE, RunConfig
 from thesis_lib.evaluation.knn import Index, unit_vectors
 from thesis_lib.evaluation.linear_heads import train_heads
 
 FOLDS = 5
-RECALL = 0.95
+TPR = 0.95
 SCORES = ("similarity", "max softmax", "energy")
 
 
-def measure_novelty(
+def measure_ood(
     train: np.ndarray,
     train_labels: np.ndarray,
     kept: np.ndarray,
@@ -48,8 +48,8 @@ def measure_novelty(
         config: the ``head_*`` settings and the seed.
 
     Returns:
-        A row a fold and score: fold, left_out (names), known_images, novel_images, score, auroc;
-        false_alarms: the share of known images called novel where RECALL of the novel ones are
+        A row a fold and score: fold, left_out (names), known_images, ood_images, score, auroc;
+        fpr: the share of known images called novel where RECALL of the novel ones are
         found; found: the share of novel images found where FALSE_ALARMS of the known ones are
         called novel. Empty for fewer than three classes.
     """
@@ -64,9 +64,11 @@ def measure_novelty(
             "fold": fold,
             "left_out": "; ".join(classes[label] for label in left_out),
             "known_images": int((~novel).sum()),
-            "novel_images": int(novel.sum()),
+            "ood_images": int(novel.sum()),
         }
-        rows += [facts | {"score": name, **detection(scores[name], novel)} for name in SCORES]
+        rows += [
+            facts | {"score": name, **detection_metrics(scores[name], novel)} for name in SCORES
+        ]
     return pd.DataFrame(rows)
 
 
@@ -77,13 +79,13 @@ def class_folds(classes: int, seed: int) -> Iterator[np.ndarray]:
         yield from map(np.sort, np.array_split(order, min(FOLDS, classes)))
 
 
-def detection(known_score: np.ndarray, novel: np.ndarray) -> dict[str, float]:
+def detection_metrics(known_score: np.ndarray, novel: np.ndarray) -> dict[str, float]:
     """How well a score (n,), high for what is known, finds the novel images (n,)."""
-    false_alarms, recall, _ = roc_curve(novel, -known_score, drop_intermediate=False)
+    fpr, recall, _ = roc_curve(novel, -known_score, drop_intermediate=False)
     return {
         "auroc": float(roc_auc_score(novel, -known_score)),
-        "false_alarms": float(false_alarms[np.argmax(recall >= RECALL)]),
-        "found": float(recall[false_alarms <= FALSE_ALARMS].max()),
+        "fpr": float(fpr[np.argmax(recall >= TPR)]),
+        "tpr": float(recall[fpr <= FALSE_POSITIVE_RATE].max()),
     }
 
 
@@ -119,7 +121,7 @@ def _scores(
     }
 
 
-def novelty_table(rows: pd.DataFrame) -> pd.DataFrame:
+def ood_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a score: mean over the folds, and lowest to highest fold, in %."""
     found = []
     for name in SCORES if len(rows) else ():
@@ -127,8 +129,8 @@ def novelty_table(rows: pd.DataFrame) -> pd.DataFrame:
         row = {"score": name}
         for column, words in (
             ("auroc", "AUROC"),
-            ("false_alarms", f"false alarms at {100 * RECALL:.0f} % recall"),
-            ("found", f"found at {100 * FALSE_ALARMS:.0f} % false alarms"),
+            ("fpr", f"FPR at {100 * TPR:.0f} % TPR"),
+            ("tpr", f"TPR at {100 * FALSE_POSITIVE_RATE:.0f} % FPR"),
         ):
             values = 100 * folds[column]
             row[words] = f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"

@@ -1,0 +1,102 @@
+"""The commands that use finished runs: export, predict, chapter, report, verify.
+
+Imports stand inside the functions: torch takes seconds to load, for which `thesis --help` cannot
+wait.
+"""
+
+import argparse
+from typing import Any
+
+from thesis_lib.cli.options import find_run, given_settings
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the chosen model for other programs."""
+    from thesis_lib.prediction.export import describe_export, export_run
+
+    run = find_run(options)
+    print(describe_export(export_run(run, options.output), run))
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Classify new images by a finished run, or by an export of one."""
+    from collections import Counter
+
+    from thesis_lib.prediction.ecotaxa import import_hints, unreadable_file, write_ecotaxa
+    from thesis_lib.prediction.new_images import find_images
+    from thesis_lib.prediction.predictions import (
+        check_output,
+        counted,
+        predict_images,
+        write_predictions,
+    )
+
+    images, output = find_images(options.images), options.output
+    check_output(output, images)
+    model = _finished_model(options)
+    found = predict_images(model, images, options.false_positive_rate)
+    if model.table is None:
+        print(f"nearest_image, similarity and looks_unlike stay empty: {model.lacking}")
+    counts: Counter[str] = Counter()
+    if options.format == "csv":
+        write_predictions(counted(found, counts), output, len(model.classes))
+        left_out, why, where = counts["unreadable"], "could not be read", "in its column problem"
+    else:
+        print("".join(f"{hint}\n" for hint in import_hints(images, output)), end="")
+        left_out = write_ecotaxa(counted(found, counts), output, images, len(model.classes))
+        why, where = "cannot be imported", f"in {unreadable_file(output)}"
+    if model.table is not None:
+        print(
+            f"look unlike all training images: {counts['unlike']:,} "
+            f"({options.false_positive_rate:.1%} of images of the known classes would)"
+        )
+    problems = f"{left_out:,} {why}, listed {where}" if left_out else "all could be read"
+    print(f"{output}: {counts['images']:,} images; {problems}")
+    return 0
+
+
+def _finished_model(options: argparse.Namespace) -> Any:
+    from thesis_lib.prediction.finished_model import (
+        find_export,
+        load_exported_model,
+        load_run_model,
+    )
+
+    folder = find_export(options.run)
+    if folder is None:
+        return load_run_model(find_run(options))
+    return load_exported_model(folder, given_settings(options))
+
+
+def chapter(options: argparse.Namespace) -> int:
+    """Write the results chapter of a data set."""
+    from thesis_lib.reporting.chapter import write_chapter
+    from thesis_lib.reporting.report import meant_data_set
+    from thesis_lib.system.paths import relative_to_root
+
+    document, body = map(relative_to_root, write_chapter(meant_data_set(options.data)))
+    print(f"{document}: compile it where it lies (pdflatex or lualatex, twice)")
+    print(f"{body}: for a thesis of your own to \\input")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Make one HTML file of a data set's executed notebooks."""
+    from thesis_lib.reporting.report import describe_report, meant_data_set, write_report
+
+    print(describe_report(write_report(meant_data_set(options.data))))
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Hold figures and tables against the runs; status 1 where any no longer agrees."""
+    from thesis_lib.reporting.verification import verify as verify_folder
+
+    verdict = verify_folder(options.figures)
+    for name in verdict.unknown:
+        print(f"not checked: {name}")
+    for line in verdict.differ:
+        print(f"differs: {line}")
+    print(f"{verdict.agree} agree, {len(verdict.differ)} differ, {len(verdict.unknown)} unknown")
+    return 1 if verdict.differ else 0

@@ -1,0 +1,144 @@
+"""The commands that run the workbook: demo, run, status, and each stage by itself.
+
+Imports stand inside the functions: torch takes seconds to load, for which `thesis status` cannot
+wait.
+"""
+
+import argparse
+import sys
+
+from thesis_lib.cli.options import asked_of_slurm, find_run, given_settings
+from thesis_lib.config import RunConfig, data_set_name
+from thesis_lib.workbook.parameters import as_options
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Make the demo data set and run the whole workbook on it."""
+    from thesis_lib.data.demo import demo_configs, prepare_demo_data
+    from thesis_lib.workbook.grid import run_grid
+
+    configs = demo_configs(options.data)
+    prepare_demo_data(configs[0].data)
+    return _report(run_grid(configs, options.dry_run), configs[0].data_name, options.dry_run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the notebooks over the grid: here, one run or several at once, or as a cluster's jobs."""
+    from thesis_lib.workbook.grid import grid_configs, run_grid
+
+    asked, settings = asked_of_slurm(options), given_settings(options)
+    if asked is not None:
+        from thesis_lib.workbook.resources import Resources
+        from thesis_lib.workbook.slurm import submit_grid
+
+        resources = Resources(**asked)
+        settings.setdefault("devices", resources.gpus or RunConfig.devices)
+    backbones, batch_sizes = (
+        value
+        if isinstance(value := settings.pop(name, getattr(RunConfig, name)), list)
+        else [value]
+        for name in ("backbone", "batch_size")
+    )
+    configs = grid_configs(settings, backbones, batch_sizes)
+    if asked is not None:
+        submit_grid(configs, resources, options.dry_run)
+        return 0
+    run_all = None
+    if options.jobs is not None:
+        from thesis_lib.workbook.parallel import run_in_parallel
+
+        run_all = run_in_parallel(configs, options.jobs)
+    failures = run_grid(configs, options.dry_run, run_all)
+    return _report(failures, configs[0].data_name, options.dry_run)
+
+
+def _report(failures: list[str], data_name: str, dry_run: bool) -> int:
+    from thesis_lib.system.paths import data_runs_folder, figures_folder, relative_to_root
+
+    if failures:
+        print(f"thesis: error: {len(failures)} failed:", *failures, sep="\n  ", file=sys.stderr)
+        return 1
+    if not dry_run:
+        figures = relative_to_root(figures_folder(data_name))
+        runs = relative_to_root(data_runs_folder(data_name))
+        print(f"figures and tables: {figures}/   runs and executed notebooks: {runs}/")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print how far each run has got."""
+    from thesis_lib.workbook.status import status_lines
+
+    print("\n".join(status_lines(options.data and data_set_name(options.data))))
+    return 0
+
+
+def pretrain(options: argparse.Namespace) -> int:
+    """Train one run."""
+    from thesis_lib.reporting.tables import run_cost
+    from thesis_lib.runs.directory import RunDirectory
+    from thesis_lib.training.pretraining import pretrain
+
+    config = RunConfig.from_dict(given_settings(options))
+    if not config.force:
+        RunDirectory(config).check_config()
+    run = pretrain(config)
+    print(f"{run.path.name}: trained for {config.epochs} epochs; {run_cost(run)}")
+    return 0
+
+
+def probe(options: argparse.Namespace) -> int:
+    """Probe the checkpoints of one run."""
+    from thesis_lib.evaluation.probing import best_checkpoint, probe_checkpoints
+    from thesis_lib.reporting.tables import percent_with_interval
+    from thesis_lib.system.files import read_json
+
+    run = find_run(options)
+    chosen = best_checkpoint(probe_checkpoints(run))
+    interval = chosen["val_accuracy_low"], chosen["val_accuracy_high"]
+    print(
+        f"{run.path.name}: chosen checkpoint {chosen['checkpoint']:.0f}, head epoch "
+        f"{chosen['head_epoch']:.0f}: validation accuracy "
+        f"{percent_with_interval(chosen['val_accuracy'], interval)} %\n"
+        f"{read_json(run.selection_file)['against_last']}"
+    )
+    return 0
+
+
+def test(options: argparse.Namespace) -> int:
+    """Test the chosen checkpoint of one run."""
+    from thesis_lib.evaluation.testing import final_test
+    from thesis_lib.reporting.tables import percent_with_interval
+
+    run = find_run(options)
+    result = final_test(run)
+    shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])
+    print(f"{run.path.name}: test accuracy {shown} % of {result['n']:,} images")
+    return 0
+
+
+def retrieve(options: argparse.Namespace) -> int:
+    """Make and test the look-up table of one run."""
+    from thesis_lib.evaluation.retrieval import retrieve
+    from thesis_lib.reporting.tables import percent_with_interval
+
+    run = find_run(options)
+    result = retrieve(run)
+    shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])
+    print(
+        f"{run.path.name}: look-up table of checkpoint {result['checkpoint']} at threshold "
+        f"{result['threshold']:.2f}: {result['images']:,} images, {result['index_mib']:.1f} MiB; "
+        f"test accuracy {shown} % of {result['n']:,} images"
+    )
+    return 0
+
+
+def import_checkpoint(options: argparse.Namespace) -> int:
+    """Make a run of SupContrast's checkpoints."""
+    from thesis_lib.training.supcontrast_import import describe_import, import_checkpoints
+
+    settings = given_settings(options)
+    run = import_checkpoints(options.files, settings, options.tensorboard)
+    print(describe_import(run, options.files, settings))
+    print(f"go on with: thesis run {' '.join(as_options(run.config))}")
+    return 0

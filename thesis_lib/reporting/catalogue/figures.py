@@ -1,0 +1,230 @@
+"""Every figure of the results chapter: its name, how it is drawn, and its caption."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from thesis_lib.config import METHODS
+from thesis_lib.data.datasets import sample_images
+from thesis_lib.data.images import read_pixels
+from thesis_lib.data.leakage import example_pairs
+from thesis_lib.data.loaders import example_views
+from thesis_lib.evaluation.metrics import per_class_table, worst_mistakes
+from thesis_lib.evaluation.probing import best_curves, epochs_to_probe, run_plateau, smooth
+from thesis_lib.figures import data_set as of_data
+from thesis_lib.figures import results as of_results
+from thesis_lib.figures import retrieval as of_retrieval
+from thesis_lib.figures import training as of_training
+from thesis_lib.figures.style import run_color, save, set_style
+from thesis_lib.reporting import tables
+from thesis_lib.reporting.catalogue import figure_captions as captions
+from thesis_lib.reporting.results import Results
+from thesis_lib.runs.artifacts import read_curves, read_embedding, read_metrics
+from thesis_lib.system.files import read_json
+from thesis_lib.training.checkpoints import kept_epochs
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure of the chapter.
+
+    ``make`` draws it from the results, or returns None where there is nothing to draw;
+    ``caption`` is its caption (plain text).
+    """
+
+    make: Callable[[Results], Figure | None]
+    caption: Callable[[Results], str]
+
+
+def draw(name: str, results: Results, save_it: bool = True) -> Figure | None:
+    """Draw a figure, save it as PDF and PNG, and return it to be shown.
+
+    Args:
+        name: one of :data:`FIGURES`.
+        results: what the figure shows; it is saved in their folder.
+        save_it: False only shows it, as notebook 02 does before the run has been checked.
+
+    Returns:
+        The figure; None where the results have nothing to show in it.
+    """
+    set_style(results.config.text_width)
+    figure = FIGURES[name].make(results)
+    if figure is not None and save_it:
+        save(figure, results.folder / name, {**results.source, "name": name})
+    return figure
+
+
+def _image_sizes(results: Results) -> Figure:
+    images = results.statistics.images
+    return of_data.image_sizes(images[images["error"] == ""])
+
+
+def _leaking_pairs(results: Results) -> Figure:
+    return of_data.image_pairs(example_pairs(results.leaks, results.dataset), "no leaks found")
+
+
+def _pretraining(results: Results) -> Figure:
+    run, metrics = results.run, pd.DataFrame(read_metrics(results.run))
+    checkpoints = of_training.Checkpoints(
+        kept_epochs(run), epochs_to_probe(run)[0], run_plateau(run)
+    )
+    return of_training.pretraining(
+        metrics.assign(smoothed=smooth(metrics["loss"])),
+        checkpoints,
+        run_color(run.config.backbone),
+        run.config.loss_name,
+    )
+
+
+def _checkpoint_accuracy(results: Results) -> Figure:
+    probe, chosen = pd.read_csv(results.run.probe_file), results.selection["checkpoint"]
+    return of_training.checkpoint_accuracy(probe, chosen, run_color(results.config.backbone))
+
+
+def _head_curves(results: Results) -> Figure:
+    curves = best_curves(read_curves(results.run))
+    return of_training.head_curves(curves, results.selection["checkpoint"])
+
+
+def _head_learning_rates(results: Results) -> Figure | None:
+    if len(results.config.head_learning_rates) == 1:
+        return None
+    curves, chosen = read_curves(results.run), results.selection["checkpoint"]
+    return of_training.head_learning_rates(curves, chosen)
+
+
+def _confusion(normalize: bool) -> Callable[[Results], Figure]:
+    return lambda r: of_results.confusion_matrix(r.confusion, r.classes, normalize=normalize)
+
+
+def _per_class_f1(results: Results) -> Figure:
+    true, predicted = results.predictions["true"], results.predictions["predicted"]
+    table = per_class_table(true, predicted, results.classes)
+    support = results.dataset.counts()["train"].loc[table["class"]].to_numpy()
+    return of_results.per_class_f1(table.assign(support=support))
+
+
+def _reliability(results: Results) -> Figure:
+    test = read_json(results.run.test_file)
+    errors = test["calibration_error"], test["calibration_error_scaled"]
+    return of_results.reliability(pd.read_csv(results.run.calibration_file), errors)
+
+
+def _worst_mistakes(results: Results) -> Figure:
+    worst = worst_mistakes(results.predictions)
+    images = [read_pixels(results.dataset.root / path) for path in worst["path"]]
+    texts = [
+        f"true: {row.true}\npredicted: {row.predicted}\n{100 * row.confidence:.1f} %"
+        for row in worst.itertuples()
+    ]
+    return of_results.mistakes(images, texts)
+
+
+def _embedding(results: Results) -> Figure:
+    return of_results.embedding(read_embedding(results.run), results.classes)
+
+
+def _retrieval_curve(results: Results) -> Figure:
+    run = results.run
+    selection = results.selection if run.selection_file.is_file() else {}
+    return of_retrieval.retrieval_curve(
+        results.retrieval,
+        read_json(run.table_choice_file)["threshold"],
+        run_color(run.config.backbone),
+        selection.get("val_accuracy"),
+    )
+
+
+def _nearest_images(results: Results) -> Figure:
+    root = results.dataset.root
+    pairs = [
+        (
+            read_pixels(root / row.path),
+            read_pixels(root / row.nearest),
+            f"{row.true}\nnearest: {row.nearest_class}\ncosine {row.similarity:.3f}",
+        )
+        for row in results.misleading[:12].itertuples()
+    ]
+    return of_data.image_pairs(pairs, "the nearest image is of the right class everywhere")
+
+
+def _ood(results: Results) -> Figure | None:
+    return of_retrieval.ood(results.ood) if len(results.ood) else None
+
+
+def _runs_accuracy(results: Results) -> Figure | None:
+    accuracy = tables.accuracy_table(results.runs)
+    return of_results.runs_accuracy(accuracy) if len(accuracy) else None
+
+
+def _loss_curves(method: str) -> Callable[[Results], Figure | None]:
+    def make(results: Results) -> Figure | None:
+        losses = tables.loss_tables(results.runs, method)
+        return of_training.loss_curves(*losses, METHODS[method]) if losses[0] else None
+
+    return make
+
+
+FIGURES = {
+    # the data set: notebook 01
+    "class_counts": Entry(
+        lambda r: of_data.class_counts(r.dataset.counts()),
+        lambda r: f"Images per class and split of {r.config.data_name}.",
+    ),
+    "image_sizes": Entry(_image_sizes, lambda r: f"Sizes of the images of {r.config.data_name}."),
+    "sample_images": Entry(
+        lambda r: of_data.sample_images(sample_images(r.dataset, images=5)),
+        captions.fixed("Some training images of each class."),
+    ),
+    "leaking_pairs": Entry(
+        _leaking_pairs,
+        captions.fixed("Images of val or test beside their counterparts in earlier splits."),
+    ),
+    # one run: notebooks 02 to 05
+    "views": Entry(
+        lambda r: of_data.views(**example_views(r.dataset, r.config, images=8)), captions.views
+    ),
+    "pretraining": Entry(_pretraining, captions.pretraining),
+    "checkpoint_accuracy": Entry(_checkpoint_accuracy, captions.checkpoint_accuracy),
+    "head_curves": Entry(_head_curves, captions.head_curves),
+    "head_learning_rates": Entry(
+        _head_learning_rates,
+        captions.of_run("Validation accuracy of the heads against their learning rate, of {run}."),
+    ),
+    "confusion_matrix": Entry(
+        _confusion(normalize=True), captions.confusion("each row in per cent of its images")
+    ),
+    "confusion_matrix_counts": Entry(_confusion(normalize=False), captions.confusion("in images")),
+    "per_class_f1": Entry(
+        _per_class_f1,
+        captions.of_run("F1 of each class on the test set against its training images, of {run}."),
+    ),
+    "reliability": Entry(_reliability, captions.reliability),
+    "worst_mistakes": Entry(_worst_mistakes, captions.mistakes),
+    "embedding": Entry(
+        _embedding,
+        captions.of_run(
+            "Features of the test images of {run}, laid out by t-SNE. Neighbourhoods mean "
+            "something, distances between groups do not."
+        ),
+    ),
+    "retrieval_curve": Entry(_retrieval_curve, captions.retrieval_curve),
+    "nearest_images": Entry(_nearest_images, captions.nearest_images),
+    "ood": Entry(
+        _ood,
+        captions.of_run(
+            "Detection of images whose classes were left out of table and head, by three scores, "
+            "of {run}. Each mark is a group of classes left out; the line is the mean."
+        ),
+    ),
+    # all runs: notebook 06
+    "runs_accuracy": Entry(_runs_accuracy, captions.runs_accuracy),
+    **{
+        "loss_curves" if method == "supcon" else f"loss_curves_{method}": Entry(
+            _loss_curves(method), captions.loss_curves(method)
+        )
+        for method in METHODS
+    },
+}

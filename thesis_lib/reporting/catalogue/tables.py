@@ -1,0 +1,183 @@
+"""Every table of the results chapter: its name, how it is made, and its caption."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from thesis_lib.data.statistics import class_imbalance
+from thesis_lib.evaluation.comparison import comparison_matrix, comparison_table
+from thesis_lib.evaluation.metrics import METRICS, most_confused, per_class_table
+from thesis_lib.evaluation.ood import ood_table
+from thesis_lib.reporting import retrieval_tables, tables
+from thesis_lib.reporting.catalogue import table_captions as captions
+from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks
+from thesis_lib.reporting.published_results import (
+    published_probe_table,
+    reproduced_table,
+)
+from thesis_lib.reporting.results import Results
+from thesis_lib.reporting.table_files import write_table as write_files
+from thesis_lib.system.files import read_json
+
+Bold = Collection[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the chapter.
+
+    ``make`` gives its rows, ``caption`` its caption (plain text) and ``bold`` the cells that are
+    the best by a test, each from the results and, the latter two, from the rows.
+    """
+
+    make: Callable[[Results], pd.DataFrame]
+    caption: Callable[[Results, pd.DataFrame], str]
+    decimals: int = 2
+    bold: Callable[[Results, pd.DataFrame], Bold] = lambda results, table: ()
+
+
+def write_table(name: str, results: Results, folder: Path | None = None) -> pd.DataFrame:
+    """Make a table and write it as CSV, Markdown and LaTeX; return it to be shown.
+
+    A table without rows is not written.
+
+    Args:
+        name: one of :data:`TABLES`.
+        results: what the table is made from.
+        folder: where to write it; by default the figures' folder of the results.
+    """
+    entry = TABLES[name]
+    table = entry.make(results)
+    if len(table):
+        write_files(
+            table,
+            (folder or results.folder) / name,
+            entry.caption(results, table),
+            {**results.source, "name": name},
+            entry.decimals,
+            entry.bold(results, table),
+            results.config.text_width,
+        )
+    return table
+
+
+def _class_counts(results: Results) -> pd.DataFrame:
+    counts = results.dataset.counts()
+    return counts.assign(all=counts.sum(axis=1)).reset_index()
+
+
+def _channels(results: Results) -> pd.DataFrame:
+    statistics = results.statistics
+    columns = {"mean": statistics.mean, "std": statistics.std}
+    return pd.DataFrame({"channel": ["red", "green", "blue"], **columns}).round(4)
+
+
+def _probe(results: Results) -> pd.DataFrame:
+    if results.part == "probe":
+        return tables.checkpoint_table(results.run)
+    return tables.probe_table(results.runs)
+
+
+def _best_accuracy(results: Results, table: pd.DataFrame) -> Bold:
+    best = tables.shown_best(results.pairs) if len(table) > 1 else None
+    return [(row, "accuracy") for row, name in enumerate(table["run"]) if name == best]
+
+
+def _without_leaks(results: Results) -> pd.DataFrame:
+    table = metrics_without_leaks(results.predictions, results.leaks, results.classes)
+    shown = table[["test images", "images"]].copy()
+    for name in METRICS:
+        bounds = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
+        shown[name] = [
+            "" if pd.isna(value) else tables.percent_with_interval(value, interval)
+            for value, *interval in bounds
+        ]
+    return shown
+
+
+def _per_class(results: Results) -> pd.DataFrame:
+    true, predicted = results.predictions["true"], results.predictions["predicted"]
+    return per_class_table(true, predicted, results.classes)
+
+
+def _counted_as_zero(results: Results) -> pd.DataFrame:
+    rows = [
+        {"classes that count as 0": reason, "number": len(names), "classes": ", ".join(names)}
+        for reason, names in results.counted_as_zero.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _curve(results: Results) -> pd.DataFrame:
+    choice = read_json(results.run.table_choice_file)
+    return retrieval_tables.curve_table(results.run, choice["chosen_on"])
+
+
+def _published_probe(results: Results) -> pd.DataFrame:
+    return published_probe_table() if results.reproduces_dyb else pd.DataFrame()
+
+
+def _reproduced(results: Results) -> pd.DataFrame:
+    return reproduced_table(results.runs) if results.reproduces_dyb else pd.DataFrame()
+
+
+TABLES = {
+    "class_counts": Table(_class_counts, captions.class_counts),
+    "imbalance": Table(lambda r: class_imbalance(r.dataset.counts()), captions.imbalance),
+    "channels": Table(_channels, captions.channels, decimals=4),
+    "leakage": Table(lambda r: leak_table(r.leaks, r.dataset), captions.leakage),
+    "probe": Table(_probe, captions.probe),
+    "test": Table(lambda r: tables.test_table(r.runs), captions.test, bold=_best_accuracy),
+    "choices": Table(
+        lambda r: tables.choices_table(r.runs),
+        captions.fixed(
+            "What was tested, and its calibration: expected calibration error in points, as it is "
+            "and at the temperature that was fitted on validation."
+        ),
+    ),
+    "comparison": Table(lambda r: comparison_table(r.pairs), captions.comparison),
+    "comparison_matrix": Table(
+        lambda r: comparison_matrix(r.pairs),
+        captions.fixed(
+            "Difference of test accuracies, row less column, in points, with Holm's p; a star "
+            "where it is shown at 5 %."
+        ),
+    ),
+    "without_leaks": Table(_without_leaks, captions.without_leaks),
+    "counted_as_zero": Table(
+        _counted_as_zero,
+        captions.fixed("Classes that count as 0 in the macro means, by what the test set lacks."),
+    ),
+    "most_confused": Table(lambda r: most_confused(r.confusion, r.classes), captions.most_confused),
+    "per_class": Table(_per_class, captions.per_class, decimals=3),
+    "retrieval": Table(lambda r: retrieval_tables.retrieval_table(r.runs), captions.retrieval),
+    "retrieval_size": Table(lambda r: retrieval_tables.size_table(r.runs), captions.size),
+    "retrieval_curve": Table(_curve, captions.curve, decimals=3),
+    "retrieval_test_curve": Table(
+        lambda r: retrieval_tables.curve_table(r.run, "test"),
+        captions.fixed(
+            "The look-up table against its pruning threshold on the test images, shown because it "
+            "was asked for; the threshold was not chosen on it."
+        ),
+        decimals=3,
+    ),
+    "ood": Table(lambda r: ood_table(r.ood), captions.ood),
+    "cost": Table(
+        lambda r: tables.cost_table(r.runs),
+        captions.fixed("Elapsed time and peak memory of pretraining."),
+    ),
+    "published_probe": Table(
+        _published_probe, captions.fixed("Published validation accuracy (%) / head epoch.")
+    ),
+    "reproduced": Table(_reproduced, captions.fixed("Published and reproduced test metrics (%).")),
+    "selection": Table(
+        lambda r: tables.selection_table(r.selection),
+        captions.fixed("The checkpoint and head epoch with the highest validation accuracy."),
+    ),
+    "table_choice": Table(
+        lambda r: retrieval_tables.choice_table(read_json(r.run.table_choice_file)),
+        captions.fixed("The look-up table that was chosen, and what it was chosen on."),
+    ),
+}

@@ -1,0 +1,126 @@
+"""What each stage of a run was made with, and how far it has come."""
+
+import contextlib
+import math
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from thesis_lib.runs.artifacts import read_metrics
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.stages import IS_DONE, STAGES
+from thesis_lib.system.files import read_json, write_json
+from thesis_lib.system.processes import is_alive
+
+CLOCK_SECONDS = 60.0  # by which the clock may have been put back since
+
+
+@contextlib.contextmanager
+def stage(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
+    """Note in ``status.json`` that a stage runs, has failed or is done, and its provenance.
+
+    Args:
+        run: the run that it is a stage of.
+        name: one of STAGES.
+        facts: what else provenance should keep, such as the data set's fingerprint.
+    """
+    entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
+    write_json(run.provenance_file, [*entries, {"stage": name, **facts, **provenance()}])
+    began = time.time()
+    state = {"started": began, "host": socket.gethostname(), "pid": os.getpid()}
+    state["job"] = os.environ.get("SLURM_JOB_ID")
+    _write_state(run, name, state | {"state": "running"})
+    try:
+        yield
+    except BaseException as error:
+        message = f"{type(error).__name__}: {error}".split("\n")[0]
+        ended = {
+            "state": "failed" if isinstance(error, Exception) else "interrupted",
+            "seconds": time.time() - began,
+            "error": message,
+        }
+        _write_state(run, name, state | ended)
+        raise
+    _write_state(run, name, state | {"state": "done", "seconds": time.time() - began})
+
+
+def _write_state(run: RunDirectory, name: str, state: dict[str, Any]) -> None:
+    states = read_json(run.status_file) if run.status_file.is_file() else {}
+    write_json(run.status_file, states | {name: state})
+
+
+def stage_states(run: RunDirectory) -> dict[str, dict[str, Any]]:
+    """The state of each stage of STAGES.
+
+    Returns:
+        ``state`` ("done", "running", "failed", "interrupted": its process is gone, or
+        "missing"), ``seconds`` so far (None if never run), ``error`` where it failed, ``job``,
+        Slurm's id, where it was begun in one.
+    """
+    noted = read_json(run.status_file) if run.status_file.is_file() else {}
+    return {name: _stage_state(run, name, noted.get(name, {})) for name in STAGES}
+
+
+def _stage_state(run: RunDirectory, name: str, noted: dict[str, Any]) -> dict[str, Any]:
+    state, seconds = noted.get("state", "missing"), noted.get("seconds")
+    if state == "running":
+        seconds = time.time() - noted["started"]
+        here = noted["host"] == socket.gethostname()
+        if here and not _goes_on(noted["pid"], noted["started"]):
+            state, seconds = "interrupted", None
+    elif IS_DONE[name](run):
+        state = "done"
+    elif state == "done":  # its inputs have changed since
+        state = "missing"
+    if name == "pretrain" and state != "missing":
+        spent = sum(row["seconds"] for row in read_metrics(run))  # over all its lives
+        seconds = None if math.isnan(spent) else spent  # of an imported run nobody knows
+    told = {name: noted.get(name) for name in ("error", "job")}
+    return {"state": state, "seconds": seconds, **told}
+
+
+def _goes_on(pid: int, began: float) -> bool:
+    """Whether the process that began a stage is still there, and not a later one of its number."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return is_alive(process) and process.create_time() < began + CLOCK_SECONDS
+    return False
+
+
+def provenance() -> dict[str, Any]:
+    """What produced a result: when, command, code, versions and hardware."""
+    packages = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pandas")
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": os.environ.get("THESIS_COMMAND", " ".join(sys.argv)),
+        "git_commit": code_commit(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("thesis-workbook", *packages)},
+        "hardware": {
+            "host": socket.gethostname(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+            "memory_mib": psutil.virtual_memory().total // 2**20,
+        },
+    }
+
+
+def code_commit() -> str | None:
+    """The commit of the code, with ``-dirty`` where the tree has changes; None outside git."""
+    folder = str(Path(__file__).parent)
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None

@@ -1,0 +1,189 @@
+"""Which notebooks a grid of runs executes, with which parameters, and which are done."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thesis_lib.config import (
+    DISPLAY_FIELDS,
+    IDENTITY,
+    MACHINE,
+    PRETRAIN,
+    PROBE,
+    RETRIEVE,
+    RunConfig,
+)
+from thesis_lib.errors import InputError
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.system.files import read_json
+from thesis_lib.system.paths import data_runs_folder, find_data
+from thesis_lib.workbook.receipts import STAGE_OF, receipt_holds
+
+# Settings that a run's notebook is passed: 02 makes the run, the later ones find it by what names
+# it, and read the rest from its config.json.
+READ_LATER = (IDENTITY, PROBE, MACHINE)
+
+
+STAGES_READ = {
+    "pretrain": (IDENTITY, PRETRAIN, PROBE, MACHINE),
+    "retrieve": (IDENTITY, PROBE, RETRIEVE, MACHINE),
+}
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One of the numbered notebooks: run once a data set (``stage`` None) or once a run."""
+
+    name: str
+    stage: str | None = None
+
+
+DATA_STATS = Notebook("01_data_stats")
+
+
+RUN_NOTEBOOKS = tuple(Notebook(name, stage) for name, stage in STAGE_OF.items())
+
+
+THESIS_TABLES = Notebook("06_thesis_tables")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One notebook to execute, for one run or (``run`` None) for a data set."""
+
+    notebook: Notebook
+    config: RunConfig
+    run: RunDirectory | None = None
+
+    @property
+    def label(self) -> str:
+        """``digits: 01_data_stats`` or ``digits/lenet5-bs64-seed42: 04_final_test``."""
+        name = self.config.data_name
+        return f"{f'{name}/{self.run.path.name}' if self.run else name}: {self.notebook.name}"
+
+    @property
+    def executed(self) -> Path:
+        """Where the executed copy goes."""
+        folder = self.run.path if self.run else data_runs_folder(self.config.data_name)
+        return folder / "notebooks" / f"{self.notebook.name}.ipynb"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What papermill passes: settings that the notebook shows or that are not the default."""
+        settings, defaults = self.config.to_dict(), RunConfig().to_dict()
+        if self.notebook.stage is None:
+            return {name: settings[name] for name in shown_parameters(notebook_path(self.notebook))}
+        fields = RunConfig.field_names(*STAGES_READ.get(self.notebook.stage, READ_LATER))
+        shown = shown_parameters(notebook_path(self.notebook))
+        # What shapes figures and tables is to be the same in all notebooks, whatever a run was
+        # made with before.
+        asked = {*shown, *DISPLAY_FIELDS, *(n for n in fields if settings[n] != defaults[n])}
+        return {n: settings[n] for n in fields if n in asked}
+
+    def is_done(self) -> bool:
+        """Whether the executed copy is there, of these parameters, and still holds."""
+        if not self.executed.is_file() or executed_parameters(self.executed) != self.parameters:
+            return False
+        return receipt_holds(self.notebook.name, self.config)
+
+
+def notebook_path(notebook: Notebook) -> Path:
+    """The notebook's source: beside the package, or inside it where it was installed whole."""
+    package = Path(__file__).parent.parent
+    for folder in (package.parent / "notebooks", package / "notebooks"):
+        path = folder / f"{notebook.name}.ipynb"
+        if path.is_file():
+            return path
+    raise InputError(f"there is no notebook {notebook.name}.ipynb beside {package}")
+
+
+def shown_parameters(path: Path) -> set[str]:
+    """Names that the notebook's parameters cell sets.
+
+    Raises:
+        InputError: where no cell has the tag.
+    """
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    tagged = (c for c in cells if "parameters" in c["metadata"].get("tags", []))
+    cell = next(tagged, None)
+    if cell is None:
+        raise InputError(
+            f"{path} has no cell with the tag 'parameters': its settings would be overwritten by "
+            "the notebook's own; tag the cell that sets them"
+        )
+    lines = "".join(cell["source"]).splitlines()
+    return {line.split("=")[0].strip() for line in lines if "=" in line.split("#")[0]}
+
+
+def executed_parameters(path: Path) -> dict[str, Any]:
+    """The parameters that an executed copy was given."""
+    return read_json(path)["metadata"].get("papermill", {}).get("parameters", {})
+
+
+def run_notebooks(data: str) -> tuple[Notebook, ...]:
+    """02 to 05; 02 and 05 for a data set without val/, on which alone 03 could choose."""
+    if (find_data(data) / "val").is_dir():
+        return RUN_NOTEBOOKS
+    return tuple(n for n in RUN_NOTEBOOKS if n.stage in ("pretrain", "retrieve"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a grid consists of: 01 for the data set, 02 to 05 for each run, 06 for all."""
+
+    first: Task
+    runs: list[list[Task]]
+    last: Task
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All, in the order of a grid that is executed one notebook after another."""
+        return [self.first, *(task for tasks in self.runs for task in tasks), self.last]
+
+    def to_do(self) -> list[Task]:
+        """What would be executed: what is not done, and what comes after it in its run."""
+        found = [task for task in [self.first] if not task.is_done()]
+        for tasks in self.runs:
+            undone = [number for number, task in enumerate(tasks) if not task.is_done()]
+            found += tasks[undone[0] :] if undone else []
+        return found + [task for task in [self.last] if found or not task.is_done()]
+
+
+def plan_of(configs: Sequence[RunConfig]) -> Plan:
+    """The notebooks of a grid; all configs on one data set."""
+    notebooks = run_notebooks(configs[0].data)
+    runs = [RunDirectory(config) for config in configs]
+    per_run = [[Task(notebook, run.config, run) for notebook in notebooks] for run in runs]
+    return Plan(Task(DATA_STATS, configs[0]), per_run, Task(THESIS_TABLES, configs[0]))
+
+
+def tasks_of(configs: Sequence[RunConfig]) -> list[Task]:
+    """01, 02 to 05 for each run, 06, one after another; all configs on one data set."""
+    return plan_of(configs).tasks
+
+
+def print_plan(plan: Plan) -> None:
+    """Print the settings of each run, and what would be executed."""
+    from thesis_lib.models import has_small_stem
+    from thesis_lib.training.pretraining import create_model
+
+    print_skipped_notebooks(plan.first.config.data)
+    for tasks in plan.runs:
+        run = tasks[0].run
+        print(f"{run.config.data_name}/{run.path.name}")
+        for name, value in run.config.to_dict().items():
+            print(f"    {name} = {json.dumps(value, ensure_ascii=False)}")
+        small = has_small_stem(create_model(run.config, 2).backbone)
+        print(f"  mean, std: {'as given' if run.config.mean else 'measured on train/'}")
+        print(f"  stem: {'for small images' if small else 'the usual one'}")
+    to_do = plan.to_do()
+    for task in plan.tasks:
+        print(f"{'would run  ' if task in to_do else 'done       '} {task.label}")
+
+
+def print_skipped_notebooks(data: str) -> None:
+    """Print why a data set without val/ has no 03 and 04."""
+    if len(run_notebooks(data)) < len(RUN_NOTEBOOKS):
+        print(f"-- {data} has no val/ to choose a head on: 03 and 04 are left out")
