@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test lint faults bench clean-venv
+.PHONY: install demo lint test test-all bench clean-venv
 
 install: .venv/installed
 
@@ -18,13 +18,15 @@ demo: install
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
-faults: install
-	$(BIN)/python -m pytest tests/faults tests/data/test_archives.py -m "slow or not slow"
-	$(BIN)/python -m pytest tests/slurm tests/workbook/test_parallel.py -m slow
+# Everything: browser, Slurm, torchrun, whole grids, and the faults: kills, damage, full disks.
+test-all: lint
+	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow"
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tests.fault_table import faults, pytest_terminal_summary  # noqa: F401  (fixture and hook)
 from thesis_lib.config import RunConfig
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.training.pretraining import pretrain
@@ -31,6 +32,22 @@ TINY = {
     "head_epochs": 10,
     "head_views": 2,
 }
+
+
+# What takes minutes, starts other programs or kills processes: `make test-all`.
+SLOW = (
+    *("tests/faults/", "tests/slurm/", "tests/notebooks/test_jupyterlab.py"),
+    *("tests/system/test_distributed.py", "tests/workbook/test_parallel.py"),
+    *("tests/reporting/test_chapter.py", "tests/workbook/test_grid.py::test_whole_workbook"),
+    "tests/training/test_supcontrast_import.py::test_imported_run_goes_through_notebooks",
+    "tests/training/test_supcontrast_import.py::test_command_imports_and_says_how_to_go_on",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def write_classes(folder: Path, images: int = 20) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,7 +133,17 @@ class TestEachFace:
 
     def test_says_what_the_room_is_for_reads_and_writes(self, room):
         text = importlib.import_module(f"thesis_lib.{room}").__doc__
-        assert all(f"\n{word}" in text for word in ("Reads", "Writes"))
+        assert all(f"\n{word} " in text for word in ("Reads", "Writes", "Imports"))
+
+    def test_says_which_rooms_it_imports(self, room):
+        text = importlib.import_module(f"thesis_lib.{room}").__doc__
+        line = re.search(r"^Imports (.*)\.$", text, re.MULTILINE)[1]
+        named = set(re.findall(r"[a-z]+", line)) & set(ROOMS)
+        if line.startswith("every room"):
+            named = set(ROOMS)
+        paths = [path for path in MODULES if room_of(module_of(path)) == room]
+        used = {room_of(name) for path in paths for name in own_imports(path)} & set(ROOMS)
+        assert used - {room} <= named - {room}
 
     def test_has_3_to_14_files_of_at_most_300_lines(self, room):
         entries = [

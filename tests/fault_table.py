@@ -1,34 +1,39 @@
-"""The table of `make faults`: a row a fault, as its test has counted it."""
+"""The table of faults that `make test-all` prints: one row per fault, as its test counted it."""
 
 from collections import Counter
 
 import pytest
 
-ROWS: list[tuple[str, int, int, str]] = []
-# Files whose tests are a fault each.
+# Files in which every test is a fault.
 COUNTED = {
-    "tests/faults/test_images.py": "images that are not plain, each way of being so",
-    "tests/faults/test_trust.py": "hostile checkpoints, and looks for code that trusts",
-    "tests/data/test_archives.py": "hostile, damaged and odd archives",
+    "tests/faults/test_images.py": "damaged and unusual images",
+    "tests/faults/test_trust.py": "malicious checkpoints, and searches for unsafe loading",
+    "tests/data/test_archives.py": "malicious, damaged and unusual archives",
 }
 
 
 @pytest.fixture
-def faults():
+def faults(record_property):
     """Note a fault: how often it was injected and survived, and what was lost."""
 
     def note(fault: str, injected: int, survived: int, lost: str = "nothing") -> None:
-        ROWS.append((fault, injected, survived, lost if survived == injected else "see above"))
+        lost = lost if survived == injected else "see above"
+        record_property("fault", [fault, injected, survived, lost])  # travels from xdist's workers
         assert survived == injected, f"{fault}: {survived} of {injected} survived"
 
     return note
 
 
 def pytest_terminal_summary(terminalreporter):
-    ran, passed, rows = Counter(), Counter(), list(ROWS)
+    ran, passed, rows = Counter(), Counter(), []
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.stats.get(outcome, []):
             path = report.nodeid.split("::")[0]
+            rows += [
+                tuple(value)
+                for name, value in getattr(report, "user_properties", ())
+                if name == "fault"
+            ]
             if path in COUNTED:
                 ran[path] += 1
                 passed[path] += outcome == "passed"
