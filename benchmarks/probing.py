@@ -60,7 +60,7 @@ def _features_once(
         """Two head epochs of one checkpoint: images read, backbone run, head trained."""
         head = linear_head(backbone.num_features, classes).to(device)
         optimizer = torch.optim.SGD(head.parameters(), lr=0.25, momentum=0.9)
-        dataset = FeatureViews(train, size, seed=1, views=min(views, 1))
+        dataset = FeatureViews(train, size, seed=1, num_views=min(views, 1))
         for _ in range(2):
             for batch in torch.randperm(len(split)).split(config.head_batch_size):
                 pixels, batch = dataset[batch.tolist()].to(device), batch.to(device)

@@ -149,7 +149,7 @@ def train_together(name: str) -> None:
 
 
 def print_estimate() -> None:
-    """The table of the README."""
+    """The table in docs/several-gpus.md."""
     print("| GPUs | a step | 1000 epochs | speed-up |\n|---|---|---|---|")
     for gpus in (1, 2, 4, 8):
         seconds = estimated_step(gpus)

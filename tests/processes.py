@@ -1,4 +1,4 @@
-"""The processes that a test has started: found wherever they have got to, and waited for."""
+"""Find the processes that a test has started, and wait for conditions."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ import psutil
 
 from thesis_lib.system.processes import is_alive
 
-MARK = "THESIS_TEST"  # an environment variable, which children inherit
+MARK = "THESIS_TEST"  # environment variable that child processes inherit
 REPOSITORY = Path(__file__).parent.parent
 
 
 def processes(mark):
-    """Those that run with this value of MARK."""
+    """Return the running processes with this value of MARK."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -25,7 +25,7 @@ def processes(mark):
 
 
 def wait_until(condition, seconds):
-    """Whether a condition has come true within some seconds."""
+    """Wait up to some seconds for a condition; return whether it is true."""
     end = time.monotonic() + seconds
     while not (true := condition()) and time.monotonic() < end:
         time.sleep(0.1)
@@ -33,11 +33,11 @@ def wait_until(condition, seconds):
 
 
 def torchrun_command(*arguments, ranks=2):
-    """What starts ranks on this machine."""
+    """Return the command that starts ranks on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return [*launcher, "--nproc-per-node", str(ranks), *map(str, arguments)]
 
 
 def ranks_environment():
-    """The environment of ranks of one thread each, which find this code."""
+    """Return an environment for ranks with one thread each that import this code."""
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}

@@ -1,4 +1,4 @@
-"""RunConfig: the thesis's numbers as defaults, and every bad value refused in one clear line."""
+"""RunConfig has the thesis's values as defaults and refuses bad values in one clear line."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, RunC
 from thesis_lib.errors import InputError, nearest
 from thesis_lib.workbook.parameters import notebook_settings, settings_table
 
-RECIPE = {  # the thesis's recipe, typed in the tests a second time on purpose
+RECIPE = {  # the thesis's recipe, repeated here on purpose
     "backbone": "resnet50",
     "batch_size": 32,
     "seed": 42,
@@ -287,7 +287,7 @@ def test_settings_table_shows_what_names_a_run_and_what_is_no_default():
         **{"data": "data/digits", "backbone": "lenet5", "batch_size": 32, "seed": 42},
         "epochs": 3,
     }
-    assert table.loc["epochs", "meaning"] == "epochs of pretraining"
+    assert table.loc["epochs", "meaning"] == "number of pretraining epochs"
 
 
 def test_notebook_settings_refuse_a_misspelt_parameter_and_a_bad_value():

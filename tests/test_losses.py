@@ -1,4 +1,4 @@
-"""SupConLoss against a loop over eq. 2 of arXiv 2004.11362, and pytorch-metric-learning's."""
+"""SupConLoss is compared with a naive loop over its equation and pytorch-metric-learning."""
 
 import math
 
@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 def naive_loss(
     features: Tensor, labels: Tensor | None, temperature: float, base_temperature: float
 ) -> Tensor:
-    """Eq. 2 as it is printed: a loop over anchors, positives and all others."""
+    """Compute eq. 2 of arXiv 2004.11362 by loops over anchors, positives and all other views."""
     batch, views, _ = features.shape
     z, y = [], []
     for image in range(batch):
@@ -71,7 +71,7 @@ def test_value_and_gradient_equal_the_naive_loop(views, labels, temperature, bas
 
 
 def gradient_on_the_sphere(loss, raw):
-    """Value, and gradient through the normalisation, which the other library does itself."""
+    """Return value and gradient, through the normalisation that the other library includes."""
     raw = raw.clone().requires_grad_()
     value = loss(raw)
     value.backward()
@@ -113,7 +113,7 @@ def test_single_class_follows_the_paper_where_the_other_library_gives_up():
     expected = naive_loss(features, labels, 0.07, 0.07).item()
     assert expected > 1
     assert SupConLoss()(features, labels).item() == pytest.approx(expected, abs=1e-10)
-    # With one image of another class both agree, also on the anchors of the many.
+    # With one image of another class, both give the same loss.
     labels[0] = 1
     theirs = other(features.flatten(0, 1), labels.repeat_interleave(2)).item()
     assert SupConLoss()(features, labels).item() == pytest.approx(theirs, abs=1e-10)
@@ -126,7 +126,7 @@ def test_defaults_are_the_thesiss_temperatures():
 
 
 def test_without_labels_it_is_cross_entropy_over_the_other_views():
-    """NT-Xent of two views is a classification of each view's partner (SimCLR)."""
+    """NT-Xent of two views is the cross-entropy of identifying each view's partner (SimCLR)."""
     features = random_features(5, 2)
     z = torch.cat((features[:, 0], features[:, 1]))
     logits = (z @ z.T / 0.07).fill_diagonal_(-math.inf)
@@ -135,7 +135,7 @@ def test_without_labels_it_is_cross_entropy_over_the_other_views():
 
 
 def test_perfectly_separated_classes_reach_the_lower_bound():
-    """n views at one point, the rest opposite: each anchor sees n - 1 equal neighbours."""
+    """The n views of a class are identical: each anchor has n - 1 equally near positives."""
     point = torch.tensor([1.0, 0.0], dtype=torch.float64)
     features = torch.stack((point, point, -point, -point))[:, None].repeat(1, 2, 1)
     loss = SupConLoss()(features, torch.tensor([0, 0, 1, 1]))
@@ -161,7 +161,7 @@ def test_without_any_positive_the_loss_is_zero_and_its_gradient_finite(batch):
 
 
 def test_a_single_image_with_two_views_has_loss_zero():
-    """Each view's only other is its positive: log 1."""
+    """The only other view is the positive, so the loss is log 1."""
     features = random_features(1, 2).requires_grad_()
     loss = SupConLoss()(features)
     loss.backward()
@@ -211,5 +211,5 @@ def test_features_of_another_shape_raise(shape):
 
 @pytest.mark.parametrize("shape", [(3,), (5,), (8,), (4, 1), (1,)])
 def test_labels_of_another_shape_raise(shape):
-    with pytest.raises(ValueError, match=r"labels must be \(4,\)"):
+    with pytest.raises(ValueError, match=r"labels must have shape \(4,\)"):
         SupConLoss()(random_features(4, 2), torch.zeros(shape, dtype=torch.long))

@@ -1,4 +1,4 @@
-"""Backbones, the small-image stem, the heads, and one real step of the thesis's two backbones."""
+"""Test backbones, small-image stem and heads, and a training step of the thesis's backbones."""
 
 import re
 
@@ -27,7 +27,7 @@ torch.set_num_threads(1)
         ("lenet5", 47, 84),
         ("resnet50", 64, 2048),
         ("seresnext50_32x4d", 64, 2048),
-        ("mobilenetv3_small_050", 64, 1024),  # its last map has 288 channels
+        ("mobilenetv3_small_050", 64, 1024),  # the last feature map has 288 channels
         ("vit_tiny_patch16_224", 64, 192),
     ],
 )
@@ -65,7 +65,7 @@ def test_weights_are_random_and_follow_torchs_seed():
 
 
 def stem_output(backbone: nn.Module, size: int) -> torch.Size:
-    """Shape of what reaches the first residual stage."""
+    """Return the shape of the input of the first residual stage."""
     shapes = []
     hook = backbone.layer1.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
     with torch.inference_mode():
@@ -100,9 +100,9 @@ def test_small_image_stem_is_the_default_up_to_64_px(size, resolution):
 
 
 @pytest.mark.parametrize("name", ["lenet5", "mobilenetv3_small_050", "vit_tiny_patch16_224"])
-def test_backbones_without_such_a_stem_stay_as_they_are_unless_asked(name):
+def test_other_backbones_refuse_the_small_image_stem_only_if_requested(name):
     create_backbone(name, small_images=None, image_size=32)
-    with pytest.raises(ValueError, match=rf"small_images does nothing for '{name}'"):
+    with pytest.raises(ValueError, match=rf"small_images does not work with '{name}'"):
         create_backbone(name, small_images=True, image_size=32)
 
 
@@ -130,7 +130,7 @@ def test_unknown_backbone_is_refused_with_near_names(name, near):
         ("lenet5", 27),
         ("inception_v4", 32),
         ("vit_tiny_patch16_224", 8),
-        ("resmlp_12_224", 8),  # timm cannot even build it
+        ("resmlp_12_224", 8),  # timm cannot build it for this size
     ],
 )
 def test_too_small_an_image_is_refused_with_a_size_that_works(name, size):
@@ -145,7 +145,7 @@ def test_too_small_an_image_is_refused_with_a_size_that_works(name, size):
 def test_lenet5_has_the_feature_maps_of_the_paper():
     shapes = [tuple(p.shape) for p in LeNet5().parameters() if p.ndim > 1]
     assert shapes == [(6, 3, 5, 5), (16, 6, 5, 5), (120, 16, 5, 5), (84, 120)]
-    # C1 28x28, S2 14x14, C3 10x10, S4 5x5, C5 1x1 on the paper's 32 px
+    # in the paper, at 32 px: C1 28x28, S2 14x14, C3 10x10, S4 5x5, C5 1x1
     sizes, x = [], torch.rand(1, 3, 32, 32)
     for layer in LeNet5().maps:
         x = layer(x)
@@ -157,7 +157,7 @@ def test_lenet5_has_the_feature_maps_of_the_paper():
 def test_lenet5_passes_its_signal_on():
     torch.manual_seed(0)
     features = LeNet5()(torch.randn(64, 3, 32, 32))
-    assert 0.2 < features.std(0).mean() < 5  # torch's default weights leave 0.02
+    assert 0.2 < features.std(0).mean() < 5  # 0.02 with PyTorch's default initialisation
 
 
 def test_projection_head_is_linear_relu_linear_on_the_unit_sphere():
@@ -200,7 +200,9 @@ def test_thesis_backbone_takes_a_real_step_at_224_px(name):
     unchanged = [key for key in weights if torch.equal(before[key], after[key])]
     assert unchanged == []
     first = "backbone.conv1.weight"
-    assert (after[first] - before[first]).abs().max() > 1e-5  # more than weight decay's share
+    assert (
+        after[first] - before[first]
+    ).abs().max() > 1e-5  # more than weight decay alone would change
 
 
 def test_size_is_tried_with_the_stem_that_will_be_used():
@@ -210,6 +212,6 @@ def test_size_is_tried_with_the_stem_that_will_be_used():
 
 
 @pytest.mark.parametrize("name", ["resnetv2_50", "densenet121"])
-def test_stem_that_is_laid_out_otherwise_is_refused_in_true_words(name):
-    with pytest.raises(ValueError, match="made for ResNets of timm, which begin with conv1"):
+def test_other_stems_are_refused_with_the_reason(name):
+    with pytest.raises(ValueError, match="only timm's ResNets, which begin with conv1 and maxpool"):
         create_backbone(name, small_images=True)

@@ -1,4 +1,4 @@
-"""Values held against the type that a setting is annotated with."""
+"""Convert the values of settings to their annotated types, or refuse them."""
 
 import re
 import types
@@ -12,7 +12,11 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORE
 
 
 def coerce(value: Any, annotation: Any) -> Any:
-    """``value`` as the annotated type (whole floats as ints, lists as tuples), or REFUSED."""
+    """Convert a value to the annotated type, for example a list to a tuple or 3.0 to 3.
+
+    Returns:
+        The converted value, or REFUSED if the value does not fit the type.
+    """
     if isinstance(annotation, types.UnionType):
         options = [coerce(value, option) for option in typing.get_args(annotation)]
         return next((option for option in options if option is not REFUSED), REFUSED)
@@ -31,23 +35,23 @@ def coerce(value: Any, annotation: Any) -> Any:
         number = annotation(value)
     except (TypeError, ValueError, OverflowError):
         return REFUSED
-    # A string is no number here: see from_text.
+    # Strings are not read as numbers here; from_text does that.
     return REFUSED if isinstance(value, str) or number != value else number
 
 
 def from_text(value: Any, annotation: Any) -> Any:
-    """Texts read as what the annotated type takes: ``1e-3``, ``0064`` and ``yes`` as meant.
+    """Parse strings as the annotated type, such as ``1e-3``, ``0064`` or ``yes``.
 
-    Shells, papermill and YAML hand such things on as texts when in doubt. What cannot be read
-    stays a text, for :func:`coerce` to refuse.
+    Shells, papermill and YAML may pass numbers and booleans as strings. A string that cannot be
+    parsed is returned unchanged, and :func:`coerce` then refuses it.
     """
     if isinstance(annotation, types.UnionType):
         if value in ("null", "~", "None"):
             return None
         return from_text(value, typing.get_args(annotation)[0])
     if isinstance(value, list | tuple):
-        of_item = next(iter(typing.get_args(annotation)), annotation)
-        return [from_text(item, of_item) for item in value]
+        item_type = next(iter(typing.get_args(annotation)), annotation)
+        return [from_text(item, item_type) for item in value]
     if not isinstance(value, str):
         return value
     if annotation is bool:
@@ -60,8 +64,8 @@ def from_text(value: Any, annotation: Any) -> Any:
 
 
 def describe(annotation: Any) -> str:
-    """What a value of the annotated type is called, for an error."""
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    """Return what a value of the annotated type is called in an error message."""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     if isinstance(annotation, types.UnionType):
         return " or ".join(describe(option) for option in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:

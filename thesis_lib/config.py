@@ -1,4 +1,4 @@
-"""RunConfig: every setting of one run, with the thesis's values as the defaults."""
+"""Define RunConfig: all settings of one run, with the thesis's values as defaults."""
 
 import math
 import re
@@ -11,20 +11,19 @@ from typing import Any
 from thesis_lib.coercion import REFUSED, coerce, describe
 from thesis_lib.errors import InputError, nearest
 
-# A field's stage says what follows when it changes: another backbone (pretrain), another
-# head for the same backbone (probe), another look-up table (retrieve), or nothing but where it
-# runs and what is shown (machine).
+# A field's stage says what has to be redone when it changes: pretraining, the linear head
+# (probe) or the look-up table (retrieve). Fields of the stage "machine" only change where and
+# how fast the run computes, or what is displayed.
 IDENTITY, PRETRAIN, PROBE, RETRIEVE = "identity", "pretrain", "probe", "retrieve"
 MACHINE = "machine"
-GRID_FIELDS = ("backbone", "batch_size")  # of which `thesis run` takes several values
-# method -> the name of its loss
+GRID_FIELDS = ("backbone", "batch_size")  # `thesis run` accepts several values for these
+# method -> name of its loss
 METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
-FALSE_POSITIVE_RATE = (
-    0.05  # share of images of known classes that may look unlike what was trained on
-)
-# settings that shape figures and tables, and neither a run nor its results
+# largest fraction of images of known classes that may be flagged as out-of-distribution
+FALSE_POSITIVE_RATE = 0.05
+# settings that only affect figures and tables, not the results of a run
 DISPLAY_FIELDS = ("duplicate_distance", "group_by", "text_width")
-# what a field of few values can be
+# allowed values of the fields that have only a few
 CHOICES = {
     "method": tuple(METHODS),
     "schedule": ("cosine", "step"),
@@ -36,13 +35,13 @@ CHOICES = {
 
 
 def data_set_name(data: str) -> str:
-    """The last part of a folder's path, also where that ends in dots."""
+    """Return the last part of a folder's path, also for paths such as ``.`` or ``..``."""
     last = Path(data).name
     return Path(data).resolve().name if last in ("", "..") else last
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a text is a regular expression."""
+    """Return whether a text is a valid regular expression."""
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError):
@@ -56,127 +55,127 @@ def _setting(default: Any, stage: str, help: str) -> Any:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Every setting of one run.
+    """Hold all settings of one run.
 
-    The command line's options, the notebooks' parameters and ``config.json`` are these fields.
+    These fields are the command-line options, the notebook parameters and ``config.json``.
 
     Raises:
-        InputError: for a value of the wrong type or out of range, naming the field, the value
-            and what would do.
+        InputError: if a value has the wrong type or is out of range. The message names the
+            field, the value and the allowed values.
     """
 
     data: str = _setting("data/digits", MACHINE, "folder that holds train/, val/ and test/")
-    backbone: str = _setting("resnet50", IDENTITY, "lenet5 or any model name of timm")
-    batch_size: int = _setting(32, IDENTITY, "images in a batch of pretraining, two views each")
-    seed: int = _setting(42, IDENTITY, "every random choice follows from it")
-    tag: str = _setting("", IDENTITY, "tells runs apart that differ in some other setting")
+    backbone: str = _setting("resnet50", IDENTITY, "lenet5 or the name of any timm model")
+    batch_size: int = _setting(32, IDENTITY, "images per pretraining batch (two views each)")
+    seed: int = _setting(42, IDENTITY, "seed of all random choices")
+    tag: str = _setting("", IDENTITY, "suffix of the run's name, to tell runs apart")
 
     method: str = _setting(
         "supcon",
         PRETRAIN,
-        "supcon, simclr (its loss without labels) or cross-entropy (the baseline: backbone and "
-        "classifier together, one view)",
+        "supcon, simclr (contrastive loss without labels) or cross-entropy (baseline: backbone "
+        "and classifier trained together on one view)",
     )
-    image_size: int = _setting(224, PRETRAIN, "side of the square that the backbone sees, px")
+    image_size: int = _setting(224, PRETRAIN, "side of the square input images, px")
     small_images: bool | None = _setting(
-        None,
-        PRETRAIN,
-        "3x3 stride-1 stem without max-pooling; by default up to 64 px where there is such a stem",
+        None, PRETRAIN, "3x3 stride-1 stem, no max-pooling; by default for ResNets up to 64 px"
     )
     mean: tuple[float, ...] | None = _setting(
-        None, PRETRAIN, "channel means on [0, 1]; by default measured on train/"
+        None, PRETRAIN, "channel means in [0, 1]; by default computed from train/"
     )
     std: tuple[float, ...] | None = _setting(
-        None, PRETRAIN, "channel standard deviations; by default measured on train/"
+        None, PRETRAIN, "channel standard deviations; by default computed from train/"
     )
     on_bad_image: str = _setting(
-        "error", PRETRAIN, "an image that cannot be read: error, or skip: leave it out and say so"
+        "error", PRETRAIN, "unreadable images: error, or skip (leave out and list them)"
     )
-    projection_dim: int = _setting(128, PRETRAIN, "width of the projection head's output")
+    projection_dim: int = _setting(128, PRETRAIN, "output dimension of the projection head")
     temperature: float = _setting(0.07, PRETRAIN, "temperature of the contrastive loss")
-    base_temperature: float = _setting(0.07, PRETRAIN, "the loss is scaled by temperature / this")
-    epochs: int = _setting(1000, PRETRAIN, "epochs of pretraining")
+    base_temperature: float = _setting(
+        0.07, PRETRAIN, "the loss is multiplied by temperature / base_temperature"
+    )
+    epochs: int = _setting(1000, PRETRAIN, "number of pretraining epochs")
     learning_rate: float = _setting(0.016, PRETRAIN, "peak learning rate of SGD")
     momentum: float = _setting(0.9, PRETRAIN, "momentum of SGD")
     weight_decay: float = _setting(1e-4, PRETRAIN, "weight decay of SGD")
     schedule: str = _setting("cosine", PRETRAIN, "learning-rate schedule: cosine or step")
     decay_rate: float = _setting(
-        0.1, PRETRAIN, "step: factor at each decay epoch; cosine: its cube is the floor"
+        0.1, PRETRAIN, "step: factor at each decay epoch; cosine: final rate is peak x decay_rate^3"
     )
     decay_epochs: tuple[int, ...] = _setting(
-        (700, 800, 900), PRETRAIN, "epochs after which the step schedule decays"
+        (700, 800, 900), PRETRAIN, "epochs after which the step schedule lowers the learning rate"
     )
     warmup_epochs: int = _setting(
         10, PRETRAIN, "epochs of linear warm-up, at most half of all epochs"
     )
-    warmup_from: float = _setting(0.0, PRETRAIN, "learning rate at which warm-up starts")
-    save_every: int = _setting(50, PRETRAIN, "epochs between kept checkpoints")
+    warmup_from: float = _setting(0.0, PRETRAIN, "learning rate at the start of the warm-up")
+    save_every: int = _setting(50, PRETRAIN, "number of epochs between kept checkpoints")
 
     probe_from: int | None = _setting(
-        None, PROBE, "first checkpoint (epoch) to probe; by default where the loss plateaus"
+        None, PROBE, "first checkpoint (epoch) to probe; by default where the loss plateau starts"
     )
     plateau_share: float = _setting(
-        0.02, PROBE, "plateau: the loss has less than this share of its total fall to go"
+        0.02,
+        PROBE,
+        "the plateau starts where less than this fraction of the decrease in loss remains",
     )
-    head_epochs: int = _setting(100, PROBE, "epochs of training the linear head")
-    head_batch_size: int = _setting(256, PROBE, "batch size of training the linear head")
+    head_epochs: int = _setting(100, PROBE, "training epochs of the linear head")
+    head_batch_size: int = _setting(256, PROBE, "batch size for training the linear head")
     head_learning_rates: tuple[float, ...] = _setting(
-        (0.25,), PROBE, "learning rates of the linear head; of several the best on validation"
+        (0.25,), PROBE, "learning rates to try for the linear head; the best on validation is used"
     )
     head_decay_epochs: tuple[int, ...] = _setting(
-        (60, 75, 90), PROBE, "head epochs after which the learning rate decays"
+        (60, 75, 90), PROBE, "head epochs after which its learning rate is lowered"
     )
-    head_decay_rate: float = _setting(0.2, PROBE, "factor at each head decay epoch")
+    head_decay_rate: float = _setting(0.2, PROBE, "learning-rate factor at each head decay epoch")
     head_views: int = _setting(
         16,
         PROBE,
-        "random crops of each training image that the head learns from in turn; 0: the whole image",
+        "random crops per training image, one per head epoch in rotation; 0: only the center crop",
     )
 
     table_checkpoint: int | None = _setting(
         None,
         RETRIEVE,
-        "checkpoint (epoch) whose features fill the look-up table; by default the chosen one, or "
-        "the last where there is no val/ to choose on",
+        "checkpoint (epoch) that computes the look-up table; by default the chosen one, or the "
+        "last one if there is no val/ folder",
     )
-    neighbours: int = _setting(1, RETRIEVE, "nearest images of the look-up table that vote")
+    neighbours: int = _setting(1, RETRIEVE, "number of nearest neighbours that vote")
     test_curve: bool = _setting(
-        False, RETRIEVE, "also show every pruning threshold on the test set, marked as such"
+        False, RETRIEVE, "also evaluate every pruning threshold on the test set, for display only"
     )
 
     workers: int | None = _setting(
-        None, MACHINE, "processes that load images; by default from the number of cores"
+        None, MACHINE, "number of data-loading workers; by default from the number of CPU cores"
     )
     worker_timeout: float = _setting(
-        300.0, MACHINE, "seconds without a batch after which a loading process counts as hung"
+        300.0, MACHINE, "seconds to wait for a batch before data-loading workers count as hung"
     )
     rolling_minutes: float = _setting(
-        1.0, MACHINE, "minutes between two saves of last.pth, but at an epoch's end alone"
+        1.0, MACHINE, "save last.pth at the end of an epoch, at most once in this many minutes"
     )
     force: bool = _setting(
-        False, MACHINE, "go on although checkpoint and settings, data or code differ"
+        False, MACHINE, "resume even if settings, data or code differ from the checkpoint"
     )
     device: str = _setting("auto", MACHINE, "auto, cpu, cuda or mps")
     devices: int = _setting(
-        1, MACHINE, "GPUs, or processes on the CPU, that share each batch; started by torchrun"
+        1, MACHINE, "number of GPUs (or CPU processes) that share each batch, started by torchrun"
     )
     precision: str = _setting(
         "auto",
         MACHINE,
-        "of pretraining: float32, bfloat16 (autocast), or auto: bfloat16 on a GPU that has it",
+        "pretraining in float32, bfloat16 (autocast) or auto (bfloat16 on GPUs that support it)",
     )
-    compile: bool = _setting(False, MACHINE, "pretrain through torch.compile")
+    compile: bool = _setting(False, MACHINE, "use torch.compile for pretraining")
     cache: str = _setting(
-        "auto",
-        MACHINE,
-        "decoded images: none, memory, disk, or auto: memory where they take up to 256 MiB",
+        "auto", MACHINE, "cache decoded images: none, memory, disk or auto (memory up to 256 MiB)"
     )
     text_width: float = _setting(160.0, MACHINE, "width of the thesis's text block, mm")
     duplicate_distance: int = _setting(
-        2, MACHINE, "images whose perceptual hashes differ in up to so many of 64 bits are alike"
+        2, MACHINE, "near-duplicates: perceptual hashes differ in at most this many of 64 bits"
     )
     group_by: str = _setting(
-        "", MACHINE, "pattern whose group in a file's name tells what belongs together"
+        "", MACHINE, "regular expression; files with the same match of its group belong together"
     )
 
     def __post_init__(self) -> None:
@@ -192,18 +191,18 @@ class RunConfig:
                 raise InputError(f"{name} must be {needs}, not {getattr(self, name)!r}")
 
     def _ranges(self) -> Iterable[tuple[str, bool, str]]:
-        """Yield (field, whether its value is in range, what would do)."""
+        """Yield (field, whether its value is in range, the allowed values)."""
         yield "data", bool(self.data.strip()), "the path of a folder"
-        yield "backbone", bool(self.backbone.strip()), "lenet5 or a model name of timm"
-        yield "batch_size", self.batch_size >= 2, "at least 2 (a single image has no pair)"
+        yield "backbone", bool(self.backbone.strip()), "lenet5 or the name of a timm model"
+        yield "batch_size", self.batch_size >= 2, "at least 2 (the loss compares images)"
         yield "seed", 0 <= self.seed < 2**32, "from 0 to 4294967295"
         letters = self.tag.replace("_", "").replace(".", "").replace("-", "")
         simple = self.tag == "" or (letters.isalnum() and letters.isascii())
         yield "tag", simple, "of letters, digits, '.', '_' and '-'"
         for name in ("mean", "std"):
             value = getattr(self, name)
-            yield name, value is None or len(value) == 3, "three numbers, one a channel"
-        yield "mean", self.mean is None or all(0 <= m <= 1 for m in self.mean), "on [0, 1]"
+            yield name, value is None or len(value) == 3, "three numbers, one per channel"
+        yield "mean", self.mean is None or all(0 <= m <= 1 for m in self.mean), "in [0, 1]"
         yield "std", self.std is None or all(0 < s < math.inf for s in self.std), "above 0"
         for name, allowed in CHOICES.items():
             listed = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
@@ -242,28 +241,28 @@ class RunConfig:
 
     @property
     def data_name(self) -> str:
-        """Name of the data set: the last part of its folder's path."""
+        """Return the name of the data set: the last part of its folder's path."""
         return data_set_name(self.data)
 
     @property
     def run_name(self) -> str:
-        """``<backbone>-bs<batch>-seed<seed>[-<tag>]``, safe as a folder's name."""
+        """Return ``<backbone>-bs<batch>-seed<seed>[-<tag>]``, safe as a folder name."""
         backbone = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.backbone)
         tag = f"-{self.tag}" if self.tag else ""
         return f"{backbone}-bs{self.batch_size}-seed{self.seed}{tag}"
 
     @property
     def views(self) -> int:
-        """Random views of each image in an epoch: two for a contrastive method, else one."""
+        """Return the number of views per image: two for contrastive methods, else one."""
         return 1 if self.method == "cross-entropy" else 2
 
     @property
     def loss_name(self) -> str:
-        """What the method's loss is called in figures."""
+        """Return the name of the method's loss, as shown in figures."""
         return METHODS[self.method]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them."""
+        """Return all fields as values that JSON can store."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -271,15 +270,15 @@ class RunConfig:
 
     @classmethod
     def field_names(cls, *stages: str) -> list[str]:
-        """Names of the fields of the given stages, or of all."""
+        """Return the names of the fields of the given stages, or of all stages."""
         return [f.name for f in fields(cls) if not stages or f.metadata["stage"] in stages]
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "RunConfig":
-        """Build a config from names and values.
+        """Create a config from a mapping of field names to values.
 
         Raises:
-            InputError: for a name that is no field, with the nearest ones.
+            InputError: if a name is not a field. The message suggests similar names.
         """
         names = cls.field_names()
         for name in settings:
@@ -288,7 +287,7 @@ class RunConfig:
         return cls(**settings)
 
     def differences(self, other: "RunConfig", stages: tuple[str, ...] = ()) -> dict[str, tuple]:
-        """Fields, of some stages or of all, whose values differ: name -> (mine, the other's)."""
+        """Return the fields (of some stages or all) that differ: name -> (own, other value)."""
         return {
             name: (getattr(self, name), getattr(other, name))
             for name in self.field_names(*stages)
@@ -296,5 +295,5 @@ class RunConfig:
         }
 
     def updated(self, **settings: Any) -> "RunConfig":
-        """A copy with some fields changed, checked like a new one."""
+        """Return a copy with some fields changed, validated like a new config."""
         return replace(self, **settings)

@@ -1,4 +1,8 @@
-"""Faces of rooms: names that are imported from their modules when they are first used."""
+"""Faces of rooms: names that are imported from their modules when they are first used.
+
+So ``thesis status`` and ``thesis --help`` start without loading torch, although the faces of the
+rooms offer functions that need it.
+"""
 
 import importlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Backbones (any of timm, LeNet5), the projection head and the linear head."""
+"""Define the models: backbones (LeNet-5 or any timm model), projection head and linear head."""
 
 import difflib
 from typing import Any
@@ -8,23 +8,26 @@ import torch
 from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
-SMALL_IMAGE_SIZE = 64  # px; up to here the small-image stem is the default
-# timm's registry asks each model for such an entry.
+SMALL_IMAGE_SIZE = 64  # px; up to this size the small-image stem is the default
+# timm's registry needs such an entry for each registered model.
 default_cfgs = {
     "lenet5": {"input_size": (3, 32, 32), "classifier": "classifier"},
     "small_image_stem": {"input_size": (3, 32, 32), "classifier": "fc", "first_conv": "conv1"},
 }
-HINTED_SIZES = (32, 64, 96, 128, 160, 224, 240, 256, 384)  # px; tried where a size will not do
+# px; if the backbone does not accept an image size, the error suggests the first that works
+HINTED_SIZES = (32, 64, 96, 128, 160, 224, 240, 256, 384)
 
 
 class LeNet5(nn.Module):
-    """LeNet-5's feature maps (LeCun et al. 1998): 6, 16 and 120 by 5x5 convolutions, then 84.
+    """Compute the 84 features of LeNet-5 (LeCun et al. 1998).
 
-    At 32 px the third convolution sees exactly its 5x5 field, as in the paper; larger images
-    are averaged after it. ReLU and max-pooling stand for the paper's squashing and averaging.
+    Three 5x5 convolutions with 6, 16 and 120 channels are followed by a linear layer with 84
+    outputs. At 32 px the last feature map is 1x1, as in the paper; for larger images it is
+    averaged. ReLU and max-pooling replace the paper's scaled tanh and average pooling.
 
     Args:
-        num_classes: outputs of a linear classifier on the features; 0 for none.
+        num_classes: number of outputs of a linear classifier on the features; 0 for no
+            classifier.
     """
 
     num_features = 84
@@ -38,8 +41,9 @@ class LeNet5(nn.Module):
             *(nn.Conv2d(16, 120, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
             *(nn.Linear(120, 84), nn.ReLU()),
         )
-        # torch's default weights shrink the signal from layer to layer: without batch
-        # normalisation the contrastive loss would stand still for dozens of epochs.
+        # With PyTorch's default initialisation the activations shrink from layer to layer. As
+        # LeNet-5 has no batch normalisation, the contrastive loss would not fall for dozens of
+        # epochs.
         for layer in self.maps:
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -47,16 +51,16 @@ class LeNet5(nn.Module):
         self.classifier = linear_head(84, num_classes) if num_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) images -> (n, 84) features, or (n, num_classes) logits."""
+        """Map images (n, 3, h, w) to features (n, 84), or to logits (n, num_classes)."""
         return self.classifier(self.maps(images))
 
     def get_classifier(self) -> nn.Module:
-        """The linear classifier, as timm's models name it."""
+        """Return the linear classifier (the name of this method is timm's)."""
         return self.classifier
 
 
 class ProjectionHead(nn.Module):
-    """Linear, ReLU, Linear, then unit length: (n, in_features) -> (n, out_features)."""
+    """Project features onto the unit sphere: Linear, ReLU, Linear, L2 normalisation."""
 
     def __init__(self, in_features: int, out_features: int = 128) -> None:
         super().__init__()
@@ -67,15 +71,15 @@ class ProjectionHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(n, in_features) -> (n, out_features) of unit length, float32 or finer."""
+        """Map (n, in_features) to (n, out_features) of unit length, in float32 or float64."""
         projected = self.layers(features)
-        # Autocast's bfloat16 has three digits: too few for a length.
+        # Autocast's bfloat16 has only about three digits: too few to normalise precisely.
         finer = torch.promote_types(projected.dtype, torch.float32)
         return nn.functional.normalize(projected.to(finer), dim=1)
 
 
 class ContrastiveModel(nn.Module):
-    """A backbone with a projection head on it: (n, 3, h, w) -> (n, projection_dim)."""
+    """Combine a backbone and a projection head, for contrastive pretraining."""
 
     def __init__(self, backbone: nn.Module, projection_dim: int = 128) -> None:
         super().__init__()
@@ -83,12 +87,12 @@ class ContrastiveModel(nn.Module):
         self.projection = ProjectionHead(backbone.num_features, projection_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) images -> (n, projection_dim) of unit length."""
+        """Map images (n, 3, h, w) to projections (n, projection_dim) of unit length."""
         return self.projection(self.backbone(images))
 
 
 class Classifier(nn.Module):
-    """A backbone with a linear classifier on it: (n, 3, h, w) -> (n, classes)."""
+    """Combine a backbone and a linear head, for classification."""
 
     def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
         super().__init__()
@@ -96,43 +100,44 @@ class Classifier(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, h, w) images -> (n, classes) logits."""
+        """Map images (n, 3, h, w) to logits (n, num_classes)."""
         return self.head(self.backbone(images))
 
 
-def linear_head(in_features: int, classes: int) -> nn.Linear:
-    """A linear classifier: on a frozen backbone, or trained with it (cross-entropy)."""
-    return nn.Linear(in_features, classes)
+def linear_head(in_features: int, num_classes: int) -> nn.Linear:
+    """Create a linear classifier, to train on a frozen backbone or (cross-entropy) with it."""
+    return nn.Linear(in_features, num_classes)
 
 
 def check_backbone(name: str) -> None:
-    """Raise ValueError, with the nearest names, for a backbone that nobody knows."""
+    """Raise ValueError, suggesting similar names, if a backbone does not exist."""
     if timm.is_model(name):
         return
     matches = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.4)
     hint = f"; nearest: {', '.join(matches)}" if matches else ""
-    raise ValueError(f"backbone {name!r} is neither lenet5 nor a model name of timm{hint}")
+    raise ValueError(f"backbone {name!r} is neither lenet5 nor a timm model{hint}")
 
 
 def create_backbone(
     name: str, small_images: bool | None = False, image_size: int | None = None
 ) -> nn.Module:
-    """Create a backbone with random weights, without its classifier.
+    """Create a backbone with random weights and without a classifier.
 
     Args:
-        name: ``lenet5`` or any model name of timm.
-        small_images: 3x3 stride-1 first convolution and no max-pooling, to keep the detail of
-            small images. None: where the backbone has such a stem and ``image_size`` is at
-            most 64 px.
-        image_size: side of the images in px. Given, the backbone is built for that size where
-            its architecture depends on it, and one forward pass checks that it takes it.
+        name: ``lenet5`` or the name of any timm model.
+        small_images: whether to use the small-image stem of ResNets: a 3x3 stride-1 first
+            convolution and no max-pooling, which keeps the detail of small images. With None, it
+            is used if the backbone is a ResNet and ``image_size`` is at most 64 px.
+        image_size: side of the square images in px. If given, architectures that depend on the
+            image size are built for it, and a forward pass checks that the backbone accepts it.
 
     Returns:
-        A module with ``num_features``: (n, 3, h, w) -> (n, num_features).
+        A module that maps images (n, 3, h, w) to features (n, ``num_features``).
 
     Raises:
-        ValueError: for an unknown name (with the nearest ones), a stem that cannot be changed,
-            or an image size that the backbone does not take (with one that it does).
+        ValueError: if the name is unknown (the message suggests similar names), if the stem
+            cannot be changed, or if the backbone does not accept the image size (the message
+            suggests one that works).
     """
     check_backbone(name)
     if small_images is None:
@@ -140,14 +145,14 @@ def create_backbone(
         small_images = small and has_resnet_stem(_build(name, None))
     elif small_images and not has_resnet_stem(_build(name, None)):
         raise ValueError(
-            f"small_images does nothing for {name!r}: the small-image stem is made for ResNets "
-            "of timm, which begin with conv1 and maxpool; leave it out"
+            f"small_images does not work with {name!r}: only timm's ResNets, which begin with "
+            "conv1 and maxpool, have a small-image stem; leave it out"
         )
     if image_size is not None and not _takes(name, image_size, small_images):
         sizes = (size for size in HINTED_SIZES if _takes(name, size, small_images))
         works = next(sizes, None)
         hint = f"; {works} px works" if works else ""
-        too = "too small for" if works and works > image_size else "not a size of"
+        too = "too small for" if works and works > image_size else "not supported by"
         raise ValueError(f"image_size {image_size} is {too} {name!r}{hint}")
     return _build(name, image_size, small_images)
 
@@ -155,7 +160,7 @@ def create_backbone(
 def _build(name: str, image_size: int | None, small_images: bool = False) -> nn.Module:
     options = {} if image_size is None else size_options(name, image_size)
     backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
-    # Some of timm's models widen their features between the last map and the classifier.
+    # Some timm models have an extra layer between the last feature map and the classifier.
     backbone.num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     if small_images:
         _shrink_stem(backbone)
@@ -163,14 +168,14 @@ def _build(name: str, image_size: int | None, small_images: bool = False) -> nn.
 
 
 def size_options(name: str, image_size: int) -> dict[str, int]:
-    """What timm must be told of the image size: nothing, but for an architecture made for one."""
+    """Return timm's ``img_size`` argument, for architectures built for a fixed image size only."""
     pretrained_cfg = timm.get_pretrained_cfg(name)
     fixed = pretrained_cfg is not None and pretrained_cfg.fixed_input_size
     return {"img_size": image_size} if fixed else {}
 
 
 def _takes(name: str, image_size: int, small_images: bool) -> bool:
-    """Whether the backbone can be built for an image size and one forward pass succeeds."""
+    """Return whether the backbone can be built for an image size and run on such an image."""
     try:
         backbone = _build(name, image_size, small_images).eval()
         with torch.inference_mode():
@@ -181,19 +186,19 @@ def _takes(name: str, image_size: int, small_images: bool) -> bool:
 
 
 def has_resnet_stem(backbone: nn.Module) -> bool:
-    """Whether the backbone begins as a ResNet: a strided convolution, then max-pooling."""
+    """Return whether the backbone begins like timm's ResNets: with ``conv1`` and ``maxpool``."""
     return isinstance(getattr(backbone, "maxpool", None), nn.Module) and isinstance(
         getattr(backbone, "conv1", None), nn.Conv2d | nn.Sequential
     )
 
 
 def has_small_stem(backbone: nn.Module) -> bool:
-    """Whether the backbone begins as a ResNet whose stem was made for small images."""
+    """Return whether the backbone is a ResNet with the small-image stem."""
     return has_resnet_stem(backbone) and isinstance(backbone.maxpool, nn.Identity)
 
 
 def _shrink_stem(backbone: nn.Module) -> None:
-    """Replace the strided first convolution by a 3x3 stride-1 one and drop max-pooling."""
+    """Replace the first convolution by a 3x3 stride-1 one and remove max-pooling."""
     deep = isinstance(backbone.conv1, nn.Sequential)
     first = backbone.conv1[0] if deep else backbone.conv1
     smaller = nn.Conv2d(
@@ -207,11 +212,11 @@ def _shrink_stem(backbone: nn.Module) -> None:
     backbone.maxpool = nn.Identity()
 
 
-# With these two names in its registry timm builds every model that an export writes, once
-# this module is imported.
+# Once this module is imported, these two registered names let timm.create_model load every model
+# that `thesis export` writes.
 @register_model
 def lenet5(pretrained: bool = False, **options: Any) -> nn.Module:
-    """LeNet-5, for timm."""
+    """Create LeNet-5 through timm's registry."""
     return build_model_with_cfg(
         LeNet5, "lenet5", pretrained, kwargs_filter=("in_chans", "global_pool"), **options
     )
@@ -221,7 +226,7 @@ def lenet5(pretrained: bool = False, **options: Any) -> nn.Module:
 def small_image_stem(
     pretrained: bool = False, architecture: str = "resnet50", **options: Any
 ) -> nn.Module:
-    """A model of timm with the small-image stem, for timm."""
+    """Create a timm model with the small-image stem through timm's registry."""
 
     def build(**arguments: Any) -> nn.Module:
         model = timm.create_model(architecture, **arguments)

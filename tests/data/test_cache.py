@@ -1,4 +1,4 @@
-"""Decoded images: the same bits from files, memory and disk; too large a cache is refused."""
+"""Decoded images are the same from files, memory and disk; a cache that is too large is refused."""
 
 from multiprocessing.reduction import ForkingPickler
 
@@ -20,7 +20,7 @@ from thesis_lib.errors import InputError
 
 @pytest.fixture
 def dataset(workbook):
-    """data/tiny with images of several sizes, some grey, some colour."""
+    """data/tiny with images of several sizes, some in grey and some in colour."""
     random = np.random.default_rng(0)
     for number, file in enumerate(sorted((workbook / "data" / "tiny").glob("*/*/*"))):
         shape = (9 + number % 4, 12 - number % 3, 3)[: 2 + number % 2]
@@ -94,13 +94,13 @@ def test_cache_that_does_not_fit_is_refused_with_its_size(dataset, cache, monkey
 
     monkeypatch.setattr(psutil, "virtual_memory", Little)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Little)
-    with pytest.raises(InputError, match=rf"cache = '{cache}' takes 0\.0 GiB for train/"):
+    with pytest.raises(InputError, match=rf"cache = '{cache}' needs 0\.0 GiB for train/"):
         opened(dataset, cache)
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
 def test_spawned_workers_get_the_cache_without_its_bytes(dataset, cache):
-    """macOS and Python 3.14 start workers that way."""
+    """macOS and Python 3.14 start workers in this way."""
     images, _ = opened(dataset, cache)
     pickled = bytes(ForkingPickler.dumps(images))
     bytes_of_pixels = images.cache.numpy().tobytes()

@@ -1,4 +1,4 @@
-"""Data sets in class folders, as torchvision sees them, and images of every kind as RGB."""
+"""Data sets in class folders, compared with torchvision; images of all formats are read as RGB."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Splits by group: no group in two parts, classes balanced, each error one line."""
+"""Grouped splits: each group is in one split only, classes are balanced, errors are one line."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ Frames = dict[str, list[str]]
 
 
 def made_frames(classes: list[str], frames: int = 600, seed: int = 0) -> Frames:
-    """Class -> files, of frames with 1 to 40 organisms of one to three classes."""
+    """Make class -> files, from frames with 1 to 40 organisms of one to three classes."""
     rng = np.random.default_rng(seed)
     weight = 1 / np.arange(2, len(classes) + 2)  # a few large classes, many small ones
     weight /= weight.sum()
@@ -48,7 +48,7 @@ def write_files(source: Path, files: Frames) -> Path:
 
 
 def frames_in_pairs(number: int, classes: tuple[str, ...] = ("a", "b c")) -> Frames:
-    """Frames with two organisms of each class."""
+    """Make class -> files, from frames with two organisms of each class."""
     return {
         name: [f"DYB-{i:02d}-{j}.png" for i in range(number) for j in (0, 1)] for name in classes
     }
@@ -69,7 +69,7 @@ def parts_of_groups(plan: dict[str, dict[str, list[str]]], pattern: str) -> dict
 
 
 def error_of(capsys, source: Path, *options: str) -> str:
-    """The one line with which the command refuses; nothing is left behind."""
+    """Return the command's error message; check that it is one line and nothing is left behind."""
     out = source.with_name("refused")
     before = sorted(source.parent.iterdir())
     assert command_line.main(["split", str(source), str(out), *options]) == 2
@@ -192,10 +192,10 @@ def test_command_prints_groups_shares_and_lacking_classes_and_no_warnings(tmp_pa
     said = capfd.readouterr()
     assert said.err == ""
     lines = said.out.splitlines()
-    assert lines[0] == "42 groups; 2 files match no pattern, each of them on its own"
+    assert lines[0] == "42 groups; 2 files do not match and form their own groups"
     for line, part in zip(lines[1:4], PARTS["linear-head"], strict=True):
         assert line.startswith(f"{part} has ") and "deviates most is 'two frames'" in line
-    assert lines[4] in [f"{part} has no image of 'two frames'" for part in ("val", "test")]
+    assert lines[4] in [f"{part} has no images of 'two frames'" for part in ("val", "test")]
     assert [line.split(":")[0] for line in lines[5:]] == [
         f"{out}/{p}" for p in ("test", "train", "val")
     ]
@@ -213,14 +213,14 @@ def test_an_archive_is_split_by_groups_as_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("DYB-(", "'DYB-(' is no regular expression: "),
+        ("DYB-(", "'DYB-(' is not a valid regular expression: "),
         (
             r"frame(\d+)",
-            "matches no file; it is searched for in paths below the class folder, such as "
+            "matches no file; the pattern is searched for in paths below the class folder, such as "
             "'DYB-00-0.png'",
         ),
         ("", "'' matches no file"),
-        ("DYB", "puts all 24 images into 1 group, and recipe linear-head needs at least 3"),
+        ("DYB", "puts all 24 images into 1 group, but recipe linear-head needs at least 3"),
     ],
 )
 def test_a_pattern_that_tells_no_groups_is_refused(tmp_path, capsys, pattern, words):
@@ -230,7 +230,7 @@ def test_a_pattern_that_tells_no_groups_is_refused(tmp_path, capsys, pattern, wo
 
 def test_too_few_groups_for_the_recipe_are_refused(tmp_path, capsys):
     source = write_files(tmp_path / "source", frames_in_pairs(2))
-    assert "2 groups, and recipe linear-head" in error_of(capsys, source, "--group-by", FRAME)
+    assert "2 groups, but recipe linear-head" in error_of(capsys, source, "--group-by", FRAME)
 
 
 def test_classes_of_one_group_are_named(tmp_path, capsys):
@@ -242,19 +242,17 @@ def test_classes_of_one_group_are_named(tmp_path, capsys):
 
 
 def test_a_class_that_train_would_lack_is_named_with_what_would_do():
-    # Each class has two of the three frames: the one that train has not both of is in two others.
+    # Each class is in two of three frames. One frame goes to each split, so train lacks one class.
     files = {
         "a": [f"DYB-{i}-{j}.png" for i in (0, 1) for j in range(10)],
         "b": [f"DYB-{i}-{j}.png" for i in (1, 2) for j in range(10, 20)],
         "c": [f"DYB-{i}-{j}.png" for i in (0, 2) for j in range(20, 30)],
     }
-    with pytest.raises(
-        InputError, match=r"no image of the class '[abc]', since.*--seed.*--exclude"
-    ):
+    with pytest.raises(InputError, match=r"no images of '[abc]', because.*--seed.*--exclude"):
         split_groups(files, FRAME, "linear-head", 42)
 
 
 def test_manifests_tell_the_groups_themselves(tmp_path, capsys):
     source = write_files(tmp_path / "source", frames_in_pairs(6))
     options = ("--group-by", FRAME, "--manifest", "train.csv", "test.csv")
-    assert "--group-by does not go with --manifest" in error_of(capsys, source, *options)
+    assert "--group-by cannot be used with --manifest" in error_of(capsys, source, *options)

@@ -1,4 +1,4 @@
-"""Planted counterparts are found, whatever the part and the kind; the search against two loops."""
+"""Planted leaks of every kind are found in every split; the search agrees with two naive loops."""
 
 import tracemalloc
 from pathlib import Path
@@ -22,7 +22,7 @@ CLASSES = ("001_Acartia sp.", "NA", 'x, "y" z')
 
 
 def picture(seed: int) -> Image.Image:
-    """A smooth random image, unlike those of other seeds also to a perceptual hash."""
+    """Make a smooth random image whose perceptual hash differs from that of other seeds."""
     pixels = np.random.default_rng(seed).integers(0, 200, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((120, 100), Image.Resampling.BICUBIC)
 
@@ -47,7 +47,7 @@ def leaks_of(distance: int = 2, group_by: str = "") -> pd.DataFrame:
 
 
 def only(leaks: pd.DataFrame, kind: str) -> dict:
-    """The one row of a kind."""
+    """Return the only row of a kind."""
     rows = leaks[leaks["kind"] == kind].to_dict("records")
     assert len(rows) == 1, leaks
     return rows[0]
@@ -80,7 +80,7 @@ def test_identical_pixels_are_found_in_another_format(folder, split, other):
     )
     assert (row["other_split"], row["other_file"]) == (other, f"{other}/NA/a.png")
     assert row["other_class"] == "NA" and pd.isna(row["distance"]) and row["counterparts"] == 1
-    assert len(leaks_of()) == 1  # not as near-duplicates as well
+    assert len(leaks_of()) == 1  # not listed again as near-duplicates
 
 
 @pytest.mark.parametrize(("split", "other"), DIRECTIONS)
@@ -138,7 +138,7 @@ def test_nothing_is_held_against_its_own_or_a_later_part(folder):
     picture(902).save(folder / "train" / "NA" / "c.png")
     picture(902).save(folder / "train" / CLASSES[0] / "d.png")
     leaks = leaks_of()
-    assert set(leaks["kind"]) == {"same name"}  # of a and b alone, in val and test
+    assert set(leaks["kind"]) == {"same name"}  # only a and b, in val and test
     assert set(leaks["split"]) == {"test"} and set(leaks["other_split"]) == {"val"}
 
 
@@ -191,13 +191,13 @@ def test_unreadable_images_are_passed_over_until_they_are_mended(folder):
     bad = folder / "test" / "NA" / "a.png"
     bad.write_bytes(bytes(good.stat().st_size))
     assert leaks_of().empty
-    bad.write_bytes(good.read_bytes())  # of the same size: the fingerprint is the same
+    bad.write_bytes(good.read_bytes())  # the same size, so the same fingerprint
     assert set(leaks_of()["kind"]) == {"identical pixels", "same name"}
 
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[Path]:
-    """The images that the module reads from now on."""
+    """Record the images that the module reads from now on."""
     paths = []
     monkeypatch.setattr(
         image_hashes, "read_pixels", lambda path: paths.append(path) or read_pixels(path)
@@ -302,7 +302,8 @@ def test_counters_in_each_class_and_part_are_not_counted_as_leaks(folder):
 
 def test_table_counts_images_of_any_kind_once_and_conflicting_labels(folder):
     picture(900).save(folder / "train" / "NA" / "haul1 a.png")
-    picture(900).save(folder / "test" / CLASSES[0] / "haul1 b.png")  # in two ways, other class
+    # leaks in two ways, in another class
+    picture(900).save(folder / "test" / CLASSES[0] / "haul1 b.png")
     picture(901).save(folder / "test" / "NA" / "haul1 c.png")
     picture(900).save(folder / "val" / "NA" / "haul2 d.png")
     table = leak_table(leaks_of(group_by=r"haul\d"), open_dataset("data/set")).set_index("kind")
@@ -325,7 +326,7 @@ def test_examples_are_of_each_kind_with_other_classes_and_near_ones_first(folder
     picture(950).save(folder / "test" / "NA" / "c.jpg", quality=80)
     dataset = open_dataset("data/set")
     leaks = find_leaks(dataset, 2, "")
-    pairs = example_pairs(leaks, dataset, pairs=3)
+    pairs = example_pairs(leaks, dataset, num_pairs=3)
     captions = [caption.split("\n") for _, _, caption in pairs]
     assert captions[0] == ["identical pixels", f"test: {CLASSES[0]}", "train: NA"]
     assert captions[1] == ["identical pixels", "test: NA", "train: NA"]
@@ -336,7 +337,7 @@ def test_examples_are_of_each_kind_with_other_classes_and_near_ones_first(folder
 
 
 def naive_search(ours, others, distance, same, weights):
-    """First nearest, its bits and the weight of all near ones, pair by pair."""
+    """Find the first nearest hash, its distance and the total weight of all near ones, by loops."""
     found = []
     for i, a in enumerate(ours.tolist()):
         pairs = [((a ^ b).bit_count(), j) for j, b in enumerate(others.tolist()) if j != same[i]]
@@ -353,7 +354,7 @@ def test_search_in_blocks_equals_two_loops(monkeypatch, block, distance):
     others = random.integers(0, 2**64, 70, dtype=np.uint64)
     flips = np.uint64(1) << random.integers(0, 64, 50, dtype=np.uint64)
     ours = others[random.integers(0, 70, 50)] ^ (flips * random.integers(0, 2, 50, dtype=np.uint64))
-    others[60:] = others[:10]  # equally near ones
+    others[60:] = others[:10]  # ties
     same = random.integers(-1, 70, 50)
     weights = random.integers(1, 9, 70)
     nearest, bits, counts = nearest_hashes(ours, others, distance, same, weights)
@@ -368,7 +369,7 @@ def test_search_among_none_finds_none():
     assert len(nearest_hashes(none, some, 2, weights, np.ones(3, np.int64))[2]) == 0
 
 
-@pytest.mark.parametrize("distance", [2, 64])  # of hardly a pair, and of all
+@pytest.mark.parametrize("distance", [2, 64])  # matches hardly any pair, and all pairs
 def test_memory_of_the_search_does_not_grow_with_the_pairs(distance):
     random = np.random.default_rng(0)
     ours, others = (random.integers(0, 2**64, n, dtype=np.uint64) for n in (2_000, 10_000))
@@ -390,7 +391,7 @@ def made_up(n: int = 60) -> pd.DataFrame:
 
 
 def made_up_leaks(**files: list[str]) -> pd.DataFrame:
-    """Leaks of the test files that are given for each kind, its blank written as "_"."""
+    """Make a table of leaks from the test files of each kind (with "_" for the space in a kind)."""
     rows = [
         {"kind": kind.replace("_", " "), "split": "test", "file": file}
         for kind, listed in files.items()

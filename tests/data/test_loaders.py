@@ -1,4 +1,4 @@
-"""Batches: every image once an epoch, and the same views whatever the number of workers."""
+"""Batches contain every image once per epoch; the number of workers does not change the views."""
 
 import os
 
@@ -76,7 +76,7 @@ def colours_of(drawn: np.ndarray) -> list:
 
 def test_views_are_the_crops_and_colours_that_their_numbers_stand_for(dataset):
     train = dataset.splits["train"]
-    views = RandomViews(Images(train), 16, seed=5, views=3)
+    views = RandomViews(Images(train), 16, seed=5, num_views=3)
     pixels, colours, labels, indices = views[[(7, 6), (7, 2)]]
     assert pixels.shape == (6, 16, 16, 3) and pixels.dtype == torch.uint8
     assert labels.tolist() == [1, 0] and indices.tolist() == [6, 2]
@@ -114,7 +114,7 @@ def test_batches_are_the_same_for_any_number_of_workers(dataset):
     assert colours.share.shape == (4, 10) and colours.share.dtype == torch.float32
     assert labels.dtype == torch.int64
     assert torch.equal(labels, torch.from_numpy(dataset.splits["train"].labels)[index])
-    # the second epoch brings other views of the same images
+    # the second epoch has different views of the same images
     assert sorted(torch.cat([b[3] for b in alone[:3]]).tolist()) == list(range(12))
     assert not torch.equal(alone[0][0], alone[3][0])
 
@@ -141,7 +141,8 @@ def test_a_mistake_in_the_program_is_not_hidden():
 def test_feature_views_are_the_central_view_or_random_crops(dataset):
     train = dataset.splits["train"]
     images = Images(train)
-    central, random = FeatureViews(images, 16, seed=3), FeatureViews(images, 16, seed=3, views=4)
+    central = FeatureViews(images, 16, seed=3)
+    random = FeatureViews(images, 16, seed=3, num_views=4)
     pictures = [read_pixels(dataset.root / train.files[number]) for number in (5, 1)]
     expected = np.stack([transforms.center_crop(picture, 16) for picture in pictures])
     assert np.array_equal(central[[5, 1]], expected)
@@ -177,7 +178,7 @@ def test_example_views_are_those_of_the_first_epoch(dataset, method):
         assert dataset.classes[train.labels[index]] == name
         pixels, colours, *_ = RandomViews(Images(train), 16, 9, config.views)[[(1, index)]]
         expected = transforms.to_float(pixels)
-        if method != "cross-entropy":  # SupContrast's baseline crops and mirrors alone
+        if method != "cross-entropy":  # SupContrast's baseline only crops and flips
             expected = transforms.color_jitter(expected, colours)
         for view, wanted in zip(views, expected * 255, strict=True):
             assert view.dtype == np.uint8

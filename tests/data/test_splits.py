@@ -1,4 +1,4 @@
-"""Splits: by the thesis's recipes or by manifests, to the file, and never half a split."""
+"""Splits by the thesis's recipes or by manifests: every file is checked; no split is partial."""
 
 import csv
 import hashlib
@@ -47,7 +47,7 @@ def make_source(root: Path, classes: dict[str, int]) -> Path:
 
 
 def placed(folder: Path) -> dict[tuple[str, str], list[str]]:
-    """(split, class) -> the files found there."""
+    """Return (split, class) -> the files found there."""
     found: dict[tuple[str, str], list[str]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.parent != folder:
@@ -96,8 +96,8 @@ def test_recipe_reproduces_the_published_sizes():
         parts = split_files([str(i) for i in range(sum(sizes))], "linear-head")
         if [len(parts[split]) for split in ("train", "val", "test")] != sizes:
             differing[row["class"]] = sizes
-    # No number of files splits into 506, 108 and 108: 723 do into 506, 108 and 109, so that one
-    # test image of this class seems to have been removed from the published split afterwards.
+    # No number of files gives 506, 108 and 108 images, but 723 files give 506, 108 and 109. So one
+    # test image of this class was probably removed from the published split afterwards.
     assert differing == {"060_Cumacea_Type A": [506, 108, 108]}
     parts = split_files([str(i) for i in range(723)], "linear-head")
     assert [len(part) for part in parts.values()] == [506, 108, 109]
@@ -108,7 +108,7 @@ def test_fewest_images_leave_one_in_every_part(recipe, fewest):
     assert all(split_files([str(i) for i in range(fewest)], recipe).values())
     try:
         parts = split_files([str(i) for i in range(fewest - 1)], recipe)
-    except ValueError:  # scikit-learn refuses an empty part
+    except ValueError:  # scikit-learn refuses an empty split
         return
     assert not all(parts.values())
 
@@ -284,11 +284,11 @@ def test_what_is_at_the_destination_is_never_overwritten(tmp_path):
     source = make_source(tmp_path, {"a": 10})
     split_dataset(source, tmp_path / "out")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         split_dataset(source, tmp_path / "out", seed=1)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         split_dataset(source, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -344,7 +344,7 @@ def test_missing_and_empty_sources_are_refused(tmp_path):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_source_that_is_split_already_is_refused(tmp_path, recipe):
     split_dataset(make_source(tmp_path, {"a": 10}), tmp_path / "out", recipe)
-    with pytest.raises(InputError, match="is split already"):
+    with pytest.raises(InputError, match="is already split"):
         split_dataset(tmp_path / "out", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
@@ -373,7 +373,7 @@ Rows = list[tuple[str, str]]
 
 
 def write_manifests(folder: Path, parts: dict[str, Rows], encoding: str = "utf-8") -> list[Path]:
-    """A CSV file for each part of (folder, filename) rows; their paths."""
+    """Write the (folder, filename) rows of each split to a CSV file; return the paths."""
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{part}.csv" for part in parts]
     for path, rows in zip(paths, parts.values(), strict=True):
@@ -387,7 +387,7 @@ def numbered(name: str, *numbers: int) -> Rows:
 
 
 def three_parts(*names: str) -> dict[str, Rows]:
-    """Of each class the images 0 to 2 in train, 3 in val and 4 in test."""
+    """Put images 0 to 2 of each class in train, 3 in val and 4 in test."""
     return {
         "train": [row for name in names for row in numbered(name, 0, 1, 2)],
         "val": [row for name in names for row in numbered(name, 3)],
@@ -396,7 +396,7 @@ def three_parts(*names: str) -> dict[str, Rows]:
 
 
 def in_folders(parts: dict[str, Rows]) -> dict[tuple[str, str], list[str]]:
-    """Rows as ``placed`` gives them."""
+    """Return rows in the form that ``placed`` returns."""
     expected: dict[tuple[str, str], list[str]] = {}
     for part, rows in parts.items():
         for name, file in sorted(rows):
@@ -405,7 +405,7 @@ def in_folders(parts: dict[str, Rows]) -> dict[tuple[str, str], list[str]]:
 
 
 def refusal(*arguments, **options) -> str:
-    """The one line with which a split by manifests is refused."""
+    """Return the error message of a split by manifests; check that it is one line."""
     with pytest.raises(InputError) as caught:
         split_by_manifest(*arguments, **options)
     assert "\n" not in str(caught.value)
@@ -425,7 +425,7 @@ def test_manifests_are_rebuilt_to_the_file_in_any_of_their_encodings(tmp_path, e
     assert placed(tmp_path / "out") == in_folders(parts)
     for path in (tmp_path / "out").glob("*/**/*.png"):
         assert path.samefile(source / Path(*path.relative_to(tmp_path / "out").parts[1:]))
-    assert (report.missing, report.repeated, report.in_two_parts) == ([], [], [])
+    assert (report.missing, report.repeated, report.in_two_splits) == ([], [], [])
     assert report.unlisted == 0
 
 
@@ -526,7 +526,7 @@ def test_an_image_in_two_parts_is_placed_in_both_and_reported(tmp_path):
     parts = three_parts("a")
     parts["test"] += numbered("a", 1)
     report = split_by_manifest(source, tmp_path / "out", write_manifests(tmp_path, parts))
-    assert report.in_two_parts == ["a/img001.png (train, test)"]
+    assert report.in_two_splits == ["a/img001.png (train, test)"]
     assert placed(tmp_path / "out") == in_folders(parts)
     assert report.unlisted == 0
 
@@ -537,7 +537,7 @@ def test_a_repeated_row_is_placed_once_and_reported(tmp_path):
     twice = {**parts, "train": parts["train"] + numbered("a", 2, 2)}
     report = split_by_manifest(source, tmp_path / "out", write_manifests(tmp_path, twice))
     assert report.repeated == ["train: a/img002.png (train.csv)"]
-    assert (report.missing, report.in_two_parts) == ([], [])
+    assert (report.missing, report.in_two_splits) == ([], [])
     assert placed(tmp_path / "out") == in_folders(parts)
 
 
@@ -554,9 +554,9 @@ def test_unlisted_images_are_counted_and_stay_out(tmp_path):
 @pytest.mark.parametrize(
     ("names", "wrong"),
     [
-        (["train", "test", "val"], "test.csv stands in the place of val"),
-        (["DYB_test", "list 2", "list 3"], "DYB_test.csv stands in the place of train"),
-        (["TRAIN", "VAL"], "VAL.csv stands in the place of test"),
+        (["train", "test", "val"], "test.csv is given as the manifest of val"),
+        (["DYB_test", "list 2", "list 3"], "DYB_test.csv is given as the manifest of train"),
+        (["TRAIN", "VAL"], "VAL.csv is given as the manifest of test"),
     ],
 )
 def test_manifests_in_another_order_are_refused(tmp_path, names, wrong):
@@ -631,7 +631,7 @@ def test_a_class_that_train_lacks_is_refused(tmp_path):
     parts["val"] += numbered("d", 0)
     before = tree(tmp_path)
     message = refusal(source, tmp_path / "out", write_manifests(tmp_path / "lists", parts))
-    assert "train has no image of the class 'b c', 'd'" in message
+    assert "train has no images of the class 'b c', 'd'" in message
     assert tree(tmp_path) == sorted([*before, "lists", *(f"lists/{p}.csv" for p in parts)])
 
 
@@ -653,7 +653,7 @@ def test_a_part_without_images_is_refused(tmp_path):
         ("folder,filename\n".encode("utf-16"), "columns folder and filename"),
         (b"folder,filename\na\n", "line 2: filename is empty"),
         (b"folder,filename\na, b,img000.png\n", "line 2: more fields than the header"),
-        (b'folder,filename\n"a,img000.png\n', "is no sound CSV"),
+        (b'folder,filename\n"a,img000.png\n', "is not valid CSV"),
     ],
 )
 def test_a_manifest_that_is_no_such_table_is_refused_by_name(tmp_path, content, words):
@@ -677,10 +677,10 @@ def test_places_that_no_recipe_takes_no_manifest_takes(tmp_path):
     source = make_source(tmp_path, {"a": 5})
     lists = write_manifests(tmp_path, three_parts("a"))
     assert "there is no folder" in refusal(tmp_path / "nowhere", tmp_path / "out", lists)
-    assert "lies inside" in refusal(source, source / "out", lists)
+    assert "is inside" in refusal(source, source / "out", lists)
     split_by_manifest(source, tmp_path / "out", lists)
-    assert "is there already" in refusal(source, tmp_path / "out", lists)
-    assert "is split already" in refusal(tmp_path / "out", tmp_path / "again", lists)
+    assert "already exists" in refusal(source, tmp_path / "out", lists)
+    assert "is already split" in refusal(tmp_path / "out", tmp_path / "again", lists)
 
 
 def test_a_rebuilt_split_is_links_or_copies_and_never_half(tmp_path, monkeypatch):
@@ -713,7 +713,7 @@ def test_a_recipes_split_is_rebuilt_from_its_manifest(tmp_path, recipe):
     with open(tmp_path / "made" / "manifest.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     parts: dict[str, Rows] = {"train": [], "val": [], "test": []}
-    for row in rows[::-1]:  # in whatever order
+    for row in rows[::-1]:  # in any order
         parts[row["split"]].append((row["class"], row["file"]))
     lists = write_manifests(tmp_path / "lists", {p: rows for p, rows in parts.items() if rows})
     split_by_manifest(source, tmp_path / "rebuilt", lists)

@@ -1,4 +1,4 @@
-"""Channel statistics against NumPy over all pixels, stored with what they were measured on."""
+"""Channel statistics agree with NumPy over all pixels; stored ones serve the same files again."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from thesis_lib.errors import InputError
 
 @pytest.fixture
 def dataset_folder(tmp_path, monkeypatch):
-    """Three classes, grey and colour, PNG and JPEG, each image of another size."""
+    """Three classes of grey and colour images, in PNG and JPEG, all of different sizes."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     root = tmp_path / "data" / "mixed"
@@ -214,7 +214,7 @@ def test_data_set_without_a_readable_image_is_refused(tmp_path):
 
 
 def naive_gini(counts: list[int]) -> float:
-    """Half the mean absolute difference of all pairs over the mean."""
+    """Compute half the mean absolute difference of all pairs, divided by the mean."""
     n = len(counts)
     differences = sum(abs(a - b) for a in counts for b in counts)
     return differences / (2 * n * n * (sum(counts) / n))

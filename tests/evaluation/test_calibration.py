@@ -1,4 +1,4 @@
-"""Calibration against formulas written out, and on confidences whose fault is known."""
+"""Calibration is compared with its formulas and with logits of known miscalibration."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from thesis_lib.evaluation.calibration import (
 
 
 def honest_logits(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of five classes, and labels drawn with just the probabilities that they say."""
+    """Draw logits of five classes, and labels with exactly their softmax probabilities."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(n, 5, generator=generator, dtype=torch.float64)
     return logits, torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
@@ -63,8 +63,8 @@ def test_bins_hold_every_image_and_empty_ones_are_no_number():
 
 
 @pytest.mark.parametrize("factor", [3, 300])
-def test_scaling_mends_the_error(factor):
-    """Also of logits so far apart that their probabilities are 1 and 0 to all digits."""
+def test_temperature_scaling_reduces_the_error(factor):
+    """Includes logits so far apart that their probabilities round to 0 and 1."""
     logits, labels = honest_logits(20_000)
     right = (logits.argmax(1) == labels).numpy()
     logits = logits * factor

@@ -1,4 +1,4 @@
-"""Paired tests against statsmodels, published examples, and simulations."""
+"""Paired tests are compared with statsmodels, published examples and simulations."""
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def test_adjustment_is_statsmodels_holm(seed):
 
 @pytest.mark.parametrize(
     ("counts", "low", "high"),
-    [  # a 95 % interval of Newcombe's method 10, from table II of his paper
+    [  # 95 % intervals by Newcombe's method 10, from table II of his paper
         ((36, 2, 12, 0), 0.0569, 0.3404),
         ((54, 0, 0, 0), -0.0664, 0.0664),
     ],
@@ -66,7 +66,7 @@ def test_test_of_equal_runs_shows_a_difference_in_at_most_5_of_100():
 
 
 def series(right: str, start: int = 0) -> pd.Series:
-    """``"1101"``: which images are right."""
+    """Convert a string such as ``"1101"`` to a series of correct (1) and wrong (0) images."""
     index = [f"test/a/{number}.png" for number in range(start, start + len(right))]
     return pd.Series([letter == "1" for letter in right], index=index)
 
@@ -107,7 +107,9 @@ def test_sentences_say_what_is_shown_and_no_more():
     assert not unclear.is_shown
     assert "resnet50 and seresnext50: no difference shown; " in unclear.sentence
     equal = compare("a", "b", one, one)
-    assert equal.sentence.startswith("a and b: no difference shown; both have as many right (95 %")
+    assert equal.sentence.startswith(
+        "a and b: no difference shown; both have the same accuracy (95 %"
+    )
     assert equal.sentence.endswith("p = 1.000")
 
 

@@ -1,4 +1,4 @@
-"""The index finds the same neighbours as float64 products, scikit-learn, and by either backend."""
+"""The index finds the same neighbours as float64 products and scikit-learn, with each backend."""
 
 import builtins
 import importlib.util
@@ -26,24 +26,24 @@ def random(rng, n: int, d: int = 16) -> np.ndarray:
 
 
 def identical(rng, n: int) -> np.ndarray:
-    """Four vectors, each many more times than there are candidates."""
+    """Repeat four vectors, each more often than there are candidates."""
     return random(rng, 4)[rng.integers(0, 4, n)]
 
 
 def near_ties(rng, n: int, d: int = 512) -> np.ndarray:
-    """Similarities that float32 hardly tells apart."""
+    """Make vectors whose similarities hardly differ in float32."""
     return unit_vectors(random(rng, 1, d) + 1e-4 * random(rng, n, d))
 
 
 def one_way(rng, n: int, d: int = 2048) -> np.ndarray:
-    """A large number and many equal small ones: float32 sums are rounded the same way each time."""
+    """Make vectors of one large and many equal small numbers, whose rounding errors add up."""
     vectors = np.repeat(1 + 0.3 * rng.random((n, 1)), d, axis=1)
     vectors[:, 0] = 60 * (1 + 0.2 * rng.random(n))
     return unit_vectors(vectors)
 
 
 def nearest(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """All float64 products, sorted; of equal ones the first row before the others."""
+    """Sort all float64 products; ties are in the order of the rows."""
     pairs = [[(q * v).sum() for v in vectors] for q in queries.astype(np.float64)]
     rows = np.argsort(-np.array(pairs), axis=1, kind="stable")[:, :k]
     return np.take_along_axis(np.array(pairs), rows, 1), rows
@@ -55,7 +55,7 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarra
 def test_neighbours_are_those_of_float64_products(made, k, backend):
     rng = np.random.default_rng(0)
     vectors = made(rng, 230)
-    vectors, queries = vectors[:200], vectors[195:]  # some are in the index themselves
+    vectors, queries = vectors[:200], vectors[195:]  # some queries are also in the index
     similarity, rows = Index(vectors, backend).search(queries, k)
     expected, expected_rows = nearest(queries, vectors, k)
     np.testing.assert_array_equal(rows, expected_rows)
@@ -76,7 +76,7 @@ def test_an_index_of_few_vectors_gives_them_all(backend, n):
 @needs_faiss
 @pytest.mark.parametrize("made", [random, identical, near_ties, one_way])
 def test_faiss_and_torch_give_the_same(made, monkeypatch):
-    """To the last bit, for more queries than one batch takes."""
+    """Results are identical to the last bit, also for more queries than fit in one batch."""
     monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 64)
     rng = np.random.default_rng(1)
     vectors = made(rng, 600)
@@ -106,7 +106,7 @@ def test_of_identical_vectors_the_first_is_nearest():
 
 
 def test_search_needs_no_faiss(monkeypatch):
-    """Not installed: not found, and not to be imported."""
+    """FAISS is made to look as if it were not installed."""
     found, imported = importlib.util.find_spec, builtins.__import__
 
     def find_spec(name, *args):

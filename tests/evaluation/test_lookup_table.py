@@ -1,4 +1,4 @@
-"""The look-up table: neighbours, votes, leaving an image out, and its file."""
+"""Test the look-up table: neighbours, votes, leaving out an image, and its file."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_leaving_an_image_out_is_searching_a_table_without_it(k):
 
 
 def test_an_image_with_many_identical_ones_is_left_out_too():
-    """It may not even be among its own nearest, which are the first of them."""
+    """The image may not be among its own nearest, as ties are in the order of the rows."""
     vectors = np.repeat(np.eye(2, dtype=np.float32), 20, axis=0)
     table = LookupTable(vectors, np.zeros(40, dtype=int), [""] * 40, CLASSES)
     neighbours = table.search(vectors, 2, exclude=np.arange(40))[1]
@@ -95,7 +95,7 @@ def test_of_equal_votes_the_nearest_ones_class_wins():
     table = LookupTable(np.eye(5, dtype=np.float32), labels, [""] * 5, CLASSES)
     ties = [[3, 1], [1, 3], [4, 0], [0, 4]]
     assert table.vote(np.array(ties)).tolist() == [2, 0, 1, 2]
-    # two against two, and the nearest of all stands alone
+    # two classes with two votes each; the nearest image is of a third class
     assert table.vote(np.array([[4, 1, 3, 0, 2], [4, 3, 1, 2, 0]])).tolist() == [0, 2]
 
 
@@ -148,7 +148,7 @@ def test_pruned_holds_the_chosen_table_alone(tmp_path):
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.02, 0.05, 0.13, 0.5, 1])
 def test_at_most_a_share_of_the_known_images_is_unlike(share):
-    """And one more would be too many."""
+    """A higher threshold would flag too many."""
     stored = stored_table()
     below = (stored.known_similarity < stored.unlike_below(share)).sum()
     assert below <= share * 50
@@ -184,7 +184,7 @@ def other_file(file) -> None:
 
 
 def without(name):
-    """The file without one tensor or one fact."""
+    """Write the file without one of its tensors or metadata entries."""
 
     def damage(file) -> None:
         with safe_open(file, "numpy") as opened:

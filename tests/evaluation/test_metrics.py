@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, intervals against their formula and a naive bootstrap."""
+"""Metrics are compared with scikit-learn, intervals with formulas and a naive bootstrap."""
 
 import json
 import math
@@ -24,7 +24,7 @@ CLASSES = ["a", "b c", "d_e", "Ω", "without test images", "never seen"]
 
 
 def answers(n: int = 200, seed: int = 0, accuracy: float = 0.8) -> tuple[list[str], list[str]]:
-    """True and predicted classes: unbalanced, one class without images, one without anything."""
+    """Draw unbalanced true and predicted classes, one without images and one without both."""
     random = np.random.default_rng(seed)
     true = random.choice(CLASSES[:4], n, p=[0.6, 0.25, 0.1, 0.05])
     predicted = np.where(random.random(n) < accuracy, true, random.choice(CLASSES[:5], n))
@@ -111,9 +111,9 @@ def test_metrics_of_a_stack_of_counts_are_those_of_each():
 @pytest.mark.parametrize(
     ("true", "predicted", "classes", "words"),
     [
-        (["a"], ["a", "b"], None, "one length"),
-        ([], [], None, "one length"),
-        ([["a"]], [["a"]], None, "one length"),
+        (["a"], ["a", "b"], None, "the same length"),
+        ([], [], None, "the same length"),
+        ([["a"]], [["a"]], None, "the same length"),
         (["a", "x"], ["a", "a"], ["a", "b"], "classes lacks 'x'"),
         (["a", "a"], ["a", "y"], ["a", "b"], "classes lacks 'y'"),
         ([0, 1], [0, 2], [0, 1], "classes lacks 2"),
@@ -212,7 +212,7 @@ def test_most_confused_pairs_add_both_ways():
             "images": 7,
             "share": pytest.approx(7 / 106),
         },
-        # both one image: the larger share of their classes' images first
+        # one image each: sorted by the fraction of the classes' images
         {
             "class_a": "b",
             "class_b": "d",
@@ -249,7 +249,7 @@ def test_worst_mistakes_are_wrong_and_surest_first():
             "a": 0.1,
         }
     )
-    table = worst_mistakes(predictions, images=2)
+    table = worst_mistakes(predictions, num_images=2)
     assert table.to_dict("list") == {
         "path": ["3", "5"],
         "true": ["b", "c"],
@@ -261,11 +261,11 @@ def test_worst_mistakes_are_wrong_and_surest_first():
 
 
 def test_intervals_cover_the_truth_in_about_95_of_100():
-    """Of a made-up classifier whose true metrics are known, over many test sets of it."""
+    """A simulated classifier with known true metrics is tested on many test sets."""
     random = np.random.default_rng(0)
     shares = np.array([0.4, 0.25, 0.15, 0.12, 0.08])
     rows = 0.82 * np.eye(5) + 0.18 * random.dirichlet(np.ones(5), size=5)
-    cells = shares[:, None] * rows  # of each pair of true and predicted class
+    cells = shares[:, None] * rows  # probability of each pair of true and predicted class
     truth = {name: float(value) for name, value in metrics_of_counts(cells).items()}
     covered, sets = dict.fromkeys(METRICS, 0), 600
     for number in range(sets):

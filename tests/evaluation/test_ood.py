@@ -12,43 +12,43 @@ from thesis_lib.evaluation.ood import (
 )
 
 
-def clusters(n, classes, spread, seed):
+def clusters(n, num_classes, spread, seed):
     random = np.random.default_rng(seed)
-    centres = np.random.default_rng(0).normal(size=(classes, 16))
-    labels = random.integers(0, classes, n)
+    centres = np.random.default_rng(0).normal(size=(num_classes, 16))
+    labels = random.integers(0, num_classes, n)
     features = centres[labels] + spread * random.normal(size=(n, 16))
     return features.astype(np.float32), labels
 
 
-def measured(classes, spread=0.3, **settings):
+def measured(num_classes, spread=0.3, **settings):
     (train, labels), (val, true) = (
-        clusters(400, classes, spread, 1),
-        clusters(200, classes, spread, 2),
+        clusters(400, num_classes, spread, 1),
+        clusters(200, num_classes, spread, 2),
     )
     config = RunConfig(head_epochs=20, **settings)
-    names = [f"class {i}" for i in range(classes)]
+    names = [f"class {i}" for i in range(num_classes)]
     kept = np.ones(len(labels), dtype=bool)
     return measure_ood(train, labels, kept, val, true, names, config)
 
 
-@pytest.mark.parametrize(("classes", "folds"), [(2, 0), (3, 3), (4, 4), (5, 5), (87, 5)])
-def test_each_class_is_left_out_once_and_two_are_always_left(classes, folds):
-    parts = list(class_folds(classes, 42))
-    assert len(parts) == folds
+@pytest.mark.parametrize(("num_classes", "folds"), [(2, 0), (3, 3), (4, 4), (5, 5), (87, 5)])
+def test_each_class_is_left_out_once_and_two_are_always_left(num_classes, folds):
+    left_out = list(class_folds(num_classes, 42))
+    assert len(left_out) == folds
     if folds:
-        assert sorted(np.concatenate(parts).tolist()) == list(range(classes))
-        assert all(classes - len(part) >= 2 for part in parts)
+        assert sorted(np.concatenate(left_out).tolist()) == list(range(num_classes))
+        assert all(num_classes - len(fold) >= 2 for fold in left_out)
 
 
 def test_detection_counts_what_a_loop_counts():
     random = np.random.default_rng(3)
-    novel = random.random(300) < 0.3
-    score = random.normal(size=300).round(1) - novel  # with ties
-    found = detection_metrics(score, novel)
-    assert found["auroc"] == roc_auc_score(novel, -score)
-    shares = [((score <= t)[novel].mean(), (score <= t)[~novel].mean()) for t in np.unique(score)]
-    assert found["fpr"] == min(alarms for recall, alarms in shares if recall >= 0.95)
-    assert found["tpr"] == max(recall for recall, alarms in shares if alarms <= 0.05)
+    is_ood = random.random(300) < 0.3
+    score = random.normal(size=300).round(1) - is_ood  # with ties
+    found = detection_metrics(score, is_ood)
+    assert found["auroc"] == roc_auc_score(is_ood, -score)
+    rates = [((score <= t)[is_ood].mean(), (score <= t)[~is_ood].mean()) for t in np.unique(score)]
+    assert found["fpr"] == min(fpr for tpr, fpr in rates if tpr >= 0.95)
+    assert found["tpr"] == max(tpr for tpr, fpr in rates if fpr <= 0.05)
 
 
 def test_clusters_apart_are_found_and_one_cloud_is_a_coin():
@@ -67,15 +67,15 @@ def test_similarity_is_to_what_the_pruned_table_holds_of_the_known_classes():
     kept = np.arange(60) % 2 == 0
     names = ["a", "b", "c"]
     rows = measure_ood(train, labels, kept, val, true, names, RunConfig(head_epochs=2))
-    unit, asking = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, val))
+    unit, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, val))
     for fold in rows[rows["score"] == "similarity"].to_dict("records"):
         left_out = names.index(fold["left_out"])
-        nearest = (asking @ unit[kept & (labels != left_out)].T).max(1)
+        nearest = (queries @ unit[kept & (labels != left_out)].T).max(1)
         assert fold["auroc"] == pytest.approx(roc_auc_score(true == left_out, -nearest))
 
 
 def test_probabilities_that_round_to_one_keep_their_order():
-    """Logits of hundreds, as of a head on features that are not normalised."""
+    """Logits are in the hundreds, as with a head on features that are not normalised."""
     (train, labels), (val, true) = clusters(300, 4, 0.5, 1), clusters(100, 4, 0.5, 2)
     kept, names = np.ones(300, dtype=bool), list("abcd")
     config = RunConfig(head_epochs=20)
@@ -92,6 +92,6 @@ def test_table_gives_mean_and_range_in_percent():
     assert table["score"].tolist() == list(SCORES)
     rows = measured(4)
     auroc = 100 * rows[rows["score"] == "energy"]["auroc"]
-    told = f"{auroc.mean():.2f} ({auroc.min():.2f} to {auroc.max():.2f})"
-    assert table.set_index("score").loc["energy", "AUROC"] == told
+    expected = f"{auroc.mean():.2f} ({auroc.min():.2f} to {auroc.max():.2f})"
+    assert table.set_index("score").loc["energy", "AUROC"] == expected
     assert ood_table(measured(2)).empty

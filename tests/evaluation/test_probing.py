@@ -53,7 +53,9 @@ def test_head_learns_from_the_views_in_turn():
     (train, labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
     views = torch.stack((train, torch.zeros_like(train)))
     _, curve = train_heads(views, labels, val, val_labels, 4, RunConfig(head_epochs=4))
-    assert curve[1]["train_loss"] > 1.2 > curve[2]["train_loss"]  # zeros tell nothing: log(4)
+    assert (
+        curve[1]["train_loss"] > 1.2 > curve[2]["train_loss"]
+    )  # nothing to learn from zeros: log(4)
 
 
 RATES = (0.025, 0.25, 2.5)
@@ -73,7 +75,7 @@ def test_heads_trained_together_are_those_trained_alone():
 
 
 def test_head_is_trained_as_a_plain_loop_would():
-    """SGD with momentum 0.9 and no weight decay, batches and step decays of the recipe."""
+    """Train a head with torch.optim.SGD: momentum 0.9, no weight decay, the recipe's schedule."""
     (train, labels), (val, val_labels) = clusters(600, 1), clusters(100, 2)
     config = RunConfig(head_epochs=92)
     weights, curve = train_heads(train[None], labels, val, val_labels, 4, config)
@@ -102,7 +104,7 @@ def test_of_several_learning_rates_the_best_on_validation_is_kept(trained):
         data="data/tiny", backbone="lenet5", batch_size=8, head_learning_rates=[1e-6, 0.25]
     )
     table = probe_checkpoints(run)
-    assert (table["head_learning_rate"] == 0.25).all()  # the other learns nothing in 10 epochs
+    assert (table["head_learning_rate"] == 0.25).all()  # the other rate is too low for 10 epochs
     curves = read_curves(run)
     assert len(curves) == 2 * 10 * len(table)
     assert set(best_curves(curves)["head_learning_rate"]) == {0.25}
@@ -163,7 +165,7 @@ def test_validation_accuracy_is_that_of_the_stored_head(trained):
 
 def test_selection_does_not_need_the_test_images(workbook, trained):
     test = workbook / "data" / "tiny" / "test"
-    for image in test.glob("*/*"):  # any read of a test image would fail
+    for image in test.glob("*/*"):  # reading a test image would fail
         image.write_bytes(b"x" * image.stat().st_size)
     probe_checkpoints(trained)
     assert trained.selection_file.is_file()
@@ -178,9 +180,9 @@ def test_features_are_extracted_once_a_checkpoint_and_split(trained, monkeypatch
 
     monkeypatch.setattr(probing, "extract_features", counting)
     table = probe_checkpoints(trained)
-    assert len(calls) == 3 * len(table)  # crops and whole images of train, whole ones of val
+    assert len(calls) == 3 * len(table)  # random and center crops of train, center crops of val
     probe_checkpoints(trained)
-    assert len(calls) == 3 * len(table)  # finished: nothing is done again
+    assert len(calls) == 3 * len(table)  # finished: nothing is computed again
 
 
 @pytest.mark.parametrize("head_views", [0, 2])
@@ -233,7 +235,7 @@ def test_other_head_settings_probe_anew(trained):
     probe_checkpoints(again)
     assert pd.read_csv(again.probe_curves_file)["head_epoch"].max() == 3
     assert json.loads(again.config_file.read_text())["head_epochs"] == 3
-    assert not again.test_file.exists()  # it was the result of the other choice
+    assert not again.test_file.exists()  # it belonged to the other choice
 
 
 def test_untrained_run_is_refused(trained):
@@ -250,7 +252,7 @@ def test_of_equal_checkpoints_the_latest_is_chosen():
             "val_accuracy": [0.9523, 0.9523, 0.9519, 0.9519],
         }
     )
-    assert best_checkpoint(table)["checkpoint"] == 900  # as the thesis chose
+    assert best_checkpoint(table)["checkpoint"] == 900  # as in the thesis
 
 
 def test_evaluation_mode_leaves_batch_statistics_alone(workbook, tiny_config):
@@ -287,7 +289,7 @@ def test_features_are_those_of_a_plain_loop(workbook, tiny_config, views):
 
 
 def test_selection_of_an_earlier_version_is_made_anew(workbook, tiny_config):
-    """It has no temperature, without which the final test cannot be made."""
+    """An older head has no temperature, which the final test needs."""
     run = pretrain(tiny_config)
     probe_checkpoints(run)
     selection = json.loads(run.selection_file.read_text())

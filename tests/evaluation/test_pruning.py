@@ -1,4 +1,4 @@
-"""Pruning keeps what the definition's double loop over float64 products keeps."""
+"""Pruning keeps the same images as a double loop over float64 products."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SIZES = [1, 1, 2, 3, 5, 8, 13] * 12 + [60, 90, 150]  # 87 classes
 
 
 def definition(vectors: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The recipe, word by word; at 1 nothing is dropped."""
+    """Prune by the definition in the recipe; at a threshold of 1 no image is dropped."""
     vectors = vectors.astype(np.float64)
     kept = np.ones((len(thresholds), len(labels)), dtype=bool)
     for i in range(len(labels)):
@@ -30,20 +30,20 @@ def random(rng, n: int, d: int = 24) -> np.ndarray:
 
 
 def alike(rng, n: int, d: int = 24) -> np.ndarray:
-    """Around one centre: most similarities are from 0.8 to 1."""
+    """Make vectors around one centre: most similarities are between 0.8 and 1."""
     nearness = rng.beta(18, 1.7, (n, 1))
     return unit_vectors(nearness * random(rng, 1, d) + np.sqrt(1 - nearness**2) * random(rng, n, d))
 
 
 def repeated(rng, n: int) -> np.ndarray:
-    """Every vector several times, and some a hair's breadth beside."""
+    """Make several copies of every vector, some of them slightly changed."""
     vectors = alike(rng, max(n // 6, 1))[rng.integers(max(n // 6, 1), size=n)]
     moved = rng.random((n, 1)) < 0.3
     return unit_vectors(vectors + moved * 1e-4 * random(rng, n))
 
 
 def at_thresholds(rng, n: int, d: int = 24) -> np.ndarray:
-    """One vector, then others whose similarity to it is a threshold give or take 1e-7."""
+    """Make vectors whose similarity to the first is within 1e-7 of a threshold."""
     first, away = random(rng, 2, d).astype(np.float64)
     away -= first * (first @ away)
     away /= np.linalg.norm(away)
@@ -53,9 +53,9 @@ def at_thresholds(rng, n: int, d: int = 24) -> np.ndarray:
 
 
 def one_way(rng, n: int, d: int = 2048) -> np.ndarray:
-    """A large number and many equal small ones: float32 sums are rounded the same way each time.
+    """Make vectors of one large and many equal small numbers, whose rounding errors add up.
 
-    They err by up to 1.5e-5, sums of numbers without order by less than 1e-6.
+    Float32 products are wrong by up to 1.5e-5, those of random vectors by less than 1e-6.
     """
     vectors = np.repeat(1 + 0.3 * rng.random((n, 1)), d, axis=1)
     vectors[:, 0] = 60 * (1 + 0.2 * rng.random(n))
@@ -76,7 +76,7 @@ def test_kept_images_are_the_definitions(made, block, monkeypatch):
 
 
 def test_float32_alone_would_decide_otherwise():
-    """What data at the thresholds are for."""
+    """Shows that ``at_thresholds`` tests what it is meant to test."""
     vectors = at_thresholds(np.random.default_rng(1), 90)
     single, double = (v @ v.T for v in (vectors, vectors.astype(np.float64)))
     thresholds = THRESHOLDS[:-1, None, None]
@@ -130,14 +130,14 @@ def test_a_similarity_that_is_the_threshold_does_not_exceed_it():
 
 
 def test_a_dropped_image_drops_no_other():
-    """Each is near its neighbour alone: the second goes, and the third stays for that."""
+    """The second of three images is dropped; the third is similar to the second only, and stays."""
     angles = np.deg2rad([0, 20, 40])
     vectors = np.stack((np.cos(angles), np.sin(angles)), axis=1).astype(np.float32)
     assert kept_images(vectors, np.zeros(3), [0.9]).tolist() == [[True, False, True]]
 
 
 def test_identical_images_stay_at_one():
-    """Also where rounding makes their similarity exceed 1."""
+    """Even if rounding makes their similarity exceed 1."""
     vectors = np.repeat(random(np.random.default_rng(0), 40, 2048), 2, axis=0)
     labels = np.repeat(np.arange(40), 2)
     assert ((vectors.astype(np.float64) ** 2).sum(1) > 1).any()

@@ -37,7 +37,7 @@ def probed(trained):
 
 @pytest.fixture
 def without_val(workbook, tiny_config):
-    """A run on a split by the cosine recipe, which has no val/."""
+    """Train a run on data split by the cosine recipe, which has no val/."""
     split_dataset(workbook / "classes", workbook / "data" / "cosine", "cosine")
     return pretrain(tiny_config.updated(data="data/cosine"))
 
@@ -47,13 +47,13 @@ def with_settings(run, **settings):
 
 
 def features_of(run, epoch, split):
-    """Features of a split, of length 1 in float64, and labels: without the retrieval's code."""
+    """Return unit-length float64 features and labels of a split, without code of retrieval."""
     backbone, facts = checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
-    part = open_dataset(run.config.data).splits[split]
+    data_split = open_dataset(run.config.data).splits[split]
     device = choose_device(run.config)
-    common = (Images(part), run.config, facts["mean"], facts["std"], device)
+    common = (Images(data_split), run.config, facts["mean"], facts["std"], device)
     features = extract_features(backbone, *common)[0].numpy().astype(np.float64)
-    return features / np.linalg.norm(features, axis=1, keepdims=True), part.labels
+    return features / np.linalg.norm(features, axis=1, keepdims=True), data_split.labels
 
 
 def pruned_by_definition(vectors, labels, threshold):
@@ -149,7 +149,17 @@ def test_what_is_done_is_read_and_what_it_depends_on_makes_it_anew(probed, monke
     assert second["neighbours"] == 3
     assert [entry["neighbours"] for entry in second["history"]] == [1]
     assert second["history"][0]["accuracy"] == first["accuracy"]
-    assert not is_retrieved(probed)  # what lies there is now of three neighbours
+    assert not is_retrieved(probed)  # the files now belong to three neighbours
+
+
+def test_the_same_table_made_again_is_no_other_choice(probed):
+    first = retrieve(probed)
+    probed.table_file.unlink()
+    assert not is_table_made(probed)
+    stored_table(probed)
+    assert is_retrieved(probed)
+    second = retrieve(probed)
+    assert second["history"] == [] and second["table"] == first["table"]
 
 
 def test_whole_test_curve_comes_on_request_alone_and_changes_no_choice(probed):
@@ -165,7 +175,7 @@ def test_whole_test_curve_comes_on_request_alone_and_changes_no_choice(probed):
     assert tested.index.tolist() == list(THRESHOLDS)
     assert tested.loc[first["threshold"], "accuracy"] == first["accuracy"]
     assert (curve["split"] == "val").sum() == len(THRESHOLDS)
-    assert is_retrieved(probed)  # who does not ask for the curve has all that is needed
+    assert is_retrieved(probed)  # the curve is not needed without test_curve
 
 
 def test_without_val_each_training_image_asks_all_others(without_val):
@@ -190,7 +200,7 @@ def test_without_val_each_training_image_asks_all_others(without_val):
 
 def test_named_checkpoint_is_taken_and_one_that_is_not_kept_named(probed):
     assert stored_table(with_settings(probed, table_checkpoint=2)).checkpoint == 2
-    with pytest.raises(InputError, match=r"no checkpoint of epoch 9; it keeps 1, 2, 3, 4"):
+    with pytest.raises(InputError, match=r"no checkpoint of epoch 9; it has 1, 2, 3, 4"):
         stored_table(with_settings(probed, table_checkpoint=9))
 
 

@@ -47,7 +47,7 @@ def test_metrics_are_scikit_learns(probed):
 
 
 def test_class_without_a_test_image_counts_and_is_named(workbook, trained):
-    # Probing and test must agree on the classes although one has no test image.
+    # Probing and test must use the same classes, although one has no test image.
     result_before = probe_checkpoints(trained)
     assert len(result_before)
     for image in (workbook / "data" / "tiny" / "test" / "002_one.dot").iterdir():

@@ -1,4 +1,4 @@
-"""The test set is touched after the choice is frozen; another choice afterwards is on record."""
+"""The test set is read only after the selection; tests of earlier selections are recorded."""
 
 import os
 
@@ -19,28 +19,28 @@ from thesis_lib.training.pretraining import pretrain
 
 
 @pytest.fixture
-def parts_read(monkeypatch) -> set[str]:
-    """The parts of the data set whose pixels a stage has read."""
-    parts = set()
+def splits_read(monkeypatch) -> set[str]:
+    """The splits of the data set whose pixels have been read."""
+    splits = set()
 
     def note(path):
-        parts.add(path.parts[-3])
+        splits.add(path.parts[-3])
         return read_pixels(path)
 
     monkeypatch.setattr(cache, "read_pixels", note)
-    return parts
+    return splits
 
 
-def test_test_images_are_read_after_the_choice_alone(workbook, tiny_config, parts_read, faults):
-    """Notebook 01 has measured them before, for their sizes and whether they can be read."""
+def test_test_images_are_read_after_the_choice_alone(workbook, tiny_config, splits_read, faults):
+    """Except by notebook 01, which measures sizes and finds unreadable images in all splits."""
     data_statistics(open_dataset("data/tiny"))
     run = pretrain(tiny_config)
     with pytest.raises(InputError, match=r"has no selection\.json"):
         final_test(run)
     probe_checkpoints(run)
-    assert parts_read == {"train", "val"}
-    final_test(run)  # the control: this is how reading the test images shows
-    assert parts_read == {"train", "val", "test"}
+    assert splits_read == {"train", "val"}
+    final_test(run)  # control: reading the test images is noticed
+    assert splits_read == {"train", "val", "test"}
     faults("the test set asked for before a choice", 1, 1)
 
 
@@ -97,7 +97,7 @@ def test_control_without_the_superseded_file_the_first_look_is_forgotten(
 
 
 def forgetting(file, replace):
-    """``os.replace``, which removes that file where it would be kept under another name."""
+    """Return an ``os.replace`` that deletes this file instead of renaming it."""
     return lambda old, new: os.unlink(old) if old == file else replace(old, new)
 
 

@@ -1,4 +1,4 @@
-"""Ranks of torchrun that are killed or told to end, at any moment: none stays, nothing is lost."""
+"""Ranks under torchrun that are killed or stopped: no process is left, and nothing is lost."""
 
 import json
 import re
@@ -28,7 +28,7 @@ pretrain(RunConfig.from_dict(json.loads(sys.argv[1])))
 
 
 def start(config: RunConfig, owned: bool = False) -> subprocess.Popen:
-    """Two ranks, each with a loading worker: under torchrun, or (owned) under a program of ours."""
+    """Start two ranks with a loading worker each, by torchrun or (owned) by another program."""
     if owned:
         command = [sys.executable, "-c", OWNED, json.dumps(config.to_dict() | {"devices": 2})]
     else:
@@ -45,7 +45,7 @@ def finish(config: RunConfig) -> RunDirectory:
 
 
 def ranks_of(launcher: psutil.Process) -> list[psutil.Process]:
-    """Rank 0 and rank 1."""
+    """Return the processes of rank 0 and rank 1."""
     found = [p for p in launcher.children(recursive=True) if "RANK" in p.environ()]
     found = [p for p in found if "RANK" not in p.parent().environ()]  # without loading workers
     return sorted(found, key=lambda p: int(p.environ()["RANK"]))
@@ -62,12 +62,12 @@ def config(workbook, tiny_config) -> RunConfig:
 
 @pytest.fixture
 def whole(config):
-    """What two ranks end with that nobody disturbs."""
+    """Digest of the same training by two ranks without interruption."""
     return digest(finish(config.updated(tag="whole")))
 
 
 def in_the_middle(config: RunConfig, owned: bool) -> tuple[subprocess.Popen, list[psutil.Process]]:
-    """Start, and wait until some epochs are done; the launcher and all that it has started."""
+    """Start, wait until some epochs are done, and return the launcher and all its processes."""
     process = start(config, owned)
     run = RunDirectory(config)
     wait_until(lambda: len(read_metrics(run)) >= 10 or process.poll() is not None, 100)
@@ -77,7 +77,7 @@ def in_the_middle(config: RunConfig, owned: bool) -> tuple[subprocess.Popen, lis
 
 
 def signals(kind: str, processes: list[psutil.Process]) -> list[tuple[psutil.Process, int]]:
-    """Which process gets which signal."""
+    """Return which process gets which signal."""
     launcher, (rank_0, rank_1) = processes[0], ranks_of(processes[0])
     return {
         "rank 0 killed": [(rank_0, signal.SIGKILL)],
@@ -115,7 +115,7 @@ def test_no_process_is_left_and_the_run_goes_on_with_the_same_bits(
 ):
     process, processes = in_the_middle(config, owned="owner" in kind)
     try:
-        # torchrun, two ranks, a loading worker of each
+        # torchrun, two ranks, and a loading worker of each
         assert len(processes) >= 5 and len(ranks_of(processes[0])) == 2
         for target, number in signals(kind, processes):
             target.send_signal(number)
@@ -129,7 +129,7 @@ def test_no_process_is_left_and_the_run_goes_on_with_the_same_bits(
             assert state["state"] == "failed" and problem[0] in state["error"]
         else:
             assert problem == [] and "AssertionError" not in told
-            # Rank 0 was killed, in the end by torchrun where it waited for a deaf rank.
+            # Rank 0 was killed; if it waited for a rank that ignores SIGTERM, by torchrun.
             silent = kind in ("rank 0 killed", "rank 1 deaf to SIGTERM")
             assert state["state"] == ("running" if silent else "interrupted")
         epochs = len(read_metrics(RunDirectory(config)))

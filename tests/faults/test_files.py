@@ -1,4 +1,4 @@
-"""Files of a run: killed writers, changed bytes, full disks, two processes on one run."""
+"""A run's files: killed writers, changed bytes, full disks, and two processes on one run."""
 
 import multiprocessing
 import os
@@ -35,12 +35,12 @@ def save_for_ever(path: Path, save) -> None:
 
 
 def save_in_place(path: Path, content: dict) -> None:
-    """As torch alone does it: over the file that is there."""
+    """Overwrite the existing file, as plain torch.save does."""
     torch.save(content, path)
 
 
 def killed_during_saves(path: Path, save, times: int) -> list[bool]:
-    """Whether the file could be loaded after each of so many SIGKILLs of a process that saves."""
+    """Kill a saving process repeatedly; return whether the file could be loaded each time."""
     loadable, moments = [], random.Random(0)
     for _ in range(times):
         process = FORK.Process(target=save_for_ever, args=(path, save))
@@ -95,13 +95,13 @@ def test_control_without_the_sweep_strays_stay(workbook, tiny_config, monkeypatc
 def test_partial_file_of_a_living_writer_is_not_swept(tmp_path):
     stray = tmp_path / ".tables.tex.1.partial"
     stray.write_text("half")
-    assert sweep_partial(tmp_path) == []  # written just now: by somebody who may be at it
+    assert sweep_partial(tmp_path) == []  # just written, so its writer may still be running
     os.utime(stray, (1, 1))
     assert sweep_partial(tmp_path) == [stray]
 
 
 def damages(whole: bytes) -> dict[str, list[bytes]]:
-    """Each kind of damage, many times over, at random places."""
+    """Return many damaged versions of a file for each kind of damage, at random places."""
     moments = random.Random(1)
     flipped, cut, zeroed = [], [], []
     for _ in range(300):
@@ -132,7 +132,7 @@ def test_damage_to_a_checkpoint_is_found(tmp_path, faults, kind, saved_by):
     path = tmp_path / "epoch_0050.pth"
     (checkpoints.save if saved_by == "us" else save_in_place)(path, content(0))
     if saved_by == "torch alone":
-        sound = checkpoints.load(path)  # by zip's checksums of what lies in it
+        sound = checkpoints.load(path)  # relies on the checksums of the zip format
     found = 0
     for damaged in damages(path.read_bytes())[kind]:
         path.write_bytes(damaged)
@@ -140,7 +140,7 @@ def test_damage_to_a_checkpoint_is_found(tmp_path, faults, kind, saved_by):
             loaded = checkpoints.load(path)
         except checkpoints.DamagedError:
             found += 1
-        else:  # zip's padding is under no checksum, and holds nothing
+        else:  # the zip's padding has no checksum and no data
             assert saved_by == "torch alone"
             found += torch.equal(loaded["model"]["weight"], sound["model"]["weight"])
     times = 300 if kind == "bit flips" else 100
@@ -173,11 +173,11 @@ def test_newest_sound_checkpoint_is_used_and_the_user_is_told(
     run.metrics_file.unlink()
     flip_a_bit(run.last_checkpoint)
     flip_a_bit(run.previous_checkpoint)
-    os.utime(checkpoints.checkpoint_path(run, 1))  # a copied run has any times
+    os.utime(checkpoints.checkpoint_path(run, 1))  # a copied run can have any file times
     pretrain(tiny_config)
     out = capsys.readouterr().out
-    assert out.count("is damaged or cut short") == 2
-    assert "going on from runs/tiny/lenet5-bs8-seed42/checkpoints/epoch_0004.pth, epoch 5" in out
+    assert out.count("is damaged or incomplete") == 2
+    assert "resuming from runs/tiny/lenet5-bs8-seed42/checkpoints/epoch_0004.pth, epoch 5" in out
     assert len(list(run.checkpoints.glob("*.damaged"))) == 2
     run.metrics_file.unlink()
     flip_a_bit(run.last_checkpoint)
@@ -206,7 +206,8 @@ def test_run_without_a_sound_checkpoint_is_not_begun_anew_silently(workbook, tin
     for path in run.checkpoints.glob("*.pth"):
         flip_a_bit(path)
     run.metrics_file.write_text("\n".join(rows.splitlines()[:3]) + "\n")
-    with pytest.raises(InputError, match="no checkpoint of lenet5-bs8-seed42 is sound; restore"):
+    damaged = "all checkpoints of lenet5-bs8-seed42 are damaged; restore"
+    with pytest.raises(InputError, match=damaged):
         pretrain(tiny_config)
     assert len(list(run.checkpoints.glob("*.pth"))) == 6
     assert len(run.metrics_file.read_text().splitlines()) == 3
@@ -229,7 +230,7 @@ def test_lack_of_memory_on_load_is_no_damage(workbook, tiny_config, monkeypatch)
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 16 MB."""
+    """A file system of 16 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
@@ -271,7 +272,7 @@ def test_control_saving_in_place_on_a_full_disk_loses_the_old_one(small_disk):
 
 
 def test_run_goes_on_when_there_is_room_again(small_disk, workbook, tiny_config, faults):
-    """The disk fills in the middle of a training: status, tables and checkpoints meet it."""
+    """The disk fills up during a training, when status, tables and checkpoints are written."""
     whole = checkpoints.load(pretrain(tiny_config.updated(tag="whole")).last_checkpoint)
     (workbook / "runs").rename(workbook / "elsewhere")
     (workbook / "runs").symlink_to(small_disk)
@@ -303,7 +304,7 @@ def test_space_for_the_checkpoints_to_come_is_checked_before_a_start(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Little)
     with pytest.raises(
-        InputError, match=r"4 checkpoints to come take [\d,]+ MiB .* 0 MiB are free"
+        InputError, match=r"the 4 remaining checkpoints need [\d,]+ MiB .* only 0 MiB are free"
     ):
         pretrain(tiny_config)
     assert not RunDirectory(tiny_config).config_file.exists()
@@ -324,7 +325,7 @@ with locked(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that holds the lock of tmp_path/run and has a child; the child's number."""
+    """A process that holds the lock of tmp_path/run and has a child; and the child's pid."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     worker = int(process.stdout.readline())
@@ -356,7 +357,7 @@ def test_lock_of_a_killed_owner_is_free_while_its_worker_lives(tmp_path, holder,
     process, worker = holder
     process.kill()
     process.wait()
-    os.kill(worker, 0)  # it lives
+    os.kill(worker, 0)  # it is still running
     with locked(tmp_path / "run"):
         pass
     faults("the lock of a killed owner, its workers alive", 1, 1)
@@ -416,7 +417,7 @@ def test_spoilt_metrics_are_written_again_from_the_last_checkpoint(workbook, tin
     run = pretrain(tiny_config)
     whole = run.metrics_file.read_text()
     run.metrics_file.write_text(whole.replace("3,", "x,", 1))
-    with pytest.raises(InputError, match=r"metrics\.csv holds something else than numbers"):
+    with pytest.raises(InputError, match=r"metrics\.csv has a cell that is not a number"):
         pretrain(tiny_config)
     run.metrics_file.unlink()
     pretrain(tiny_config)

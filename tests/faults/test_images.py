@@ -1,7 +1,7 @@
-"""Every kind of bad picture: refused by name or read rightly, and what happens without the guard.
+"""Every kind of bad image is either refused with its file name or read correctly.
 
-Each guard has its negative control: the same file with the guard taken away gives a wrong picture,
-or an error that names no file.
+Each check has a negative control: without the check, the same file gives a wrong image or an error
+that names no file.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageFile
 from torchvision.datasets.folder import pil_loader
 
 from thesis_lib.config import RunConfig
-from thesis_lib.data import datasets, splits
+from thesis_lib.data import datasets, images
 from thesis_lib.data.cache import open_images
 from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.images import MAX_PIXELS, read_pixels
@@ -30,7 +30,7 @@ from thesis_lib.errors import InputError
 Y, X = np.mgrid[:48, :64]
 PIXELS = np.stack((4 * X, 5 * Y, 2 * (X + Y)), axis=2).astype(np.uint8)  # no symmetry
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
-ROTATED = {  # orientation -> what it asks to do with the stored picture
+ROTATED = {  # EXIF orientation -> how to transform the stored image
     2: lambda stored: stored[:, ::-1],
     3: lambda stored: stored[::-1, ::-1],
     4: lambda stored: stored[::-1],
@@ -49,7 +49,7 @@ def encoded(pixels: np.ndarray | Image.Image, kind: str, **options) -> bytes:
 
 
 def refusal(path: Path) -> str:
-    """The one line that refuses an image; it names the file."""
+    """Return the error message for an image: one line that names the file."""
     with pytest.raises(InputError) as caught:
         read_pixels(path)
     message = str(caught.value)
@@ -58,14 +58,14 @@ def refusal(path: Path) -> str:
 
 
 def wrong_share(path: Path, whole: bytes) -> float:
-    """The share of pixels that are read clearly otherwise than in the whole file."""
+    """Return the fraction of pixels that differ clearly from those of the whole file."""
     right = np.asarray(Image.open(io.BytesIO(whole)).convert("RGB")).astype(int)
     return (np.abs(read_pixels(path) - right).max(axis=2) > 30).mean()
 
 
 def guard_taken_away(monkeypatch, name: str) -> None:
-    """Let a check of ``data`` pass everything, as if it were not there."""
-    monkeypatch.setattr(datasets, name, lambda first, *_: first)
+    """Disable a check of the package ``data``."""
+    monkeypatch.setattr(images, name, lambda first, *_: first)
 
 
 WHOLE = {
@@ -90,7 +90,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns before it refuses
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns before it raises
 def test_truncated_image_is_never_read_otherwise_than_whole(tmp_path, kind):
     path = tmp_path / "cut.jpg"
     path.write_bytes(WHOLE[kind])
@@ -102,7 +102,7 @@ def test_truncated_image_is_never_read_otherwise_than_whole(tmp_path, kind):
             read = read_pixels(path)
         except InputError:
             refused += 1
-        else:  # what is missing held no pixels
+        else:  # the missing bytes held no pixels
             assert np.array_equal(read, whole), length
     assert refused > 0.9 * len(lengths)
 
@@ -111,17 +111,17 @@ def test_half_a_jpeg_that_pillow_verifies_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "half.jpg"
     half = WHOLE["jpeg"][: len(WHOLE["jpeg"]) // 2]
     path.write_bytes(half)
-    Image.open(path).verify()  # no error: it looks at the header alone
+    Image.open(path).verify()  # no error, as it only checks the header
     assert "cut short" in refusal(path)
     guard_taken_away(monkeypatch, "_check_jpeg")
-    refusal(path)  # the decoders are a second guard
+    refusal(path)  # the decoders still raise
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     assert wrong_share(path, WHOLE["jpeg"]) > 0.3
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WHOLE if "jpeg" in kind])
 def test_jpeg_that_ends_in_zeros_is_refused(tmp_path, monkeypatch, kind):
-    """As a copy that was broken off leaves it where the file had been given its size."""
+    """An interrupted copy leaves such a file if its full size was allocated first."""
     whole, path = WHOLE[kind], tmp_path / "zeros.jpg"
     lengths = range(len(whole) // 2, len(whole) - 2, 29)
     for length in lengths:
@@ -136,7 +136,7 @@ def test_jpeg_that_ends_in_zeros_is_refused(tmp_path, monkeypatch, kind):
 @pytest.mark.parametrize("pixels", [PIXELS, PIXELS[..., 0]], ids=["colour", "grey"])
 def test_png_with_changed_bytes_is_refused(tmp_path, monkeypatch, pixels):
     whole, path = encoded(pixels, "PNG"), tmp_path / "changed.png"
-    data_end = len(whole) - 12  # of the last chunk, which holds nothing
+    data_end = len(whole) - 12  # the last chunk has no data
     lost = [whole[:length] + bytes(len(whole) - length) for length in range(41, data_end, 3)]
     flipped = [
         whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
@@ -165,16 +165,16 @@ def write_bad(path: Path, kind: str) -> None:
     ("kind", "reason"),
     [
         ("empty", "it is empty"),
-        ("text", "it is no image of a known kind"),
-        ("link", "it is a link to 'moved away.jpg', which is not there"),
+        ("text", "it is not an image of a supported format"),
+        ("link", "it is a link to 'moved away.jpg', which does not exist"),
     ],
 )
 def test_file_that_is_no_image_is_named(tmp_path, monkeypatch, kind, reason):
     path = tmp_path / "bad.jpg"
     write_bad(path, kind)
     assert reason in refusal(path)
-    monkeypatch.setattr(datasets, "UNREADABLE", ())
-    with pytest.raises(OSError) as caught:  # what no caller expects
+    monkeypatch.setattr(images, "UNREADABLE", ())
+    with pytest.raises(OSError) as caught:  # which no caller expects
         read_pixels(path)
     assert not isinstance(caught.value, InputError)
 
@@ -194,11 +194,11 @@ def test_16_bit_grey_is_scaled(tmp_path, monkeypatch, kind):
     scaled = np.round(DEEP / 257)
     assert np.array_equal(read_pixels(path), np.repeat(scaled[..., None], 3, axis=2))
     guard_taken_away(monkeypatch, "_to_8_bits")
-    assert (read_pixels(path)[..., 0] == np.minimum(DEEP, 255)).all()  # clipped: white
+    assert (read_pixels(path)[..., 0] == np.minimum(DEEP, 255)).all()  # clipped to white
 
 
 def tiff(pixels: bytes, height: int, width: int, bits: int, photometric: int = 1) -> bytes:
-    """A TIFF of one strip, as Pillow itself does not write it."""
+    """Return a TIFF with one strip in a format that Pillow does not write."""
     tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric)]
     tags += [(273, 8 + 2 + 12 * 9 + 4), (277, 1), (278, height), (279, len(pixels))]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
@@ -208,11 +208,11 @@ def tiff(pixels: bytes, height: int, width: int, bits: int, photometric: int = 1
 RANGELESS = {
     "32 bits": (
         encoded(np.array([[0, 70000]], dtype=np.int32), "TIFF"),
-        "it has 32 bits a pixel",
+        "it has 32 bits per pixel",
     ),
-    "float": (encoded(np.array([[0, 0.5]], dtype=np.float32), "TIFF"), "no whole numbers"),
-    "12 bits": (tiff(b"\xff\xf0\x80", 1, 2, 12), "12 bits a pixel"),
-    "0 is white": (tiff(DEEP.tobytes(), 2, 4, 16, photometric=0), "its 0 is white"),
+    "float": (encoded(np.array([[0, 0.5]], dtype=np.float32), "TIFF"), "floating-point numbers"),
+    "12 bits": (tiff(b"\xff\xf0\x80", 1, 2, 12), "12 bits per pixel"),
+    "0 is white": (tiff(DEEP.tobytes(), 2, 4, 16, photometric=0), "its value 0 means white"),
 }
 
 
@@ -223,7 +223,7 @@ def test_values_without_a_known_range_are_refused(tmp_path, monkeypatch, kind):
     path.write_bytes(content)
     assert reason in refusal(path)
     guard_taken_away(monkeypatch, "_to_8_bits")
-    assert read_pixels(path).dtype == np.uint8  # some picture, of clipped values
+    assert read_pixels(path).dtype == np.uint8  # an image of clipped values
 
 
 def png_of_16_bits(pixels: np.ndarray) -> bytes:
@@ -243,7 +243,7 @@ def test_16_bit_colour_is_scaled_to_within_one_level(tmp_path):
     (tmp_path / "deep.ppm").write_bytes(b"P6 6 5 65535\n" + deep.astype(">u2").tobytes())
     for name in ("deep.png", "deep.ppm"):
         assert np.abs(read_pixels(tmp_path / name) - deep / 257).max() <= 1
-    assert np.abs(np.minimum(deep, 255) - deep / 257).max() > 100  # what clipping would give
+    assert np.abs(np.minimum(deep, 255) - deep / 257).max() > 100  # clipping would be far off
 
 
 def without_conversion(image: Image.Image, mode: str) -> Image.Image:
@@ -261,14 +261,14 @@ def test_cmyk_has_the_colours_of_its_rgb(tmp_path, monkeypatch, kind):
 
 
 def test_cmyk_jpeg_that_does_not_say_its_sense_is_refused(tmp_path, monkeypatch):
-    """Adobe's files hold the inverse of the ink; without Adobe's marker either may be meant."""
+    """Adobe stores inverted CMYK; without Adobe's marker the file may be inverted or not."""
     path = tmp_path / "ink.jpg"
     ink = np.asarray(Image.fromarray(PIXELS).convert("CMYK"))
     content = encoded(Image.fromarray(255 - ink, "CMYK"), "JPEG")
     start = content.index(b"\xff\xee")
     length = int.from_bytes(content[start + 2 : start + 4])
     path.write_bytes(content[:start] + content[start + 2 + length :])
-    assert "ink or light" in refusal(path)
+    assert "CMYK values are ambiguous" in refusal(path)
     guard_taken_away(monkeypatch, "_check_jpeg")
     assert np.abs(read_pixels(path).astype(int) - PIXELS).mean() > 50
 
@@ -304,7 +304,7 @@ def test_transparency_is_dropped_as_torchvision_drops_it(tmp_path, monkeypatch, 
         theirs = pil_loader(path)
     assert np.array_equal(read, theirs)
     monkeypatch.setattr(Image.Image, "convert", without_conversion)
-    assert read_pixels(path).shape != read.shape  # the palette's numbers, or alpha as a channel
+    assert read_pixels(path).shape != read.shape  # palette indices, or alpha as a channel
 
 
 def with_orientation(kind: str, orientation: int) -> bytes:
@@ -341,8 +341,8 @@ def test_orientation_of_grey_cmyk_and_xmp_counts_too(tmp_path):
 
 
 def test_upright_jpeg_is_decoded_by_torchvision_and_a_turned_one_is_not(tmp_path, monkeypatch):
-    decoded, decode = [], datasets.decode_jpeg
-    monkeypatch.setattr(datasets, "decode_jpeg", lambda *args: decoded.append(1) or decode(*args))
+    decoded, decode = [], images.decode_jpeg
+    monkeypatch.setattr(images, "decode_jpeg", lambda *args: decoded.append(1) or decode(*args))
     path = tmp_path / "camera.jpg"
     for content, calls in (
         (encoded(PIXELS, "JPEG"), 1),
@@ -361,9 +361,9 @@ FRAMES = [Image.fromarray(frame).convert("RGB") for frame in (NOISE, 255 - NOISE
 def test_several_frames_are_refused(tmp_path, monkeypatch, kind):
     path = tmp_path / "moving"
     path.write_bytes(encoded(FRAMES[0], kind, save_all=True, append_images=FRAMES[1:]))
-    assert "it has 2 frames, a picture has one" in refusal(path)
+    assert "it has 2 frames, but an image must have exactly one" in refusal(path)
     guard_taken_away(monkeypatch, "_check_frames")
-    assert read_pixels(path).shape == NOISE.shape  # one of them, whichever
+    assert read_pixels(path).shape == NOISE.shape  # one of the frames
 
 
 def test_first_picture_of_a_cameras_mpo_is_read(tmp_path):
@@ -382,7 +382,7 @@ def test_mpo_that_ends_in_zeros_is_refused(tmp_path, monkeypatch):
     whole = encoded(views[0], "MPO", save_all=True, append_images=views[1:])
     path.write_bytes(whole)
     with Image.open(path) as image:
-        first = image.mpinfo[datasets.MP_ENTRY][0]["Size"]
+        first = image.mpinfo[images.MP_ENTRY][0]["Size"]
     path.write_bytes(whole[: first // 2] + bytes(len(whole) - first // 2))
     assert "cut short" in refusal(path)
     guard_taken_away(monkeypatch, "_check_jpeg")
@@ -390,12 +390,12 @@ def test_mpo_that_ends_in_zeros_is_refused(tmp_path, monkeypatch):
 
 
 def test_postscript_named_jpg_is_no_image(tmp_path, monkeypatch):
-    """Pillow hands it to Ghostscript where that is installed, which runs what it holds."""
+    """Pillow passes it to Ghostscript, if installed, which executes the program in it."""
     path = tmp_path / "trap.jpg"
     path.write_bytes(encoded(Image.new("RGB", (8, 8)), "EPS"))
-    assert "no image of a known kind" in refusal(path)
-    monkeypatch.setattr(datasets, "FORMATS", None)
-    assert "no image of a known kind" not in refusal(path)  # it got as far as asking for it
+    assert "not an image of a supported format" in refusal(path)
+    monkeypatch.setattr(images, "FORMATS", None)
+    assert "not an image of a supported format" not in refusal(path)  # it got as far as Ghostscript
 
 
 def test_bomb_is_refused_with_its_size_before_it_is_decoded(tmp_path, monkeypatch):
@@ -423,7 +423,7 @@ def test_large_picture_below_the_limit_is_opened_without_a_warning(tmp_path):
     for first, warned in (("import thesis_lib.data.datasets; ", False), ("", True)):
         done = subprocess.run(
             [sys.executable, "-c", first + opening],
-            cwd=Path(datasets.__file__).parents[1],
+            cwd=Path(datasets.__file__).parents[2],
             capture_output=True,
             text=True,
         )
@@ -440,7 +440,7 @@ UNWRITABLE_NAMES = {
 
 
 def write_named(classes: Path, place: str, name: bytes) -> None:
-    """An image more, whose file, folder or class folder has that name."""
+    """Add an image whose file, folder or class folder has that name."""
     folder, name = classes / "002_one.dot", os.fsdecode(name)
     image = {
         "file": folder / f"{name}.png",
@@ -466,14 +466,14 @@ def test_name_that_no_table_can_hold_is_refused(workbook, monkeypatch, place, ki
         assert repr(os.fsdecode(name))[1:-1] in message and "rename it" in message
         assert message.isprintable()
         assert not (workbook / "again").exists()
-    monkeypatch.setattr(splits, "check_names", lambda *_: None)
+    monkeypatch.setattr(images, "check_names", lambda *_: None)
     found = [*open_dataset("data/tiny").classes, *open_dataset("data/tiny").splits["train"].files]
     assert any(os.fsdecode(name) in item for item in found)
 
 
 def test_name_that_is_not_utf8_would_break_the_manifest(workbook, monkeypatch):
     write_named(workbook / "classes", "file", b"caf\xe9")
-    monkeypatch.setattr(splits, "check_names", lambda *_: None)
+    monkeypatch.setattr(images, "check_names", lambda *_: None)
     with pytest.raises(UnicodeEncodeError):
         split_dataset(workbook / "classes", workbook / "again")
 
@@ -501,10 +501,10 @@ def test_broken_link_has_a_place_in_the_fingerprint(workbook, monkeypatch):
 
 @pytest.fixture
 def damaged(workbook):
-    """data/tiny with images of several sizes and a bad one amid each split."""
+    """data/tiny with images of several sizes and one bad image in each split."""
     files = sorted((workbook / "data" / "tiny").glob("*/*/*.png"))
     for number, file in enumerate(files):
-        file.unlink()  # a hard link
+        file.unlink()  # it is a hard link, so do not overwrite it
         Image.fromarray(NOISE[: 9 + number % 4, : 12 - number % 3]).save(file)
     for split, kind in (("train", "empty"), ("val", "link"), ("test", "text")):
         bad = workbook / "data" / "tiny" / split / "002_one.dot" / "000a.png"
@@ -555,7 +555,7 @@ def test_sizes_are_those_of_the_images_that_are_kept(damaged):
     shapes = [read_pixels(kept.root / file).shape for file in kept.splits["train"].files]
     assert sizes.tolist() == [[width, height] for height, width, _ in shapes]
     every = statistics.images.query("split == 'train'")[["width", "height"]].to_numpy()
-    assert not np.array_equal(every[: len(sizes)], sizes)  # what taking the split's rows gives
+    assert not np.array_equal(every[: len(sizes)], sizes)  # as without leaving out the bad image
 
 
 def test_other_outcome_for_bad_images_is_refused():

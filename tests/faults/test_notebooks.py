@@ -1,6 +1,7 @@
-"""A notebook is done when its last cell has said so: kernels and runners that end otherwise.
+"""Kernels and runners that stop early: a notebook is done only if its last cell was executed.
 
-Each fault has its control: without the protection, it would be reported done, or stay.
+Each fault has a control: without the protection, the notebook would be reported as done, or
+processes would be left running.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ from thesis_lib.workbook.plan import tasks_of
 from thesis_lib.workbook.receipts import receipt_file
 from thesis_lib.workbook.status import status_lines
 
-SECONDS = 10  # after which no process may be left
+SECONDS = 10  # within which all processes must have ended
 FAULTS = {
     "kernel killed": "os.kill(os.getpid(), signal.SIGKILL)",
     "kernel ended by SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
@@ -53,14 +54,14 @@ FAULTS = {
     "error in a cell": "1 / 0",
 }
 KNOWN_TO_PAPERMILL = ("kernel interrupted", "error in a cell")
-# As a loading worker does: it leaves signals to its parent.
+# Ignores signals and leaves them to its parent, as a loading worker does.
 STUBBORN = """subprocess.Popen(["sh", "-c", "trap '' INT TERM; sleep 1000"])"""
 IMPORTS = "import os, signal, subprocess, sys, time"
 
 
 @pytest.fixture
 def mark(monkeypatch):
-    """What tells every process that the test has started, wherever it has got to."""
+    """Value of an environment variable that marks all processes started by the test."""
     monkeypatch.setenv(MARK, uuid.uuid4().hex)
     yield os.environ[MARK]
     for process in processes(os.environ[MARK]):
@@ -68,7 +69,7 @@ def mark(monkeypatch):
 
 
 def notebook(*cells, tag="parameters"):
-    """A made-up 01, whose last cell writes the receipt; where to execute it to."""
+    """Write a fake notebook 01 that writes its receipt; return execute_notebook's arguments."""
     config = RunConfig(data="data/made-up")
     receipt = receipt_file("01_data_stats", config)
     last = (
@@ -83,7 +84,7 @@ def notebook(*cells, tag="parameters"):
 
 
 def completed(path):
-    """Whether papermill calls a notebook completed, and each of its cells."""
+    """Return whether papermill reports the notebook and all its cells as completed."""
     content = json.loads(path.read_text())
     states = [cell["metadata"].get("papermill", {}).get("status") for cell in content["cells"]]
     return set(states) == {"completed"} and not content["metadata"]["papermill"]["exception"]
@@ -99,7 +100,7 @@ def test_fault_in_a_kernel_is_never_reported_done(tmp_path, monkeypatch, mark, f
     cell = f"{STUBBORN}\nopen('began', 'w').close()\n{FAULTS[fault]}\ntime.sleep(60)"
     source, executed, parameters, config = notebook(cell)
     executed.parent.mkdir(parents=True)
-    for old in (executed, receipt_file("01_data_stats", config)):  # of an earlier execution
+    for old in (executed, receipt_file("01_data_stats", config)):  # from an earlier execution
         old.write_text("{}")
     said, run = [], execution._run
     with monkeypatch.context() as patched:
@@ -111,8 +112,8 @@ def test_fault_in_a_kernel_is_never_reported_done(tmp_path, monkeypatch, mark, f
     assert time.time() - Path("began").stat().st_mtime < allowed
     assert processes(mark) == []
 
-    # Control: papermill has raised nothing, or has written a notebook that it calls completed;
-    # without receipts that would be reported done.
+    # Control: papermill has raised nothing, or reports the notebook as completed. Without
+    # receipts, the notebook would count as done.
     believed = said == [None] or completed(failed)
     assert believed == (fault not in KNOWN_TO_PAPERMILL)
     with monkeypatch.context() as patched:
@@ -127,7 +128,7 @@ def test_fault_in_a_kernel_is_never_reported_done(tmp_path, monkeypatch, mark, f
 
 
 def test_sound_notebook_is_reported_done(tmp_path, monkeypatch, mark):
-    """The control of the faults: it is they that are refused, not made-up notebooks."""
+    """Control: without a fault, the fake notebook is reported as done."""
     monkeypatch.chdir(tmp_path)
     source, executed, parameters, config = notebook("print('all is well')")
     failed = executed.with_name("01_data_stats.failed.ipynb")
@@ -141,7 +142,7 @@ def test_what_outlives_its_kernel_is_killed_with_its_process_group(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Kernel, "kill", lambda kernel: None)
     assert execute_notebook(*notebook(f"{STUBBORN}\n{FAULTS['kernel killed']}"))
-    assert processes(mark) != []  # it is the protection that the faults above need
+    assert processes(mark) != []  # without the kill, a process is left
 
 
 def test_notebook_without_parameters_cell_is_refused_before_a_kernel_starts(
@@ -160,7 +161,7 @@ def test_notebook_without_parameters_cell_is_refused_before_a_kernel_starts(
             run_grid(grid_configs({"data": "data/tiny", "image_size": 32}, ["lenet5"], [8]))
     assert not (workbook / "runs").exists()
 
-    # Control: papermill runs it with the notebook's own values, and warns of an unknown name.
+    # Control: papermill runs it with the notebook's own values and only warns about unknown names.
     papermill.execute_notebook(untagged, "out.ipynb", {"epochs": 3, "epoch": 4}, progress_bar=False)
     content = nbformat.read("out.ipynb", 4)
     assert "epochs = 3" in content.cells[0].source and content.cells[1].source == "epochs = 80"
@@ -174,7 +175,7 @@ def test_notebook_without_parameters_cell_is_refused_before_a_kernel_starts(
 def test_frozen_kernel_would_be_waited_for_without_its_heartbeat(tmp_path, monkeypatch, mark):
     monkeypatch.chdir(tmp_path)
     given = notebook(f"open('began', 'w').close()\n{FAULTS['kernel frozen']}")
-    assert execution.FROZEN_SECONDS > 30  # the default is the control: it is not over yet
+    assert execution.FROZEN_SECONDS > 30  # the default timeout, not reached here, is the control
     waiting = threading.Thread(target=execute_notebook, args=given)
     waiting.start()
     assert wait_until(Path("began").is_file, 30)
@@ -192,15 +193,15 @@ def test_executions_leave_neither_threads_nor_open_files_behind(tmp_path, monkey
     held = []
     for _ in range(4):
         assert execute_notebook(*notebook("print('here')")) is None
-        gc.collect()  # also what earlier tests left in circles: it would go in between
+        gc.collect()  # collect cyclic garbage of earlier tests first
         held.append((threading.active_count(), psutil.Process().num_fds()))
-    assert held[1:] == held[:1] * 3  # the first makes the event loop that all use
+    assert held[1:] == held[:1] * 3  # the first execution makes the shared event loop
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protected", [True, False])
 def test_sigterm_amid_papermills_own_work_is_obeyed(tmp_path, monkeypatch, mark, protected):
-    """asyncio keeps an exception that a signal raises in a task, but for SystemExit."""
+    """asyncio holds back exceptions that a signal handler raises in a task, except SystemExit."""
     monkeypatch.chdir(tmp_path)
     error = signals.Terminated
     if not protected:
@@ -259,7 +260,7 @@ with deferred_signals() as deferral:
     ids=["SIGTERM", "SIGTERM, control", "SIGKILL", "SIGKILL, control"],
 )
 def test_kernel_goes_with_its_runner(tmp_path, monkeypatch, mark, number, without, saved, gone):
-    """After SIGTERM its step is finished and saved first; the controls lack what does it."""
+    """After SIGTERM it finishes its step and saves; the controls lack the code that does this."""
     monkeypatch.chdir(tmp_path)
     notebook(TRAINING)
     runner = subprocess.Popen([sys.executable, "-c", RUNNER.format(without=without)])
@@ -271,7 +272,7 @@ def test_kernel_goes_with_its_runner(tmp_path, monkeypatch, mark, number, withou
 
 
 class Life:
-    """One `thesis run` over a grid, that a signal can end."""
+    """One `thesis run` over a grid that can be stopped by a signal."""
 
     def __init__(self, folder, *options):
         self.printed = folder / f"printed-{len(list(folder.glob('printed-*')))}.txt"
@@ -285,7 +286,7 @@ class Life:
 
     @property
     def epochs(self):
-        """The epochs that it has told of, with the runs they are of."""
+        """The printed epochs, each with its run."""
         found, label = [], None
         for line in self.text.splitlines():
             label = line[3:] if line.startswith(">> ") else label
@@ -294,7 +295,7 @@ class Life:
         return found
 
     def end(self, number=None):
-        """Send a signal, if it is still there, and wait for its end; return its exit status."""
+        """Send a signal, if given, wait for the process to end and return its exit status."""
         if number is not None:
             self.process.send_signal(number)
         return self.process.wait(240)
@@ -308,7 +309,7 @@ OPTIONS = (
 
 @pytest.mark.slow
 def test_run_goes_on_where_a_signal_to_it_has_ended_it(workbook, mark, faults):
-    shutil.rmtree("data/tiny/val")  # 03 and 04 are left out: the grid below has them
+    shutil.rmtree("data/tiny/val")  # so 03 and 04 are left out; the grid below includes them
     options = (*OPTIONS, "--batch-size", "8", "--epochs", "100", "--save-every", "50")
     options += ("--rolling-minutes", "0.005", "--workers", "2")
     settings = {"data": "data/tiny", "backbone": "lenet5", "batch_size": 8}
@@ -368,7 +369,7 @@ def test_grid_that_is_killed_ten_times_does_everything_once(workbook, mark, faul
     epochs = [epoch for life in lives for epoch in life.epochs]
     assert len(epochs) == len(set(epochs))
 
-    # Control: it is the receipts that the grid goes by.
+    # Control: without receipts, no notebook counts as done.
     for task in tasks:
         receipt_file(task.notebook.name, task.config).unlink()
     assert not any(task.is_done() for task in tasks)

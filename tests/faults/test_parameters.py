@@ -1,4 +1,4 @@
-"""Parameters as shells, YAML and papermill hand them on: typed rightly, or refused at once."""
+"""Parameters from shells, YAML and papermill get the right type or are refused at once."""
 
 import pytest
 import yaml
@@ -39,7 +39,7 @@ def test_control_yaml_alone_types_them_wrongly():
 
 
 REFUSED = [
-    ("epochs: 3\nepochs: 5", "'epochs' stands twice"),
+    ("epochs: 3\nepochs: 5", "'epochs' occurs twice"),
     ("epoch: 3", "unknown setting 'epoch'; nearest: epochs"),
     ("epochs: 3.5", "epochs must be a whole number, not '3.5'"),
     ("epochs: 0x10", "epochs must be a whole number, not '0x10'"),
@@ -51,9 +51,9 @@ REFUSED = [
     ("compile: maybe", "compile must be true or false"),
     ("head_learning_rates: 0.25", "head_learning_rates must be a list of numbers"),
     ("epochs: {a: 1}", "epochs must be a value or a list"),
-    ("- epochs", "holds no settings"),
-    ("", "holds no settings"),
-    ("epochs: [3", "is no YAML file"),
+    ("- epochs", "has no settings"),
+    ("", "has no settings"),
+    ("epochs: [3", "is not valid YAML"),
     ("epochs: !!python/object/apply:os.system ['touch mark']", "epochs must be a whole number"),
 ]
 
@@ -123,14 +123,14 @@ def test_texts_of_a_shell_are_typed(workbook, capsys):
     ],
 )
 def test_texts_that_papermill_hands_on_are_typed(name, given, value):
-    """``-p small_images yes`` and ``-y 'learning_rate: 1e-3'`` arrive as texts."""
+    """``-p small_images yes`` and ``-y 'learning_rate: 1e-3'`` arrive as strings."""
     assert notebook_settings({name: given})[name] == value
 
 
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("tag", 64, "tag must be a text, not 64"),  # -p tag 0064
+        ("tag", 64, "tag must be text, not 64"),  # -p tag 0064
         ("epoch", 3, "unknown setting 'epoch'; nearest: epochs"),
         ("epochs", True, "epochs must be a whole number, not True"),
         ("epochs", "ten", "epochs must be a whole number, not 'ten'"),

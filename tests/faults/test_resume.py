@@ -1,4 +1,4 @@
-"""A run that is killed and started again, at any moment, ends with the same bits."""
+"""A run that is killed at any moment and resumed ends with the same bits."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ from thesis_lib.training.pretraining import pretrain
 
 
 def digest(run: RunDirectory) -> str:
-    """Of everything that a run decides: not of the times that it took."""
+    """Return a hash of all results of a run, without the times that it took."""
     hashed = hashlib.sha256()
     content = checkpoints.load(run.last_checkpoint)
     for name, value in sorted(content["model"].items()):
@@ -44,7 +44,7 @@ def digest(run: RunDirectory) -> str:
 
 
 def interrupted(config: RunConfig, steps: list[int], number: int = signal.SIGTERM) -> RunDirectory:
-    """Train with a signal after each of these numbers of steps of a life."""
+    """Train with restarts: the n-th start gets a signal after ``steps[n]`` steps."""
     change = transforms.color_jitter
     for step in steps:
         calls = []
@@ -65,7 +65,7 @@ def interrupted(config: RunConfig, steps: list[int], number: int = signal.SIGTER
 
 @pytest.fixture
 def whole(workbook, tiny_config) -> str:
-    """Digest of a training that nothing interrupted."""
+    """Digest of a training without interruption."""
     return digest(pretrain(tiny_config.updated(tag="whole")))
 
 
@@ -82,7 +82,7 @@ def test_signal_in_the_middle_of_an_epoch_loses_no_step(whole, tiny_config, faul
 def test_control_random_numbers_that_depend_on_what_ran_before_change_the_bits(
     workbook, tiny_config, monkeypatch
 ):
-    """What a generator with a state, saved or not, comes to when steps are taken up anew."""
+    """This is what a stateful random generator does when steps are repeated after a restart."""
     generator, draw = np.random.default_rng(0), transforms.draw_random_numbers
 
     def draw_on(seed, epoch, images, views):
@@ -98,13 +98,13 @@ def test_control_random_numbers_that_depend_on_what_ran_before_change_the_bits(
 def test_number_and_kind_of_workers_do_not_change_a_bit(whole, tiny_config, monkeypatch, faults):
     two = digest(pretrain(tiny_config.updated(tag="two", workers=2)))
     real = loaders.DataLoader
-    with monkeypatch.context() as patched:  # workers that start anew in each epoch
+    with monkeypatch.context() as patched:  # new workers in each epoch
         anew = lambda *a, **options: real(*a, **{**options, "persistent_workers": False})  # noqa: E731
         patched.setattr(loaders, "DataLoader", anew)
         other_two = digest(pretrain(tiny_config.updated(tag="anew", workers=2)))
     config = tiny_config.updated(tag="changing", rolling_minutes=60, save_every=1)
     change = transforms.color_jitter
-    for workers in (0, 2):  # killed after some steps with each
+    for workers in (0, 2):  # stopped after some steps with each number of workers
         calls = []
 
         def signal_then_change(*arguments, calls=calls):
@@ -132,15 +132,16 @@ def test_run_without_progress_stops_and_says_so(workbook, tiny_config, monkeypat
         pretrain(config)
     unprotected = f"from thesis_lib.training import resume; resume.STARTS = 99\n{DIES_IN_EPOCH_2}"
     subprocess.run([sys.executable, "-c", unprotected, options[-1]], capture_output=True)
-    assert read_json(run.lives_file)["starts"] == resume.STARTS + 1  # the control goes on for ever
+    # Control: without the limit, it would restart forever.
+    assert read_json(run.lives_file)["starts"] == resume.STARTS + 1
     pretrain(config.updated(force=True))
     assert not run.lives_file.exists()
-    faults("lives shorter than the time between two saves", 5, 5)
+    faults("starts that end before the first save", 5, 5)
 
 
 DIES_IN_EPOCH_2 = """
 import json, os, signal, sys
-from thesis_lib import pretrain as module
+from thesis_lib.training import pretraining as module
 from thesis_lib.config import RunConfig
 train, epochs = module._train_epoch, []
 def die(*arguments):
@@ -155,7 +156,7 @@ module.pretrain(RunConfig.from_dict(json.loads(sys.argv[1])))
 
 @pytest.fixture
 def half(workbook, tiny_config):
-    """A run of which two of four epochs are done."""
+    """A run with two of four epochs done."""
     run = pretrain(tiny_config.updated(epochs=2))
     config = json.loads(run.config_file.read_text())
     run.config_file.write_text(json.dumps(config | {"epochs": 4}))
@@ -166,7 +167,7 @@ def half(workbook, tiny_config):
 
 
 def change(run: RunDirectory, **parts) -> None:
-    """Put other parts into every checkpoint, or leave them out where they are None."""
+    """Replace parts of every checkpoint, or remove those that are None."""
     for path in run.checkpoints.glob("*.pth"):
         content = checkpoints.load(path) | parts
         checkpoints.save(path, {k: v for k, v in content.items() if v is not None})
@@ -187,7 +188,7 @@ def test_checkpoint_that_lacks_a_part_is_refused_by_its_name(half, part, faults)
 
 
 def forced(run: RunDirectory) -> list[str]:
-    """What provenance says was forced."""
+    """Return what was forced, according to the provenance."""
     return read_json(run.provenance_file)[-1]["forced"]
 
 
@@ -323,11 +324,11 @@ def start_life(config: RunConfig) -> subprocess.Popen:
 
 
 def wait_for(process: subprocess.Popen, moment: str, run: RunDirectory, random_: random.Random):
-    """Until a life has come to a moment, or has ended."""
+    """Wait until a process has reached a certain moment or has ended."""
     if moment == "start":
         time.sleep(random_.uniform(0, 3))
         return
-    # An epoch that is done is saved: a life that is killed after it has made some progress.
+    # Each finished epoch is saved, so a process killed after it has made some progress.
     words = ("probe",) if moment == "mid-probe" else ("epoch", "probe")
     for line in process.stdout:
         if line.startswith(words):

@@ -1,4 +1,4 @@
-"""A training: values that are not finite, loading workers that die or hang, memory, SIGTERM."""
+"""Faults of a training: non-finite values, dead or hung workers, lack of memory, SIGTERM."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ from thesis_lib.training.pretraining import pretrain
 
 
 def spoil(monkeypatch, part: str, value: float, step: int) -> None:
-    """Put NaN or infinity into one part of the training's step of that number."""
+    """Put NaN or infinity into one part of the training step with this number."""
     calls = []
 
     def is_due() -> bool:
@@ -51,7 +51,7 @@ def spoil(monkeypatch, part: str, value: float, step: int) -> None:
                 return loss_of(config, outputs, labels)
             if part == "the loss":
                 return loss_of(config, outputs, labels) * value
-            outputs.register_hook(lambda gradient: gradient * value)  # nothing else shows it
+            outputs.register_hook(lambda gradient: gradient * value)  # the loss itself stays finite
             return loss_of(config, outputs, labels)
 
         monkeypatch.setattr(engine, "method_loss", spoilt_loss)
@@ -63,7 +63,7 @@ def spoil(monkeypatch, part: str, value: float, step: int) -> None:
 def test_value_that_is_not_finite_stops_before_the_optimizer_moves(
     workbook, tiny_config, monkeypatch, faults, part, value, look_every
 ):
-    """A GPU is looked at after some steps alone; until then fused SGD moves nothing."""
+    """A GPU is checked only every few steps; after the fault, fused SGD skips every update."""
     weights = {}
     whole_step = torch.optim.SGD.step
 
@@ -75,15 +75,15 @@ def test_value_that_is_not_finite_stops_before_the_optimizer_moves(
 
     monkeypatch.setattr(torch.optim.SGD, "step", note_after)
     monkeypatch.setitem(engine.LOOK_EVERY, "cpu", look_every)
-    spoil(monkeypatch, part, value, step=9)  # the third of the second epoch, which has six
+    spoil(monkeypatch, part, value, step=9)  # step 3 of 6 in the second epoch
     with pytest.raises(InputError) as caught:
         pretrain(tiny_config)
     message = str(caught.value)
     assert f"{part} is not finite in epoch 2, step 3 of 6, with 'train/" in message
     run = RunDirectory(tiny_config)
     assert len(read_json(run.bad_batch_file)) == 8
-    assert checkpoints.load(run.last_checkpoint)["position"]["epoch"] == 2  # the first is done
-    assert len(weights[0]) == {1: 8, 50: 11}[look_every]  # 50: at the epoch's last step
+    assert checkpoints.load(run.last_checkpoint)["position"]["epoch"] == 2  # epoch 1 is done
+    assert len(weights[0]) == {1: 8, 50: 11}[look_every]  # 50: checked at the epoch's last step
     for of_weight in weights.values():
         assert all(torch.equal(of_weight[7], later) for later in of_weight[8:])
     faults(f"{value} in {part}, looked at every {look_every} steps", 1, 1)
@@ -98,7 +98,7 @@ def test_control_without_the_watch_the_weights_are_spoilt(workbook, tiny_config,
 
 
 def test_output_of_the_network_that_is_not_finite_is_named(workbook, tiny_config, monkeypatch):
-    """Cross-entropy forgives a logit of minus infinity of another class."""
+    """With a logit of minus infinity for another class, the cross-entropy stays finite."""
     config = tiny_config.updated(method="cross-entropy")
     loss_of = engine.method_loss
 
@@ -126,7 +126,7 @@ def test_features_that_are_not_finite_are_not_probed(workbook, tiny_config, monk
 
 
 def in_worker(monkeypatch, fault) -> None:
-    """Let a loading worker meet a fault at its fifth batch; this process never does."""
+    """Make a loading worker fail at its fifth batch, but never this process."""
     parent, get, calls = os.getpid(), RandomViews.__getitem__, []
 
     def faulty(self, keys):
@@ -157,7 +157,7 @@ def test_faulty_loading_worker_ends_the_run_which_goes_on(
     with monkeypatch.context() as patched:
         in_worker(patched, WORKER_FAULTS[kind])
         began = time.monotonic()
-        with pytest.raises(InputError, match="a process that loads images was killed, ended, or"):
+        with pytest.raises(InputError, match="a worker that loads images was killed, stopped, or"):
             pretrain(config)
         assert time.monotonic() - began < TIMEOUT + 10
     assert not psutil.Process().children()
@@ -170,7 +170,7 @@ def test_faulty_loading_worker_ends_the_run_which_goes_on(
 def test_control_a_hung_worker_is_waited_for_without_the_timeout(
     workbook, tiny_config, monkeypatch
 ):
-    """torch's own default is to wait for ever."""
+    """By default, torch waits forever."""
     in_worker(monkeypatch, WORKER_FAULTS["hangs"])
     timed_out = []
     config = tiny_config.updated(workers=2, worker_timeout=3600)
@@ -204,7 +204,7 @@ def test_lack_of_memory_is_told_with_the_batch_size(workbook, tiny_config, monke
         with monkeypatch.context() as patched:
             patched.setattr(engine, "method_loss", starve)
             with pytest.raises(
-                InputError, match=r"out of memory with batch_size 8, which is never"
+                InputError, match=r"out of memory with batch_size 8, which is never reduced"
             ):
                 pretrain(tiny_config)
     assert read_json(RunDirectory(tiny_config).config_file)["batch_size"] == 8
@@ -215,7 +215,8 @@ def test_control_without_plain_words_memory_and_workers_are_tracebacks(
     workbook, tiny_config, monkeypatch
 ):
     unexplained = contextlib.nullcontext()
-    monkeypatch.setattr("thesis_lib.training.pretraining.plain_words", lambda *_: unexplained)
+    name = "thesis_lib.training.pretraining.translate_torch_errors"
+    monkeypatch.setattr(name, lambda *_: unexplained)
     in_worker(monkeypatch, WORKER_FAULTS["killed"])
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         pretrain(tiny_config.updated(workers=2, worker_timeout=TIMEOUT))
@@ -233,7 +234,7 @@ def test_error_of_the_code_in_a_worker_is_not_called_a_killed_worker(
 
 
 def test_memory_that_is_really_short_is_one_line(workbook):
-    """The limit is the system's: torch's own allocator meets it."""
+    """The limit is set by the system, so torch's own allocator fails."""
     code = (
         "import resource, sys, torch\n"
         "from thesis_lib.cli.command_line import main\n"
@@ -253,7 +254,7 @@ def test_memory_that_is_really_short_is_one_line(workbook):
 def training_process(
     workbook, *options: str, program: tuple[str, str] = ("-m", "thesis_lib")
 ) -> subprocess.Popen:
-    """`thesis pretrain` of many epochs, once it trains."""
+    """Start `thesis pretrain` with many epochs; return its process once it is training."""
     command = [sys.executable, *program, "pretrain", "--data", "data/tiny"]
     command += ["--backbone", "lenet5", "--batch-size", "8", "--image-size", "32"]
     command += ["--epochs", "2000", "--save-every", "2000", "--rolling-minutes", "60", *options]
@@ -263,7 +264,7 @@ def training_process(
     for line in process.stdout:
         if line.startswith("epoch 3/"):
             return process
-    raise AssertionError("it does not train")
+    raise AssertionError("it did not start to train")
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -271,7 +272,7 @@ def training_process(
     ("number", "status"), [(signal.SIGTERM, EXIT_RESUMABLE), (signal.SIGINT, 130)]
 )
 def test_signal_ends_a_training_after_a_save(workbook, faults, number, status, workers):
-    """To the whole group of processes, as a cluster and a terminal send it."""
+    """The signal goes to the whole process group, as clusters and terminals send it."""
     process = training_process(workbook, "--workers", workers)
     began = time.monotonic()
     os.killpg(process.pid, number)
@@ -302,7 +303,7 @@ def test_control_without_deferral_sigterm_saves_nothing(workbook):
 
 
 def test_step_that_takes_too_long_is_left(workbook, tiny_config, monkeypatch):
-    """Machines are taken away after 30 seconds, saved or not."""
+    """Machines are shut down after 30 seconds, whether the run has saved or not."""
     monkeypatch.setattr(signals, "GRACE_SECONDS", 1.0)
     monkeypatch.setattr(engine, "method_loss", lambda *_: time.sleep(60))
     arguments = ["pretrain", "--data", "data/tiny", "--backbone", "lenet5", "--batch-size", "8"]

@@ -1,6 +1,7 @@
-"""Nothing that a file brings is run: hostile checkpoints are refused, and no source trusts one.
+"""Loading a file never executes code from it: malicious checkpoints are refused.
 
-Each hostile file is shown to be one: read with trust, it leaves its mark.
+Each malicious file is shown to be one: loaded without protection, it leaves a mark file. All
+source files are searched for functions that load files without this protection.
 """
 
 import argparse
@@ -30,7 +31,7 @@ MARK = "executed"
 
 
 class Trap:
-    """Unpickled, it calls a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function, argument):
         self.call = function, (argument,)
@@ -40,7 +41,7 @@ class Trap:
 
 
 class Parcel:
-    """A class of the file's own, with something in it."""
+    """A custom class with some content."""
 
     def __init__(self, content):
         self.content = {"list": [content]}
@@ -61,7 +62,7 @@ TRAPS["ordered state"]["a.weight"] = Trap(exec, STATEMENT)
 
 
 def content(trap):
-    """A checkpoint in the layout of SupContrast with a trap among its options."""
+    """Return a checkpoint in SupContrast's layout with a trap among its options."""
     model = {"encoder.weight": torch.ones(2, 2)}
     return {"opt": argparse.Namespace(dataset=trap), "model": model, "epoch": 1}
 
@@ -79,7 +80,7 @@ def in_old_format(trap):
 
 
 def in_tar_of_old(trap):
-    """What torch wrote before 0.1.10; its first member is a pickle of its own."""
+    """Return a file in the format of torch before 0.1.10, a tar of pickles."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in ("storages", "tensors", "pickle"):
@@ -91,7 +92,7 @@ def in_tar_of_old(trap):
 
 
 def in_exchanged_pickle(trap):
-    """A sound file whose tensors stay and whose pickle is another."""
+    """Return a valid file whose pickle is replaced, with its tensors unchanged."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(in_zip(None))) as sound,
@@ -108,7 +109,7 @@ def in_bare_pickle(trap):
 
 
 def in_head_of_old_format(trap):
-    """Even the magic number is a pickle."""
+    """Return a file in the old format, in which even the magic number is a pickle."""
     return pickle.dumps(trap, protocol=2) + in_old_format(None)
 
 
@@ -126,7 +127,7 @@ WRAPPINGS = [
     params=[(w, t) for w in WRAPPINGS for t in TRAPS], ids=lambda p: f"{p[0].__name__}-{p[1]}"
 )
 def hostile(request, tmp_path, monkeypatch) -> Path:
-    """A hostile file in the working directory, where it would leave its mark."""
+    """A malicious file in the working directory, where it would write its mark file."""
     monkeypatch.chdir(tmp_path)
     wrap, trap = request.param
     path = tmp_path / "last.pth"
@@ -135,14 +136,14 @@ def hostile(request, tmp_path, monkeypatch) -> Path:
 
 
 def with_checksum(path: Path) -> Path:
-    """Give a file the end that a checkpoint of our own has."""
+    """Append the checksum that our own checkpoints end with."""
     body = path.read_bytes()
     path.write_bytes(body + b"\nsha256:" + hashlib.sha256(body).hexdigest().encode())
     return path
 
 
 def trusting(monkeypatch) -> None:
-    """Take the protection away."""
+    """Disable the protection."""
     load = torch.load
 
     def load_anything(file, **options):
@@ -152,7 +153,7 @@ def trusting(monkeypatch) -> None:
 
 
 def read_trusting(read, path: Path) -> None:
-    # What a trap leaves is seldom a checkpoint; its mark is what counts.
+    # The result is rarely a valid checkpoint; only the mark file matters.
     with contextlib.suppress(Exception):
         read(path)
 
@@ -191,7 +192,7 @@ def test_a_hostile_checkpoint_of_a_run_is_refused_only_since_it_is_not_trusted(
 ):
     trusting(monkeypatch)
     read_trusting(checkpoints.load, with_checksum(hostile))
-    # of bytes in memory torch does not look whether they are its oldest format
+    # torch does not check bytes in memory for its oldest format, tar
     assert Path(MARK).exists() != tarfile.is_tarfile(hostile)
 
 
@@ -212,7 +213,7 @@ def test_an_old_file_with_a_namespace_is_read(tmp_path, new):
     assert checkpoint.options["lr_decay_epochs"] == [700, 800]
     assert checkpoint.settings["temperature"] == 0.1
     assert torch.equal(checkpoint.weights["backbone.weight"], torch.ones(2, 2))
-    # unlike a checkpoint of a run, which holds plain values alone
+    # unlike a run's checkpoint, which may only hold plain values
     with pytest.raises(InputError):
         checkpoints.load(with_checksum(tmp_path / "last.pth"))
 
@@ -227,7 +228,7 @@ SAFE_LOADERS = {"SafeLoader", "CSafeLoader"}
 
 
 def dotted(node: ast.AST, names: dict[str, str]) -> str:
-    """``np.load`` -> ``numpy.load``; of anything but names a part that matches nothing."""
+    """Return a full dotted name, such as ``numpy.load`` for ``np.load``; ``?`` if not a name."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value, names)}.{node.attr}"
     return names.get(node.id, node.id) if isinstance(node, ast.Name) else "?"
@@ -248,7 +249,7 @@ def is_literal(node: ast.AST | None, value: bool) -> bool:
 
 
 def trusting_calls(source: str) -> list[str]:
-    """The calls of a source that run, or write anywhere, what a file brings."""
+    """Return the calls in a source that may execute code from a file or unpack it anywhere."""
     tree = ast.parse(source)
     names, found = imported_names(tree), []
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
@@ -272,7 +273,7 @@ def trusting_calls(source: str) -> list[str]:
 
 
 def python_of(path: Path) -> str:
-    """The source of a module, or of all cells of a notebook without what is IPython's."""
+    """Return the source of a module, or of a notebook's cells without IPython's syntax."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         return text

@@ -1,4 +1,4 @@
-"""What thesis_lib.figures promises: one style, exact widths, and text that stays readable."""
+"""Figures have one style, exact widths and readable text."""
 
 import time
 import warnings
@@ -36,13 +36,13 @@ HOSTILE = ["$x$ and $y", "a_b^{2}", "R&D 100%", "Ωμέγα", "中文", "日本�
 
 @pytest.fixture(autouse=True)
 def style():
-    figures.set_style()  # also after pytest has put back its own warning filters
+    figures.set_style()  # also resets the warning filters, which pytest replaces for each test
     yield
     figures.set_style()
 
 
 def pairs_of(images, classes, others):
-    """Each image beside the next, with a caption as of thesis_lib.data.leakage."""
+    """Pair each image with the next, with a caption as in thesis_lib.data.leakage."""
     captions = [
         f"near-duplicate, 2 of 64 bits\ntest: {a}\ntrain: {b}"
         for a, b in zip(classes, others, strict=True)
@@ -81,8 +81,10 @@ def of_classes(classes):
 def of_runs():
     """Draw every figure that shows runs, on made-up data."""
     epochs = np.arange(1, 41)
-    metrics = pd.DataFrame({"epoch": epochs, "loss": 4 / epochs, "learning_rate": 0.1 / epochs})
-    two, imported = metrics[:2], metrics[29::10].assign(loss=np.nan)
+    raw = pd.DataFrame({"epoch": epochs, "loss": 4 / epochs, "learning_rate": 0.1 / epochs})
+    metrics = raw.assign(smoothed=raw["loss"])
+    two, imported = metrics[:2], metrics[29::10].assign(loss=np.nan, smoothed=np.nan)
+    checkpoints = figures.training.Checkpoints
     probe = pd.DataFrame({"checkpoint": [30, 40], "val_accuracy": [0.912, 0.934]})
     probe["val_accuracy_low"] = probe["val_accuracy"] - 0.01
     probe["val_accuracy_high"] = probe["val_accuracy"] + 0.01
@@ -114,16 +116,16 @@ def of_runs():
         ),
         "ood": figures.retrieval.ood(ood),
         "pretraining": figures.training.pretraining(
-            metrics, metrics["loss"], 25, 30, [10, 20, 30, 40], "C0", "SupCon loss"
+            metrics, checkpoints([10, 20, 30, 40], 30, 25), "C0", "SupCon loss"
         ),
         "pretraining_two": figures.training.pretraining(
-            two, two["loss"], None, 1, [2], "C0", "cross-entropy"
+            two, checkpoints([2], 1, None), "C0", "cross-entropy"
         ),
         "pretraining_imported": figures.training.pretraining(
-            imported, imported["loss"], None, 30, [30, 40], "C0", "SupCon loss"
+            imported, checkpoints([30, 40], 30, None), "C0", "SupCon loss"
         ),
         "loss_curves": figures.training.loss_curves(
-            dict.fromkeys(backbones, metrics), backbones, batch_sizes, "SupCon loss"
+            dict.fromkeys(backbones, raw), backbones, batch_sizes, "SupCon loss"
         ),
         "checkpoint_accuracy": figures.training.checkpoint_accuracy(probe, 40, "C0"),
         "checkpoint_accuracy_one": figures.training.checkpoint_accuracy(probe[:1], 30, "C0"),
@@ -139,7 +141,7 @@ def of_runs():
 
 
 def of_many_classes(kind, classes):
-    """Draw a confusion matrix or an embedding, whose classes are in a key, on made-up data."""
+    """Draw a confusion matrix or an embedding with a class key, on made-up data."""
     k = len(classes)
     if kind == "confusion_matrix":
         return figures.results.confusion_matrix(
@@ -161,7 +163,7 @@ def drawn():
 
 @cache
 def texts(figure):
-    """Pairs (text, extent in pixels) of all that a figure really draws."""
+    """Return (text, extent in pixels) of all texts that a figure actually draws."""
     drawn, draw = [], Text.draw
 
     def record(text, renderer):
@@ -207,7 +209,7 @@ def test_every_figure_has_the_text_width_and_fits_a_page(drawn):
 def test_pdf_embeds_truetype_and_is_the_same_on_every_save(drawn, tmp_path):
     figure = drawn["class_counts-few"]
     first = figures.save(figure, tmp_path / "a", SOURCE)[0].read_bytes()
-    time.sleep(1.1)  # so that a time stamp would differ
+    time.sleep(1.1)  # a time stamp would differ
     second = figures.save(figure, tmp_path / "b", SOURCE)[0].read_bytes()
     assert first == second
     assert b"/FontFile2" in first  # TrueType; Type 3 has no font file
@@ -246,7 +248,7 @@ def test_no_text_is_smaller_than_five_points(drawn):
 
 
 def faults_of(name, figure):
-    """Texts of a figure that leave it, and pairs of texts that overlap."""
+    """Return the texts that leave the figure, and the pairs of texts that overlap."""
     faults, canvas, found = [], figure.bbox.padded(1), texts(figure)
     for text, extent in found:
         inside = canvas.x0 <= extent.x0 and extent.x1 <= canvas.x1
@@ -254,7 +256,7 @@ def faults_of(name, figure):
         if not inside:
             faults.append((name, text.get_text(), str(extent)))
     boxes = np.array([extent.extents for _, extent in found]).reshape(-1, 4)
-    # A pixel of play, as boxes are as high as the font and letters are not.
+    # One pixel of tolerance, because boxes are as high as the font but letters are not.
     low, high = boxes[:, :2] + 1, boxes[:, 2:] - 1
     overlap = ((low[:, None] <= high) & (low <= high[:, None])).all(axis=-1)
     for i, j in np.argwhere(np.triu(overlap, 1)):
@@ -273,7 +275,7 @@ def test_long_and_many_names_leave_the_key_on_the_page(kind, classes):
     assert figure.get_size_inches()[1] * 25.4 <= figures.style.PAGE_HEIGHT_MM + 0.1
     assert not faults_of(kind, figure)
     key = [text.get_text() for text, _ in texts(figure) if text.get_va() == "top"]
-    if classes is not THREE_HUNDRED:  # so many are shortened all
+    if classes is not THREE_HUNDRED:  # with 300 classes all are shortened
         shown = [name for name in classes if any(text.endswith(name) for text in key)]
         assert shown == [name for name in classes if len(name) < 90]
 
@@ -327,7 +329,7 @@ def test_a_backbone_has_one_color_whatever_else_is_drawn():
     known = ["resnet50", "seresnext50_32x4d", "lenet5"]
     assert len({figures.run_color(name) for name in known}) == 3
     other = figures.run_color("vit_small_patch16_224")
-    assert other == "#89025b"  # literally, as Python's own hash would differ by process
+    assert other == "#89025b"  # a literal: Python's own hash differs between processes
     assert other not in map(figures.run_color, known)
     table = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0]})
     for runs in (["lenet5"], ["resnet50", "lenet5"], ["lenet5", "resnet50"]):
@@ -340,7 +342,7 @@ def test_a_backbone_has_one_color_whatever_else_is_drawn():
 
 
 def lab(colors):
-    """CIELAB (n, 3) of sRGB colours under D65, and their relative luminance (n,) as of WCAG."""
+    """Convert sRGB to CIELAB (n, 3) under D65, and to the relative luminance (n,) of WCAG."""
     rgb = np.array([to_rgb(color) for color in colors])
     rgb = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = [[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]]

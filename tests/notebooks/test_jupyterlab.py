@@ -1,4 +1,4 @@
-"""The executed notebook 04 in JupyterLab, in a browser: a click on a cell opens its pictures."""
+"""Test the widget of the executed notebook 04 in JupyterLab, with a headless browser."""
 
 import json
 import os
@@ -29,12 +29,12 @@ from thesis_lib.training.pretraining import pretrain
 
 NOTEBOOKS = Path(__file__).parent.parent.parent / "notebooks"
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-SECONDS = 120  # that anything may take
+SECONDS = 120  # timeout for every step
 
 
 @contextmanager
 def jupyterlab(root: Path, own: Path):
-    """Serve a folder by JupyterLab, with settings of its own; gives the address."""
+    """Serve a folder with JupyterLab, with its own settings, and yield the address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,7 +51,10 @@ def jupyterlab(root: Path, own: Path):
     arguments = [f"--{name}={value}" for name, value in options.items()]
     settings = own / "CONFIG/lab/user-settings/@jupyterlab/apputils-extension"
     settings.mkdir(parents=True)
-    quiet = {"fetchNews": "false", "checkForUpdates": False}  # else it asks, and fetches
+    quiet = {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    }  # otherwise JupyterLab asks for permission and fetches news
     (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
     with open(own / "server.log", "wb") as log:
         server = subprocess.Popen(
@@ -66,7 +69,7 @@ def jupyterlab(root: Path, own: Path):
         wait_for(lambda: answers(f"{address}/api/status"), server, own / "server.log")
         yield address
     finally:
-        server.send_signal(signal.SIGTERM)  # it ends its kernels first
+        server.send_signal(signal.SIGTERM)  # the server then stops its kernels
         try:
             server.wait(SECONDS / 2)
         except subprocess.TimeoutExpired:
@@ -105,7 +108,7 @@ def browser(profile: Path):
     try:
         driver.set_script_timeout(SECONDS)
         driver.set_page_load_timeout(SECONDS)
-        # JupyterLab's commands act on what has the focus; a headless page has it only so.
+        # JupyterLab's commands act on the focused widget; a headless page needs this for focus.
         driver.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
         yield driver
     finally:
@@ -125,7 +128,7 @@ class Notebook:
         )
 
     def until(self, script: str, *arguments):
-        """What a script returns, as soon as that is true."""
+        """Wait until a script returns a true value, and return that value."""
         return self.wait.until(lambda driver: driver.execute_script(script, *arguments))
 
     def run_all(self) -> None:
@@ -136,12 +139,12 @@ class Notebook:
         )
 
     def content(self) -> nbformat.NotebookNode:
-        """The notebook as it is now."""
+        """Return the current content of the notebook."""
         script = "return window.jupyterapp.shell.currentWidget.model.toJSON()"
         return nbformat.from_dict(self.driver.execute_script(script))
 
     def click(self, selector: str) -> None:
-        """Click a button as a user would; fails where something lies over it."""
+        """Click a button as a user would; fail if something covers it."""
         button = self.until("return document.querySelector(arguments[0])", selector)
         centre = "arguments[0].scrollIntoView({block: 'center', inline: 'center'})"
         self.driver.execute_script(centre, button)
@@ -150,7 +153,7 @@ class Notebook:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """A workbook with a tested run; its root, the run, and notebook 04 executed by papermill."""
+    """A workbook with a probed run: its root, the run, and notebook 04 executed by papermill."""
     root = tmp_path_factory.mktemp("workbook")
     (root / "notebooks").mkdir()
     for notebook in NOTEBOOKS.glob("*.ipynb"):

@@ -58,7 +58,7 @@ class TestEachNotebook:
         assert all(re.fullmatch(r"thesis_lib\.[a-z]+", room) for room in rooms)
 
     def test_ends_no_cell_with_a_raw_value(self, path):
-        """A cell shows a table, a figure or a sentence, never a repr."""
+        """Cells show tables, figures or sentences, never a repr."""
         for cell in cells(path):
             last = ast.parse("".join(cell["source"])).body[-1]
             assert not (isinstance(last, ast.Expr) and isinstance(last.value, ast.Name | ast.Dict))
@@ -105,7 +105,7 @@ def test_unknown_parameter_is_an_error_under_plain_papermill(workbook):
 
 
 def test_data_set_is_found_from_the_notebooks_folder(workbook):
-    """JupyterLab starts a notebook in its own folder; data/ lies beside it."""
+    """JupyterLab starts a notebook in notebooks/, while data/ is in the folder above."""
     (workbook / "notebooks").mkdir()
     copy = workbook / "notebooks" / "01_data_stats.ipynb"
     copy.write_bytes((FOLDER / copy.name).read_bytes())

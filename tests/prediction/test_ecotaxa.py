@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from thesis_lib.cli import run_commands as commands
+from thesis_lib.cli import result_commands as commands
 from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
@@ -29,7 +29,7 @@ PREDEFINED = {
 
 
 def refusals(table):
-    """Why EcoTaxa would refuse a table: its documented rules and its database's limits.
+    """List why EcoTaxa would refuse a table, by its documented rules and its database's limits.
 
     https://github.com/ecotaxa/ecotaxa_back: py/BO/TSVFile.py, BO/Bundle.py, BO/Mappings.py,
     BO/Image.py, DB/Object.py and DB/Image.py.
@@ -105,7 +105,7 @@ def written(output, found):
 
 
 def read(table):
-    """The rows below that of the types, everything as text."""
+    """Read the rows below the row of types, with every cell as text."""
     return pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")[1:]
 
 
@@ -120,7 +120,7 @@ def folder(tmp_path, monkeypatch):
 IMAGES = ["a/1.png", "b/1.png", "b/2.jpg", "a/δείγμα.png", 'a/he "said".png', "3.gif"]
 
 
-def test_table_keeps_the_rules_and_holds_what_was_predicted(folder):
+def test_table_follows_the_rules_and_holds_the_predictions(folder):
     found = [prediction(image) for image in IMAGES]
     assert written("ecotaxa_new.tsv", found) == 0
     assert refusals(folder / "ecotaxa_new.tsv") == []
@@ -164,7 +164,7 @@ def test_awkward_values_stay_in_their_cells(folder):
     assert table["object_looks_unlike"].tolist() == ["0", "0", "", "1"]
 
 
-def test_what_cannot_be_imported_goes_beside_the_table(folder):
+def test_images_that_cannot_be_imported_are_listed_beside_the_table(folder):
     draw(folder / "scan.tif")
     long = f"{'long' * 50}/{'name' * 20}.png"
     draw(folder / long)
@@ -183,13 +183,13 @@ def test_what_cannot_be_imported_goes_beside_the_table(folder):
     listed = pd.read_csv(beside).set_index("path")["problem"]
     assert listed.index.tolist() == ["bad.png", "scan.tif", long]
     assert listed["bad.png"] == "it is empty"
-    assert ".jpg, .png alone; convert it" in listed["scan.tif"]
-    assert f"{len(long)} characters, EcoTaxa takes 255" in listed[long]
+    assert "only accepts images of type .gif, .jpeg, .jpg, .png; convert it" in listed["scan.tif"]
+    assert f"{len(long)} characters, but EcoTaxa accepts at most 255" in listed[long]
     written("ecotaxa_new.tsv", [prediction("a/1.png")])
-    assert not beside.exists()  # it told of the table before
+    assert not beside.exists()  # it belonged to the earlier table
 
 
-def test_table_of_no_image_is_still_a_table(folder):
+def test_table_without_images_is_still_valid(folder):
     assert written("ecotaxa_none.tsv", [Prediction("bad.png", "it is empty")]) == 1
     assert refusals(folder / "ecotaxa_none.tsv") == [] and len(read("ecotaxa_none.tsv")) == 0
 
@@ -210,17 +210,19 @@ def test_paths_lead_from_the_table_to_the_images(folder):
         (["1.png", "a/1.png", "b/1.png.png"], ["./1.png", "a/1.png", "1.png"]),
     ],
 )
-def test_object_ids_are_stems_and_where_these_agree_paths(names, expected):
+def test_object_ids_are_stems_or_paths_where_stems_repeat(names, expected):
     assert object_ids(names) == expected
 
 
-def test_hints_name_what_stands_in_the_way(folder):
+def test_hints_name_what_prevents_the_import(folder):
     assert import_hints(IMAGES, Path("ecotaxa_new.tsv")) == []
     assert import_hints(IMAGES, Path("ecotaxa.txt")) == []
     (name,) = import_hints(IMAGES, Path("new.tsv"))
-    assert "tables named ecotaxa*.tsv alone: rename new.tsv" in name and "ecotaxa_new.tsv" in name
+    assert (
+        "only reads tables named ecotaxa*.tsv: rename new.tsv" in name and "ecotaxa_new.tsv" in name
+    )
     (place,) = import_hints(IMAGES, Path("b/ecotaxa_new.tsv"))
-    assert "4 images do not lie below the table's folder b/" in place
+    assert "4 images are outside the table's folder b/" in place
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_the_rules_find_a_spoilt_table(folder, old, new, refused):
 
 
 def made_up_model(table=True):
-    """A model that was never trained, with a table of random vectors."""
+    """Build an untrained model with a look-up table of random vectors."""
     generator = torch.Generator().manual_seed(0)
     backbone, head = create_backbone("lenet5"), linear_head(84, 3)
     for weights in (*backbone.parameters(), *head.parameters()):
@@ -309,4 +311,4 @@ def test_command_hints_at_another_name(folder, capsys, monkeypatch):
     command = ["predict", "run", "a", "--output", "b/new.tsv", "--format", "ecotaxa"]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "rename new.tsv" in out and "3 images do not lie below the table's folder b/" in out
+    assert "rename new.tsv" in out and "3 images are outside the table's folder b/" in out

@@ -28,7 +28,7 @@ CLASSES = ["001_zero with blank", "002_one.dot", "003_δύο"]
 
 
 def finished(config, **settings):
-    """A probed and tested run of a few epochs."""
+    """Train, probe and test a run for a few epochs."""
     run = pretrain(config.updated(epochs=2, head_epochs=5, head_views=0, **settings))
     probe_checkpoints(run)
     final_test(run)
@@ -36,7 +36,7 @@ def finished(config, **settings):
 
 
 def images_of(run):
-    """The test images as the exported models take them, and the run's own probabilities."""
+    """Return the test images as input for the exported models, and the run's probabilities."""
     facts = checkpoints.load(checkpoints.checkpoint_path(run, 2))
     predictions = read_predictions(run)
     root = run.path.parent.parent.parent / "data" / "tiny"
@@ -55,7 +55,7 @@ def images_of(run):
         ("lenet5", {}),
         ("test_resnet", {"small_images": False}),
         ("test_resnet", {"small_images": True}),
-        ("test_vit", {"image_size": 64}),  # built for one size of images
+        ("test_vit", {"image_size": 64}),  # built for one image size
         ("test_efficientnet", {}),
     ],
 )
@@ -63,7 +63,9 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
     run = finished(tiny_config.updated(backbone=backbone, **settings))
     folder = export_run(run)
     assert folder == run.path / "export"
-    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1  # all may be read alike
+    assert (
+        len({file.stat().st_mode for file in folder.iterdir()}) == 1
+    )  # the same permissions for all
     assert sorted(f.name for f in folder.iterdir()) == [
         *("config.json", "model.onnx", "model.safetensors", "table.safetensors"),
     ]
@@ -81,7 +83,7 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
         assert torch.allclose(opened(images), ours(images), atol=1e-5)
 
 
-def test_config_tells_what_another_program_needs(workbook, tiny_config):
+def test_config_holds_what_another_program_needs(workbook, tiny_config):
     run = finished(tiny_config.updated(backbone="test_resnet", small_images=False))
     folder = export_run(run)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -117,12 +119,12 @@ def test_export_holds_the_pruned_table_and_the_temperature(workbook, tiny_config
     assert config["temperature"] == read_json(run.selection_file)["temperature"]
 
 
-def test_export_without_the_data_goes_without_a_table(workbook, tiny_config, capsys):
+def test_export_without_the_data_has_no_table(workbook, tiny_config, capsys):
     run = finished(tiny_config)
     (workbook / "data" / "tiny").rename(workbook / "elsewhere")
     assert main(["export", run.path.name]) == 0
     out = capsys.readouterr().out
-    assert "without a look-up table: there is no data folder data/tiny" in out
+    assert "exporting without a look-up table: there is no data folder data/tiny" in out
     assert not (run.path / "export" / TABLE_NAME).exists()
     assert (run.path / "export" / "model.onnx").is_file()
 
@@ -144,18 +146,18 @@ def test_export_needs_a_selection(trained):
         export_run(trained)
 
 
-def test_export_is_made_anew_but_never_over_another_folder(workbook, tiny_config, capsys):
+def test_export_replaces_its_own_folder_but_no_other(workbook, tiny_config, capsys):
     run = finished(tiny_config)
     assert main(["export", run.path.name]) == 0
     assert "model.onnx" in capsys.readouterr().out
     assert main(["export", run.path.name]) == 0
     (workbook / "mine").mkdir()
     assert main(["export", run.path.name, "--output", "mine"]) == 2
-    assert "mine is there already" in capsys.readouterr().err
+    assert "mine already exists" in capsys.readouterr().err
     assert main(["export", run.path.name, "--output", "new/place"]) == 0
     assert (workbook / "new" / "place" / "config.json").is_file()
     assert main(["export", "lenet5-bs9-seed42"]) == 2
-    assert "is no run" in capsys.readouterr().err
+    assert "is not a run" in capsys.readouterr().err
 
 
 def test_models_that_differ_are_not_exported(workbook, tiny_config, monkeypatch):
@@ -167,6 +169,6 @@ def test_models_that_differ_are_not_exported(workbook, tiny_config, monkeypatch)
         write(folder, ours, config, facts)
 
     monkeypatch.setattr(export, "_write_timm", spoil)
-    with pytest.raises(InputError, match="timm's model gives other logits than the run"):
+    with pytest.raises(InputError, match="the logits of timm's model differ from the run's"):
         export_run(run)
     assert not list(run.path.glob("*export*"))

@@ -92,7 +92,7 @@ def read(path):
 
 
 def views_of(paths, described):
-    """Images as the model's input, made as its config.json describes them."""
+    """Prepare images as the model's input, following its config.json."""
     size = described["input_size"][-1]
     views = np.stack([transforms.center_crop(read_pixels(Path(path)), size) for path in paths])
     scaled = torch.from_numpy(views).permute(0, 3, 1, 2) / 255
@@ -100,7 +100,7 @@ def views_of(paths, described):
     return (scaled - mean) / std
 
 
-def test_predictions_are_those_of_the_final_test(here, capsys):
+def test_predictions_match_the_final_test(here, capsys):
     assert main(["predict", here.run.path.name, "data/tiny/test", "--output", "out/a.csv"]) == 0
     found = read("out/a.csv")
     tested = read_predictions(here.run)
@@ -117,7 +117,7 @@ def test_predictions_are_those_of_the_final_test(here, capsys):
 
 
 def test_confidence_is_calibrated_and_classes_are_ranked(here):
-    """Against the exported ONNX model, scaled by SciPy."""
+    """Compare with the exported ONNX model, with the softmax computed by SciPy."""
     assert main(["predict", "model", "data/tiny/test", "--output", "ranked.csv"]) == 0
     found = read("ranked.csv")
     described = read_json(here.export / "config.json")
@@ -134,7 +134,7 @@ def test_confidence_is_calibrated_and_classes_are_ranked(here):
         assert np.abs(found[confidence] - share).max() < 1e-4
 
 
-def test_five_classes_are_shown_or_all_where_there_are_fewer():
+def test_five_classes_are_listed_or_all_if_there_are_fewer():
     assert ranked(2) == [("predicted", "confidence"), ("predicted_2", "confidence_2")]
     assert [name for name, _ in ranked(87)] == [
         *("predicted", "predicted_2", "predicted_3", "predicted_4", "predicted_5"),
@@ -142,7 +142,7 @@ def test_five_classes_are_shown_or_all_where_there_are_fewer():
 
 
 def test_nearest_image_is_the_nearest_of_the_table(here):
-    """Against scikit-learn, on features of the chosen checkpoint."""
+    """Compare with scikit-learn on the features of the selected checkpoint."""
     assert main(["predict", str(here.run.path), "data/tiny/test", "--output", "near.csv"]) == 0
     found = read("near.csv")
     stored = StoredTable.load(here.run.table_file)
@@ -161,7 +161,7 @@ def test_nearest_image_is_the_nearest_of_the_table(here):
     assert all(Path("data/tiny", file).is_file() for file in found["nearest_image"])
 
 
-def test_images_look_unlike_by_the_validation_images(here):
+def test_looks_unlike_threshold_comes_from_the_validation_images(here):
     stored = StoredTable.load(here.run.table_file)
     images, model = find_images(["data/tiny/val"]), load_run_model(here.run)
     for share in (0.01, 0.3, 0.99):
@@ -221,7 +221,10 @@ def animation(path):
 
 UNREADABLE = {
     "empty.png": (Path.touch, "empty"),
-    "text.jpg": (lambda path: path.write_text("not a picture"), "no image of a known kind"),
+    "text.jpg": (
+        lambda path: path.write_text("not a picture"),
+        "not an image of a supported format",
+    ),
     "bomb.png": (bomb, "exceeds limit"),
     "cut.jpg": (cut_short, "cut short"),
     "moving.gif": (animation, "2 frames"),
@@ -240,7 +243,7 @@ def test_unreadable_images_are_listed_with_the_reason(alone, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     count = len(UNREADABLE)
     assert last == (
-        f"all.csv: {count + 2} images; {count} could not be read, listed in its column problem"
+        f"all.csv: {count + 2} images; {count} could not be read, listed in the column 'problem'"
     )
     with open("all.csv", newline="", encoding="utf-8") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
@@ -276,7 +279,7 @@ def test_features_that_are_not_finite_are_a_problem_of_the_image(alone):
     assert second.problem == "" and len(second.classes) == 3 and second.nearest_image
 
 
-def test_images_are_read_as_they_are_asked_for(alone, monkeypatch):
+def test_images_are_read_only_when_needed(alone, monkeypatch):
     for number in range(3 * IMAGES_PER_BATCH):
         draw(alone / "new" / f"{number:03d}.png", number)
     reads = []
@@ -292,7 +295,7 @@ def test_images_are_read_as_they_are_asked_for(alone, monkeypatch):
     assert len(list(found)) + 1 == len(reads) == 3 * IMAGES_PER_BATCH + 2
 
 
-def test_rows_are_written_as_they_come_and_appear_at_the_end(alone):
+def test_rows_are_written_as_they_arrive_and_appear_at_the_end(alone):
     output, partial = alone / "out.csv", f".out.csv.{os.getpid()}.partial"
     output.write_text("before")
 
@@ -305,7 +308,7 @@ def test_rows_are_written_as_they_come_and_appear_at_the_end(alone):
     assert len(read(output)) == 50_000
 
 
-def test_what_fails_midway_leaves_the_file_before(alone, monkeypatch):
+def test_failure_midway_keeps_the_earlier_file(alone, monkeypatch):
     output = alone / "out.csv"
     output.write_text("before")
 
@@ -336,7 +339,7 @@ def scattered(tmp_path, monkeypatch):
     [
         (["a"], ["a/1.png", "a/b/2.JPG"]),
         (["a/"], ["a/1.png", "a/b/2.JPG"]),
-        (["a/b/3.txt"], ["a/b/3.txt"]),  # named: taken as it is
+        (["a/b/3.txt"], ["a/b/3.txt"]),  # named explicitly: used as it is
         (["a/b/2.JPG", "a"], ["a/b/2.JPG", "a/1.png"]),  # each once, in the order of the places
         (["*/*.png"], ["a/1.png", "c/[7].png", "c/same.png"]),
         (["**/*.JPG"], ["a/b/2.JPG"]),
@@ -363,11 +366,13 @@ def test_images_are_found(scattered, places, expected):
         (["a/1.png/x"], ["no file or folder 'a/1.png/x'"]),
         ([""], ["no file or folder ''"]),
         (["a/.hidden", "/dev/null"], ["/dev/null is neither a file nor a folder"]),
-        (["a/folder.png"], ["there is no image in a/folder.png", ".tiff"]),
+        (["a/folder.png"], ["found no image in a/folder.png", ".tiff"]),
     ],
 )
 def test_place_without_images_is_one_clear_line(scattered, places, words, capsys):
-    assert main(["predict", "no run, but that is not asked yet", *places, "--output", "x.csv"]) == 2
+    assert (
+        main(["predict", "no run, but that is not checked yet", *places, "--output", "x.csv"]) == 2
+    )
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1 and all(word in error for word in words), error
     assert not Path("x.csv").exists()
@@ -382,7 +387,7 @@ def one_line(capsys, *words):
 
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.1", "5", "nan"])
-def test_false_alarms_are_a_share(alone, capsys, share):
+def test_false_positive_rate_must_be_a_share(alone, capsys, share):
     assert (
         main(["predict", "model", "new", "--output", "x.csv", "--false-positive-rate", share]) == 2
     )
@@ -390,7 +395,7 @@ def test_false_alarms_are_a_share(alone, capsys, share):
     assert not Path("x.csv").exists()
 
 
-def test_more_false_alarms_flag_more_images(here, capsys):
+def test_higher_false_positive_rate_flags_more_images(here, capsys):
     flagged = []
     for share in ("0.01", "0.5", "0.99"):
         command = ["predict", "model", "data/tiny/val", "--output", "x.csv"]
@@ -439,8 +444,8 @@ def test_mistyped_options_are_one_line(alone, capsys, arguments, words):
 @pytest.mark.parametrize(
     ("run", "options", "words"),
     [
-        ("modle", [], ["modle is no run"]),
-        ("new", [], ["new is no run"]),
+        ("modle", [], ["modle is not a run"]),
+        ("new", [], ["new is not a run"]),
         ("model", ["--device", "cdua"], ["device", "'cdua'", "cuda"]),
         ("model", ["--workers", "-1"], ["workers", "-1"]),
     ],
@@ -461,7 +466,7 @@ def test_help_answers_without_torch():
     assert done.returncode == 0 and "--false-positive-rate" in done.stdout, done.stderr
 
 
-# --- what a run or an export may lack
+# --- incomplete runs and exports
 
 
 def test_run_that_was_not_probed_says_so(trained, capsys):
@@ -483,7 +488,7 @@ def test_first_use_makes_the_table_and_without_data_there_is_none(workbook, tiny
     assert (without[NEIGHBOUR] == "").all(axis=None) and without["confidence"].min() > 0.3
 
     assert main(["export", run.path.name]) == 0
-    assert "without a look-up table: there is no data folder" in capsys.readouterr().out
+    assert "exporting without a look-up table: there is no data folder" in capsys.readouterr().out
     assert main(["predict", str(run.path / "export"), "new", "--output", "export.csv"]) == 0
     assert "stay empty" in capsys.readouterr().out
     pd.testing.assert_frame_equal(read("export.csv"), without, rtol=0, atol=1e-5)
@@ -493,7 +498,7 @@ def test_first_use_makes_the_table_and_without_data_there_is_none(workbook, tiny
     assert run.table_file.is_file()
     assert (read("with.csv")[NEIGHBOUR] != "").all(axis=None)
 
-    # a table of another selection is none
+    # the table of another selection is not used
     assert main(["probe", run.path.name, "--head-epochs", "6"]) == 0
     Path("data/tiny").rename("data/elsewhere")
     capsys.readouterr()
@@ -512,7 +517,7 @@ def test_table_of_another_checkpoint_is_refused(workbook, tiny_config, capsys):
     assert main(command) == 2
     error = capsys.readouterr().err.strip()
     assert f"features of checkpoint {3 - chosen}" in error and len(error.splitlines()) == 1
-    mend = error.split("make the table again: thesis ")[1].split()
+    mend = error.split("build the table again: thesis ")[1].split()
     assert main(mend) == 0
     assert main(command) == 0
 
@@ -524,7 +529,7 @@ def test_damaged_table_is_refused(alone, capsys):
     one_line(capsys, "table.safetensors cannot be read")
 
 
-def test_folder_that_is_no_export_of_ours_is_refused(alone, capsys):
+def test_folder_that_is_not_an_export_is_refused(alone, capsys):
     weights, config = (alone / "model" / name for name in ("model.safetensors", "config.json"))
     sound = json.loads(config.read_text())
     command = ["predict", "model", "new", "--output", "x.csv"]
@@ -544,13 +549,13 @@ def test_folder_that_is_no_export_of_ours_is_refused(alone, capsys):
 
 
 def test_link_or_device_is_never_replaced_by_the_output(tmp_path):
-    """As of /dev/stdout, which is a link to what the shell made of it."""
+    """For example /dev/stdout, which is a link to wherever the shell sends the output."""
     (tmp_path / "table.csv").write_text("mine")
     link, pipe = tmp_path / "link.csv", tmp_path / "pipe"
     link.symlink_to(tmp_path / "table.csv")
     os.mkfifo(pipe)
     for place in (link, pipe):
-        with pytest.raises(InputError, match="is a link or a device, no plain file"):
+        with pytest.raises(InputError, match="is a link or a device, not a regular file"):
             module.check_output(place, [])
-    module.check_output(tmp_path / "table.csv", [])  # a table before is replaced
+    module.check_output(tmp_path / "table.csv", [])  # an earlier table may be replaced
     assert link.is_symlink() and link.read_text() == "mine"

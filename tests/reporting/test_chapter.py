@@ -1,4 +1,4 @@
-"""The chapter, provenance and verification, over a small grid that has been run."""
+"""Test the chapter, provenance and verification on a small grid that has been run."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from thesis_lib.workbook.grid import grid_configs, run_grid
 
 @pytest.fixture(scope="module")
 def grid_root(tmp_path_factory):
-    """A workbook with the figures and tables of two runs, by the notebooks."""
+    """A workbook in which the notebooks have written the figures and tables of two runs."""
     root = tmp_path_factory.mktemp("grid")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -40,7 +40,7 @@ def grid_root(tmp_path_factory):
 
 @pytest.fixture
 def done(grid_root, tmp_path, monkeypatch):
-    """A copy of that workbook, which a test may change; the working directory."""
+    """A copy of that workbook, which a test may change, as the working directory."""
     shutil.copytree(grid_root, tmp_path / "w", symlinks=True)
     monkeypatch.chdir(tmp_path / "w")
     return tmp_path / "w" / "figures" / "tiny"
@@ -76,7 +76,7 @@ def test_chapter_holds_every_figure_and_table_once(done):
     tables = (p.relative_to(done).with_suffix("").as_posix() for p in done.rglob("*.csv"))
     assert sorted(put_in) == sorted(tables)
     assert text.count(r"\caption[") == len(shown) == text.count(r"\label{fig:")
-    assert "Chosen is epoch" in text and "accuracy" in text
+    assert "The selected checkpoint is epoch" in text and "accuracy" in text
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
@@ -90,16 +90,16 @@ def test_chapter_compiles(done):
         assert complaint not in run.stdout, run.stdout[-5000:]
 
 
-def test_chapter_of_nothing_is_refused_by_name(done, capsys):
+def test_chapter_without_figures_is_refused(done, capsys):
     assert main(["chapter", "tini"]) == 2
-    assert "figures/tini holds no figures; nearest: tiny" in capsys.readouterr().err
+    assert "figures/tini contains no figures; nearest: tiny" in capsys.readouterr().err
 
 
-def test_verify_finds_that_all_agrees(done, capsys):
+def test_verify_finds_no_difference(done, capsys):
     assert main(["chapter"]) == 0
     capsys.readouterr()
     assert main(["verify", "figures/tiny"]) == 0
-    # two runs' metrics by head and by table, the numbers, and the two files of the chapter
+    # plus the metrics of head and table of two runs, the numbers, and two chapter files
     things = len(list(done.rglob("*.csv"))) + len(list(done.rglob("*.pdf"))) + 4 + 1 + 2
     assert capsys.readouterr().out == f"{things} agree, 0 differ, 0 unknown\n"
 
@@ -108,13 +108,13 @@ def a_number_typed_over(done, run):
     table = pd.read_csv(done / "test.csv")
     table.loc[0, "accuracy"] = "99.99 (99.90 to 100.00)"
     table.to_csv(done / "test.csv", index=False)
-    return r"test.csv: 'accuracy' of 'lenet5-bs16-seed42' is '99.99 .*', made again"
+    return r"test.csv: 'accuracy' of 'lenet5-bs16-seed42' is '99.99 .*', but recomputed"
 
 
 def a_number_typed_over_in_latex(done, run):
     file = done / run.path.name / "per_class.tex"
     file.write_text(file.read_text().replace("001\\_zero", "001\\_naught"))
-    return r"per_class.tex is not as it comes out now"
+    return r"per_class.tex differs from the recomputed file"
 
 
 def a_macro_typed_over(done, run):
@@ -128,32 +128,32 @@ def a_table_without_its_csv(done, run):
     file.write_text(file.read_text().replace("66.", "99."))
     for ending in (".csv", ".md"):
         (done / f"test{ending}").unlink()
-    return r"test: .*test.csv is not there"
+    return r"test: .*test.csv is missing"
 
 
 def a_table_without_its_source(done, run):
     for ending in (".csv", ".md", ".json"):
         (done / f"test{ending}").unlink()
-    return r"test: .*test.json is not there"
+    return r"test: .*test.json is missing"
 
 
 def no_numbers(done, run):
     (done / "numbers.tex").unlink()
-    return r"numbers.tex: .* is not there"
+    return r"numbers.tex: .* is missing"
 
 
 def another_runs_table(done, run):
     other = next(p for p in done.iterdir() if p.is_dir() and p.name != run.path.name)
     for file in other.glob("per_class.*"):
         shutil.copy(file, done / run.path.name / file.name)
-    return rf"{run.path.name}/per_class is of the run {other.name}"
+    return rf"{run.path.name}/per_class belongs to the run {other.name}"
 
 
 def another_runs_figure(done, run):
     other = next(p for p in done.iterdir() if p.is_dir() and p.name != run.path.name)
     for file in other.glob("confusion_matrix.*"):
         shutil.copy(file, done / run.path.name / file.name)
-    return rf"{run.path.name}/confusion_matrix is of the run {other.name}"
+    return rf"{run.path.name}/confusion_matrix belongs to the run {other.name}"
 
 
 def another_figure_of_the_run(done, run):
@@ -161,7 +161,7 @@ def another_figure_of_the_run(done, run):
         shutil.copy(
             done / run.path.name / f"views{kind}", done / run.path.name / f"embedding{kind}"
         )
-    return r"embedding was made as 'views'"
+    return r"embedding was originally named 'views'"
 
 
 def another_fingerprint(done, run):
@@ -169,14 +169,14 @@ def another_fingerprint(done, run):
     told = read_json(file)
     told["source"]["data_fingerprint"] = "0" * 16
     write_json(file, told)
-    return r"test.json says data_fingerprint '0+', made again"
+    return r"test.json records data_fingerprint '0+', but it is now"
 
 
 def another_source_in_latex(done, run):
     file = done / "cost.tex"
     lines = file.read_text().splitlines()
     file.write_text("\n".join(["% made from nothing at all", *lines[1:]]) + "\n")
-    return r"cost.tex is not as it comes out now"
+    return r"cost.tex differs from the recomputed file"
 
 
 def an_interval_typed_over(done, run):
@@ -195,12 +195,12 @@ def a_point_of_the_curve_typed_over(done, run):
     curve = pd.read_csv(run.retrieval_file)
     curve.loc[3, "accuracy"] = 0.9999
     curve.to_csv(run.retrieval_file, index=False)
-    return r"retrieval_curve.csv: 'accuracy' of '0.83' is '.*', made again '99.99 .*'"
+    return r"retrieval_curve.csv: 'accuracy' of '0.83' is '.*', but recomputed '99.99 .*'"
 
 
 def no_predictions(done, run):
     run.predictions_file.write_text("")
-    return r"test.json: cannot be made again: .*predictions.csv is no sound table"
+    return r"test.json: cannot be recomputed: .*predictions.csv is not a valid CSV table"
 
 
 def no_metrics(done, run):
@@ -210,14 +210,14 @@ def no_metrics(done, run):
 
 def no_source(done, run):
     write_json(done / "test.json", {})
-    return r"test: cannot be made again: .*test.json does not tell what its table was made from"
+    return r"test: cannot be recomputed: .*test.json does not record the sources of its table"
 
 
 def leaking_images(done, run):
     data = done.parents[1] / "data" / "tiny"
     for image in (data / "test" / CLASSES[0]).iterdir():
         shutil.copy(image, data / "train" / CLASSES[0] / f"copy_{image.name}")
-    return r"without_leaks: cannot be made again: data/tiny has changed since"
+    return r"without_leaks: cannot be recomputed: data/tiny has changed since"
 
 
 def a_metric_typed_over(done, run):
@@ -240,7 +240,7 @@ def another_plot(done, run):
 
 def no_run(done, run):
     shutil.rmtree(run.path)
-    return rf"{run.path.name}/per_class: cannot be made again: .* is no run"
+    return rf"{run.path.name}/per_class: cannot be recomputed: .* is not a run"
 
 
 def another_image(done, run):
@@ -277,19 +277,17 @@ def test_verify_of_a_copy_of_a_run_and_without_the_data(done, tmp_path, capsys):
     capsys.readouterr()
     assert main(["verify", f"figures/tiny/{run}"]) == 0
     out = capsys.readouterr().out
-    assert "not checked: without_leaks, whose data set data/tiny is not here" in out
+    assert "not checked: without_leaks, whose data set data/tiny is missing" in out
 
 
-def test_chapter_of_other_runs_than_its_tables_is_refused(done, capsys):
+def test_chapter_is_refused_if_its_tables_show_other_runs(done, capsys):
     run = find_runs("tiny")[0]
     shutil.rmtree(run.path)
     assert main(["chapter"]) == 2
-    assert (
-        f"does not show the tested runs that there are ({run.path.name})" in capsys.readouterr().err
-    )
+    assert f"figures/tiny do not match the tested runs ({run.path.name})" in capsys.readouterr().err
 
 
-def test_chapter_of_half_a_run(done, capsys):
+def test_chapter_of_an_incomplete_run(done, capsys):
     run = find_runs("tiny")[0]
     for file in (run.selection_file, run.metrics_file):
         file.unlink()
@@ -304,20 +302,22 @@ def test_verify_says_what_it_cannot_check(done, capsys):
     Image.new("RGB", (4, 4)).save(done / "mine_too.png")
     assert main(["verify", "figures/tiny"]) == 0
     out = capsys.readouterr().out
-    assert "not checked: mine, which is no table" in out and "not checked: mine_too, which" in out
-    with pytest.raises(InputError, match="holds no figures or tables"):
+    assert (
+        "not checked: mine, which is not a table" in out and "not checked: mine_too, which" in out
+    )
+    with pytest.raises(InputError, match="no figures or tables in"):
         verify(done.parent / "nothing")
 
 
-def test_every_table_that_the_notebooks_write_is_of_the_catalogue(done):
+def test_notebooks_write_every_table_of_the_catalogue(done):
     written = {path.stem for path in done.rglob("*.csv")}
     assert set(TABLES) - written == {
-        *("published_probe", "reproduced"),  # of DYB alone
+        *("published_probe", "reproduced"),  # for DYB-PlanktonNet only
         "retrieval_test_curve",  # on request
     }
 
 
-def test_results_of_a_run_are_of_one(done):
+def test_run_of_results_with_several_runs_is_an_error(done):
     results = Results("comparison", RunConfig(), tuple(find_runs("tiny")), done)
     with pytest.raises(ValueError):
         results.run  # noqa: B018

@@ -1,4 +1,4 @@
-"""Tables as files: what LaTeX, Markdown and CSV hold, and that LaTeX takes it."""
+"""Test the files of a table (CSV, Markdown, LaTeX), and that LaTeX compiles them."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ needs_pdflatex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="ne
 
 
 def compiled(folder, body: str) -> subprocess.CompletedProcess:
-    """A document with the packages that tables name, through pdflatex."""
+    """Compile a document that loads the packages needed by tables with pdflatex."""
     packages = "".join(f"\\usepackage{{{name}}}" for name in latex.PACKAGES)
     text = (
         f"\\documentclass[11pt]{{report}}\\usepackage[T1]{{fontenc}}{packages}"
@@ -28,7 +28,7 @@ def compiled(folder, body: str) -> subprocess.CompletedProcess:
     )
     (folder / "main.tex").write_text(text, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
-    for _ in range(3):  # a long table's widths are known after the first
+    for _ in range(3):  # longtable needs several runs to settle its column widths
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
     return run
 

@@ -30,7 +30,7 @@ DATA_NOTEBOOKS = ("01_data_stats", "06_thesis_tables")
 
 
 class Page(HTMLParser):
-    """What a test asks of a page: its tags, what they point to, its text; every tag closed."""
+    """Parse a page into its tags, link targets and text, and check that every tag is closed."""
 
     def __init__(self, html):
         super().__init__()
@@ -79,7 +79,7 @@ def cell(*outputs, source="table"):
 
 
 def put(name, config, content=None, failed=False, receipt=True):
-    """Leave an executed copy behind, as `thesis run` does."""
+    """Write an executed copy of a notebook, as `thesis run` does."""
     file = receipt_file(name, config).with_name(f"{name}{'.failed' if failed else ''}.ipynb")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure = cell(shown("image/png", PIXEL), source="figures.draw()")
@@ -96,7 +96,7 @@ def missing(name, config):
 
 @pytest.fixture
 def executed(workbook, monkeypatch):
-    """A data set with two runs whose notebooks have all been executed and hold."""
+    """A data set with two runs whose notebooks have all been executed and are up to date."""
     monkeypatch.setattr(receipts, "IS_DONE", dict.fromkeys(receipts.IS_DONE, lambda run: True))
     monkeypatch.setattr(receipts, "probe_inputs", lambda run: run.config.to_dict())
     monkeypatch.setattr(receipts, "selection_digest", lambda run: "chosen")
@@ -117,7 +117,7 @@ def read(**options):
     return html, Page(html)
 
 
-def test_page_asks_for_nothing_from_elsewhere(executed):
+def test_page_loads_nothing_from_elsewhere(executed):
     link = v4.new_markdown_cell(
         "[Khosla](https://arxiv.org/abs/2004.11362) ![far](https://far.away/x.png) <https://a.b>"
     )
@@ -131,7 +131,7 @@ def test_page_asks_for_nothing_from_elsewhere(executed):
     assert "default-src 'none'" in html
 
 
-def test_links_lead_to_anchors_that_are_there_once(executed):
+def test_links_lead_to_anchors_that_exist_once(executed):
     _, page = read()
     assert len(page.ids) == len(set(page.ids))
     assert {t[1:] for t in page.targets if t.startswith("#")} <= set(page.ids)
@@ -206,7 +206,7 @@ def test_long_prints_are_folded(executed):
     assert html.count("<summary>1,000 printed lines</summary>") == 1
 
 
-def test_failed_notebook_is_told_with_the_command_that_helps(executed):
+def test_failed_notebook_is_reported_with_the_command_to_run(executed):
     error = v4.new_output(
         "error",
         ename="InputError",
@@ -221,9 +221,11 @@ def test_failed_notebook_is_told_with_the_command_that_helps(executed):
     ).unlink()
     missing("04_final_test", CONFIG)
     html, page = read()
-    assert "This notebook ended early: InputError: head_epochs must be <1>. Below" in page.text
+    assert (
+        "This notebook stopped early: InputError: head_epochs must be <1>. The cells" in page.text
+    )
     command = "thesis run --data data/tiny --backbone lenet5 --batch-size 8 --epochs 3"
-    assert html.count(f"<code>{command}</code>") == 1  # though two notebooks want it
+    assert html.count(f"<code>{command}</code>") == 1  # though two notebooks need it
     assert "Never reached" not in page.text and "An Exception" not in page.text
     assert "2 of 10 notebooks" in page.text
 
@@ -241,11 +243,11 @@ def other_inputs(name, config):
     ("change", "told"),
     [
         (missing, "This notebook has not been run."),
-        (without_receipt, "Nothing confirms that this notebook reached its end."),
-        (other_inputs, "What it was made from has changed since."),
+        (without_receipt, "There is no confirmation that this notebook ran to its end."),
+        (other_inputs, "The files this notebook was computed from have changed since."),
     ],
 )
-def test_what_does_not_hold_is_told_at_its_place(executed, name, change, told):
+def test_outdated_notebook_is_reported_in_its_section(executed, name, change, told):
     change(name, CONFIG)
     html, page = read()
     place = html[html.index(f'id="{"data-01" if name[:2] == "01" else "run2-04"}"') :]
@@ -253,21 +255,21 @@ def test_what_does_not_hold_is_told_at_its_place(executed, name, change, told):
     assert page.text.count(told) == 1 and "<code>thesis run --data data/tiny" in html
 
 
-def test_run_that_failed_before_it_began_is_told(executed):
+def test_run_that_failed_before_it_began_is_reported(executed):
     config = CONFIG.updated(tag="new")
     parameters = {"data": "data/tiny", "backbone": "lenet5", "batch_size": 8, "tag": "new"}
     content = notebook("02 Train", parameters=parameters)
     put("02_supcon_pretraining", config, content, failed=True)
     _, page = read()
     assert "lenet5-bs8-seed42-new" in page.headings
-    assert "its kernel ended before its last cell" in page.text
+    assert "its kernel stopped before the last cell" in page.text
     assert "thesis run --data data/tiny --backbone lenet5 --batch-size 8 --tag new" in page.text
 
 
-def test_run_that_cannot_be_opened_is_told(executed):
+def test_run_that_cannot_be_opened_is_reported(executed):
     RunDirectory(CONFIG).config_file.write_text("{")
     _, page = read()
-    assert "config.json is no JSON file" in page.text
+    assert "config.json is not valid JSON" in page.text
 
 
 def test_data_set_without_val_has_no_notebooks_after_02(executed):
@@ -276,15 +278,15 @@ def test_data_set_without_val_has_no_notebooks_after_02(executed):
     assert not any(heading.startswith("04") for heading in page.headings)
 
 
-def test_runs_on_different_data_are_told(executed):
+def test_runs_on_different_data_are_reported(executed):
     entry = {"data_fingerprint": "0ther"}
     RunDirectory(OTHER).provenance_file.write_text(json.dumps([entry]))
     assert "Different data." in read()[1].text
 
 
-def test_data_that_is_elsewhere_is_told(executed):
+def test_missing_data_is_reported(executed):
     (executed / "data").rename(executed / "gone")
-    assert "data/tiny is not here" in read()[1].text
+    assert "data/tiny is missing" in read()[1].text
 
 
 def test_mistakes_are_one_line_and_leave_the_old_report(executed):
@@ -310,7 +312,7 @@ def test_data_set_without_an_executed_notebook_is_refused(workbook):
     assert not (workbook / "figures").exists() and reported_data_sets() == ["tiny"]
 
 
-def test_description_tells_place_and_size(executed):
+def test_description_gives_path_and_size(executed):
     line = describe_report(write_report("tiny"))
     assert re.fullmatch(r"figures/tiny/report\.html: one file of 0\.\d MB .*", line)
 

@@ -25,7 +25,7 @@ from thesis_lib.training.pretraining import pretrain
 
 @pytest.fixture
 def tested(workbook, tiny_config):
-    """Two runs through all stages."""
+    """Two runs that are pretrained, probed and tested."""
     for batch_size in (8, 16):
         run = pretrain(tiny_config.updated(batch_size=batch_size))
         probe_checkpoints(run)
@@ -43,11 +43,11 @@ def tested(workbook, tiny_config):
         (59.7, "1 min 0 s"),
     ],
 )
-def test_elapsed_time_in_the_words_of_the_thesis(seconds, words):
+def test_elapsed_time_is_formatted(seconds, words):
     assert tables.elapsed_words(seconds) == words
 
 
-def test_memory_in_the_words_of_the_thesis():
+def test_memory_is_formatted():
     assert tables.memory_words(11831, 12288) == "11,831 of 12,288 MiB (96.28 %)"
 
 
@@ -60,7 +60,7 @@ def test_table_of_one_runs_checkpoints_has_the_nearest_neighbours_accuracy(teste
     assert "nearest neighbour" not in tables.checkpoint_table(tested[0])
 
 
-def test_tables_of_look_up_tables_say_what_was_measured(tested):
+def test_tables_of_look_up_tables_show_what_was_measured(tested):
     run = tested[0]
     assert retrieval_table(tested).empty and size_table(tested).empty
     test = retrieve(run)
@@ -71,15 +71,17 @@ def test_tables_of_look_up_tables_say_what_was_measured(tested):
     assert metrics["run"] == run.path.name and metrics["n"] == test["n"]
     assert metrics["recall"] == f"{100 * test['recall']:.2f} ({low} to {high})"
     assert (size["threshold"], size["images"]) == (f"{test['threshold']:.2f}", test["images"])
-    assert size["less head"].startswith(f"{100 * compare_with_head(run).difference:.2f} (")
+    assert size["minus head (points)"].startswith(
+        f"{100 * compare_with_head(run).difference:.2f} ("
+    )
     rows = curve_table(run, "val")
     assert len(rows) == 21 and rows["images"].is_monotonic_decreasing
     accuracy = read_retrieval(run).set_index(["threshold", "split"])["accuracy"]
     assert rows.iloc[0]["accuracy"].startswith(f"{100 * accuracy.loc[1.0, 'val']:.2f} (")
-    assert curve_table(run, "test").empty  # one point is no curve
+    assert curve_table(run, "test").empty  # a single threshold is not a curve
 
 
-def test_probe_table_has_a_row_a_checkpoint_and_a_star(tested):
+def test_probe_table_has_one_row_per_checkpoint_and_a_star(tested):
     table = tables.probe_table(tested)
     assert table["checkpoint"].is_monotonic_decreasing
     assert list(table)[1:] == ["lenet5-bs16-seed42", "lenet5-bs8-seed42"]
@@ -89,7 +91,7 @@ def test_probe_table_has_a_row_a_checkpoint_and_a_star(tested):
         assert cells.str.endswith("*").sum() == 1
 
 
-def test_test_and_cost_tables_have_a_row_a_run(tested):
+def test_test_and_cost_tables_have_one_row_per_run(tested):
     test, cost = tables.test_table(tested), tables.cost_table(tested)
     assert test["run"].tolist() == cost["run"].tolist() == [run.path.name for run in tested]
     assert test["accuracy"].str.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)").all()
@@ -103,7 +105,7 @@ def pair(a: str, b: str, difference: float, p_holm: float) -> Comparison:
     return Comparison(a, b, 50, 5, 10, 5, difference, 0.0, 0.0, p_holm, p_holm)
 
 
-def test_a_run_is_the_best_where_it_is_shown_to_beat_every_other_one():
+def test_best_run_is_significantly_more_accurate_than_every_other():
     one, other, third = (
         pair("a", "b", 0.1, 0.01),
         pair("a", "c", -0.1, 0.01),
@@ -126,12 +128,12 @@ def test_numbers_have_a_macro_each(tested):
     assert "LenetFiveBsEightSeedFourTwoTestAccuracy" in names
 
 
-def test_two_numbers_with_one_macro_are_refused():
-    with pytest.raises(ValueError, match="two numbers would be"):
+def test_two_numbers_with_the_same_macro_are_refused():
+    with pytest.raises(ValueError, match="two numbers would get the macro"):
         numbers_module.numbers_text({"a-b": "1", "a_b": "2"})
 
 
-def test_published_values_only_beside_dyb(tested):
+def test_published_values_are_only_shown_for_dyb(tested):
     assert not reproduces_dyb(tested)
     assert "published" not in tables.accuracy_table(tested)
     run = tested[0]

@@ -1,4 +1,4 @@
-"""Widgets over one small run whose predictions and look-up table are made by hand."""
+"""Test the widgets on a small run with hand-made predictions and look-up table."""
 
 import os
 from collections import Counter
@@ -34,10 +34,10 @@ from thesis_lib.system.files import write_csv, write_json
 from thesis_lib.training import checkpoints
 
 CLASSES = ("001_zero with blank", "002_<img src=x onerror=y>", "003_δύο & $x$", "004_never")
-TRAIN, TEST = 12, 30  # images of each class; the last class has no test image
+TRAIN, TEST = 12, 30  # images per class; the last class has no test image
 MEAN = STD = (0.5, 0.5, 0.5)
 WIDGET, PNG = "application/vnd.jupyter.widget-view+json", "image/png"
-# What front ends write into the metadata of an execute request, and what others do.
+# Metadata of execute requests from front ends, and from nbclient.
 JUPYTERLAB = {"deletedCells": [], "recordTiming": False, "cellId": "pictures", "trusted": True}
 VS_CODE = {"cellId": "vscode-notebook-cell:/home/a/04_final_test.ipynb#W5sZmlsZQ%3D%3D"}
 COLAB = {"colab": {"cell_id": "Zx3"}}
@@ -46,7 +46,7 @@ NBCLIENT = {}
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run whose test set was classified: 26 images of the first class as the second."""
+    """A tested run in which 26 images of the first class were classified as the second."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     for split, images in (("train", TRAIN), ("test", TEST)):
@@ -74,7 +74,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tabled(run, monkeypatch):
-    """The same run with a look-up table of three thresholds, and that tested."""
+    """The same run with a tested look-up table of three thresholds."""
     torch.manual_seed(0)
     backbone = create_backbone("lenet5", run.config.small_images, 32)
     weights = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
@@ -116,7 +116,7 @@ def kept_by_loops(table, threshold):
 
 
 def sent_by(monkeypatch, metadata):
-    """Let a cell with this metadata be the one that is being executed."""
+    """Pretend that the current cell was sent with this metadata."""
     kernel = SimpleNamespace(get_parent=lambda: {"metadata": metadata})
     monkeypatch.setattr(front_end, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
 
@@ -130,7 +130,7 @@ def in_jupyterlab(monkeypatch):
 
 @pytest.fixture
 def no_widget(monkeypatch):
-    """Fail where a widget is made: its state would be saved with the executed notebook."""
+    """Fail if a widget is created: its state would be saved in the executed notebook."""
 
     def refuse(*_, **__):
         raise AssertionError("a widget was made")
@@ -139,7 +139,7 @@ def no_widget(monkeypatch):
 
 
 def part(widget, kind, number=0):
-    """A widget's descendants of a kind: one of them."""
+    """Return one of a widget's descendants of a given type."""
     found, waiting = [], [widget]
     while waiting:
         one = waiting.pop(0)
@@ -149,7 +149,7 @@ def part(widget, kind, number=0):
 
 
 def cells_of(widget):
-    """The buttons of a confusion matrix, by row and column."""
+    """Return the buttons of a confusion matrix, by row and column."""
     buttons = [b for b in part(widget, ipywidgets.GridBox).children if hasattr(b, "click")]
     return {
         tuple(int(name.split("-")[1]) for name in button._dom_classes[:2]): button
@@ -158,7 +158,7 @@ def cells_of(widget):
 
 
 def groups_in(html):
-    """What HTML of pictures shows: (heading, [(file, lines of its caption)]) of each group."""
+    """Parse HTML of pictures into (heading, [(file, caption)]) for each group."""
     soup = BeautifulSoup(html, "html.parser")
     headings = [heading.text for heading in soup.select(".thesis-heading")]
     shown = [
@@ -205,7 +205,7 @@ class TestConfusion:
         figure = widgets.confusion(results_of_run(run, "test"))
         heading, *captions = texts_of(figure)
         assert heading == (
-            f"true: {CLASSES[0]}, predicted: {CLASSES[1]} (1 to 24 of 26, surest first)"
+            f"true: {CLASSES[0]}, predicted: {CLASSES[1]} (1 to 24 of 26, most confident first)"
         )
         assert len(figure.axes[0].images) == 24
         assert len([caption for caption in captions if ".png" in caption]) == 24
@@ -214,7 +214,7 @@ class TestConfusion:
         predictions = pd.read_csv(run.predictions_file)
         write_csv(run.predictions_file, predictions.assign(predicted=predictions["true"]))
         assert texts_of(widgets.confusion(results_of_run(run, "test")))[0] == (
-            "No test image is classified wrongly."
+            "No test image was misclassified."
         )
 
     def test_there_is_a_button_for_each_cell_that_holds_images(self, run, in_jupyterlab):
@@ -229,7 +229,7 @@ class TestConfusion:
         told = cells[0, 1].tooltip.split("\n")
         assert told == [f"true: {CLASSES[0]}", f"predicted: {CLASSES[1]}", "26 images, 86.7 %"]
 
-    def test_click_shows_the_pictures_of_a_cell_surest_first(self, run, in_jupyterlab):
+    def test_click_shows_the_pictures_of_a_cell_most_confident_first(self, run, in_jupyterlab):
         widget = widgets.confusion(results_of_run(run, "test"))
         cells_of(widget)[2, 0].click()
         predictions = pd.read_csv(run.predictions_file).sort_values("confidence")[::-1]
@@ -239,7 +239,10 @@ class TestConfusion:
             for path, confidence in predictions.loc[row, ["path", "confidence"]].to_numpy()
         ]
         ((heading, shown),) = groups_in(part(widget, ipywidgets.HTML, -1).value)
-        assert heading == f"true: {CLASSES[2]}, predicted: {CLASSES[0]} (1 to 2 of 2, surest first)"
+        assert (
+            heading
+            == f"true: {CLASSES[2]}, predicted: {CLASSES[0]} (1 to 2 of 2, most confident first)"
+        )
         assert shown == expected
 
     def test_pages_hold_every_picture_once(self, run, in_jupyterlab):
@@ -256,7 +259,7 @@ class TestConfusion:
         back.click()
         assert groups_in(html.value) == [first]
 
-    def test_class_names_are_text_and_no_tags(self, run, in_jupyterlab):
+    def test_class_names_are_text_and_not_tags(self, run, in_jupyterlab):
         widget = widgets.confusion(results_of_run(run, "test"))
         cells_of(widget)[1, 1].click()
         everything = "".join(html.value for html in all_html(widget))
@@ -307,24 +310,24 @@ def all_html(widget):
 
 
 class TestThresholds:
-    def test_slider_tells_what_was_measured(self, run, tabled, in_jupyterlab):
+    def test_slider_shows_what_was_measured(self, run, tabled, in_jupyterlab):
         widget = widgets.thresholds(results_of_run(run, "retrieve"))
         slider, line = part(widget, ipywidgets.SelectionSlider), part(widget, ipywidgets.HTML, 1)
         curve = part(widget, ipywidgets.Image)
         assert slider.value == 1
         told = BeautifulSoup(line.value, "html.parser").text
         assert told == (
-            "75.0 % of the val images right (95 % interval 25.0 to 93.8) · "
-            f"{tabled.kept[1].sum()} images kept · 2.5 MiB · 4 ms an image · the chosen threshold"
+            "accuracy on val 75.0 % (95 % interval 25.0 to 93.8) · "
+            f"{tabled.kept[1].sum()} images kept · 2.5 MiB · 4 ms per image · selected threshold"
         )
         before = curve.value
         slider.value = 2
         told = BeautifulSoup(line.value, "html.parser").text
-        assert told.startswith("87.5 % of the val images right")
-        assert told.endswith(f"{4 * TRAIN} images kept · 3.5 MiB · 4 ms an image")
+        assert told.startswith("accuracy on val 87.5 %")
+        assert told.endswith(f"{4 * TRAIN} images kept · 3.5 MiB · 4 ms per image")
         assert curve.value != before
 
-    def test_dropped_pictures_stand_over_the_most_similar_that_is_kept(
+    def test_dropped_pictures_are_above_the_most_similar_kept_ones(
         self, run, tabled, in_jupyterlab
     ):
         widget = widgets.thresholds(results_of_run(run, "retrieve"))
@@ -350,17 +353,17 @@ class TestThresholds:
         dropped = np.bincount(tabled.table.labels[~tabled.kept[1]], minlength=4)
         assert dropped[part(widget, ipywidgets.Dropdown).value] == dropped.max()
 
-    def test_class_of_which_nothing_is_dropped_shows_what_is_kept(self, run, tabled, in_jupyterlab):
+    def test_class_without_dropped_images_shows_kept_ones(self, run, tabled, in_jupyterlab):
         widget = widgets.thresholds(results_of_run(run, "retrieve"))
         part(widget, ipywidgets.SelectionSlider).value = 2
         ((heading, shown),) = groups_in(part(widget, ipywidgets.HTML, -1).value)
-        assert heading.endswith(f"nothing is dropped at 1.00; of {TRAIN} images")
+        assert heading.endswith(f": none of {TRAIN} images is dropped at 1.00")
         assert len(shown) == 6
 
 
 class TestNeighbours:
     def expected(self, run, tabled, file):
-        """Names of the eight nearest in the chosen table, by scikit-learn."""
+        """Return the names of the eight nearest images, computed by scikit-learn."""
         backbone, _ = checkpoints.load_backbone(checkpoints.checkpoint_path(run, 7))
         split = file.split("/")[0]
         query = vectors_of(run, backbone, split)[
@@ -399,7 +402,7 @@ class TestNeighbours:
         assert shown == expected
         assert image == [("11.png", "11.png")]
         first = expected[0][1].split("\n")[0]
-        assert told == f"true: {CLASSES[2]}, by the table: {first}"
+        assert told == f"true: {CLASSES[2]}, predicted by the table: {first}"
 
     def test_image_of_the_table_is_not_its_own_neighbour(self, run, tabled, in_jupyterlab):
         file = tabled.chosen.files[3]
@@ -414,7 +417,7 @@ class TestNeighbours:
         monkeypatch.setattr(nearest, "stored_table", lambda run: small)
         widget = widgets.neighbours(results_of_run(run, "retrieve"))
         _, (heading, shown) = groups_in(part(widget, ipywidgets.HTML, -1).value)
-        assert heading.startswith("The nearest of 3 training images") and len(shown) == 3
+        assert heading.startswith("Nearest of the 3 training images") and len(shown) == 3
 
     def test_all_voters_vote_however_few_are_shown(self, run, tabled, in_jupyterlab, monkeypatch):
         voting = replace(tabled, neighbours=8)
@@ -426,8 +429,10 @@ class TestNeighbours:
             expected = self.expected(run, tabled, file)
             assert shown == expected[:2]
             votes = Counter(caption.split("\n")[0] for _, caption in expected)
-            # Of classes with as many votes, Counter gives the first, which is the nearest's.
-            assert told == f"true: {CLASSES[1]}, by the table: {votes.most_common(1)[0][0]}"
+            # In a tie, Counter returns the first class, which is that of the nearest image.
+            assert (
+                told == f"true: {CLASSES[1]}, predicted by the table: {votes.most_common(1)[0][0]}"
+            )
 
     def test_any_image_file_can_be_named(self, run, tabled, in_jupyterlab, tmp_path):
         source = Path("data/hand/test", CLASSES[0], "05.png")
@@ -435,10 +440,10 @@ class TestNeighbours:
         widget = widgets.neighbours(results_of_run(run, "retrieve"))
         part(widget, ipywidgets.Text).value = "new one.png"
         (told, _), (_, shown) = groups_in(part(widget, ipywidgets.HTML, -1).value)
-        assert told.startswith("by the table: ")
+        assert told.startswith("predicted by the table: ")
         assert shown == self.expected(run, tabled, f"test/{CLASSES[0]}/05.png")
 
-    def test_image_that_is_not_there_is_said_in_its_place(self, run, tabled, in_jupyterlab):
+    def test_missing_image_is_reported_in_its_place(self, run, tabled, in_jupyterlab):
         widget = widgets.neighbours(results_of_run(run, "retrieve"))
         part(widget, ipywidgets.Text).value = "<b>no.png"
         html = part(widget, ipywidgets.HTML, -1).value

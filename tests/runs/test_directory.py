@@ -1,4 +1,4 @@
-"""Where a run's artefacts lie, and files that are written whole or not at all."""
+"""Paths of a run's files, finding and checking runs, and atomic writing of files."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from thesis_lib.system.paths import (
 
 @pytest.fixture
 def workbook(tmp_path, monkeypatch) -> Path:
-    """A workbook's root, and the working directory in it."""
+    """A workbook whose root is the working directory."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "01_data_stats.ipynb").write_text("{}")
     (tmp_path / "data" / "tiny" / "train").mkdir(parents=True)
@@ -50,7 +50,7 @@ def test_root_is_the_nearest_folder_with_the_notebooks(workbook, monkeypatch):
 def test_without_notebooks_the_root_is_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert workbook_root() == tmp_path
-    (tmp_path / "notebooks").mkdir()  # somebody else's notebooks
+    (tmp_path / "notebooks").mkdir()  # a folder of other notebooks
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
     assert workbook_root() == tmp_path / "sub"
@@ -71,7 +71,7 @@ def test_paths_are_shown_from_the_root(workbook, monkeypatch):
     assert relative_to_root(Path("/elsewhere/x")) == "/elsewhere/x"
 
 
-# --- whole or not at all
+# --- atomic files
 
 
 def test_file_appears_with_its_content(tmp_path):
@@ -121,7 +121,7 @@ def test_text_json_and_tables_come_back_as_they_were_written(tmp_path):
 @pytest.mark.parametrize("content", [b"", b'{"half": ', b"\xff\xfe"])
 def test_broken_json_is_one_clear_line(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"config\.json is no JSON") as caught:
+    with pytest.raises(InputError, match=r"config\.json is not valid JSON") as caught:
         read_json(tmp_path / "config.json")
     assert "\n" not in str(caught.value)
 
@@ -192,7 +192,7 @@ def test_config_holds_the_datas_path_from_the_root(workbook, monkeypatch, tmp_pa
 
 def test_opening_no_run_is_refused_with_the_nearest(workbook):
     made()
-    with pytest.raises(InputError, match="is no run") as caught:
+    with pytest.raises(InputError, match="is not a run") as caught:
         RunDirectory.open(Path("runs/tiny/lenet5-bs23-seed42"))
     assert "lenet5-bs32-seed42" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -240,7 +240,7 @@ def test_find_lets_settings_of_later_stages_take_their_place(workbook):
     assert found.path == run.path
     config = found.config
     assert (config.head_epochs, config.probe_from, config.workers, config.epochs) == (5, 2, 1, 7)
-    assert RunDirectory.open(run.path).config.head_epochs == 3  # only asked, not written
+    assert RunDirectory.open(run.path).config.head_epochs == 3  # config.json is unchanged
 
 
 def test_find_refuses_another_pretraining(workbook):
@@ -248,7 +248,7 @@ def test_find_refuses_another_pretraining(workbook):
     with pytest.raises(InputError, match="--tag") as caught:
         RunDirectory.find(data="data/tiny", backbone="lenet5", epochs=8, head_epochs=5)
     message = str(caught.value)
-    assert "epochs = 7 (asked: 8)" in message
+    assert "epochs = 7 (requested: 8)" in message
     assert "learning_rate" not in message and "head_epochs" not in message
 
 
@@ -273,9 +273,9 @@ def test_differing_settings_are_named_with_the_way_to_keep_both(workbook):
     with pytest.raises(InputError) as caught:
         RunDirectory(RunConfig(**asked, epochs=8, head_epochs=100)).check_config()
     message = str(caught.value)
-    assert "epochs = 7 (asked: 8)" in message
-    assert "decay_epochs = [1, 2] (asked: [1])" in message
-    assert "temperature = 0.07 (asked: 0.1)" in message
+    assert "epochs = 7 (requested: 8)" in message
+    assert "decay_epochs = [1, 2] (requested: [1])" in message
+    assert "temperature = 0.07 (requested: 0.1)" in message
     assert "--tag" in message and "tag = 'NAME'" in message
     assert "head_epochs" not in message and "thesis probe" not in message
     assert "\n" not in message

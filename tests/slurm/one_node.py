@@ -1,4 +1,4 @@
-"""A Slurm of one node in a folder, without systemd: for tests of what a cluster does."""
+"""Start a one-node Slurm in a folder, without systemd, to test jobs on a real cluster."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ import psutil
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 SBIN = "/usr/sbin"
-# linuxproc finds a step's processes by their parents, so a signal reaches kernels and loading
-# workers too, as it does under proctrack/cgroup, which a container need not allow.
+# linuxproc finds a step's processes by their parents, so signals also reach kernels and loading
+# workers. So does proctrack/cgroup, but a container may not allow it.
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -46,20 +46,20 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def can_start() -> bool:
-    """Whether Slurm and munge are installed and this process may start them."""
+    """Return whether Slurm and munge are installed and this process may start them."""
     path = f"{os.environ['PATH']}:{SBIN}"
     return os.geteuid() == 0 and all(shutil.which(name, path=path) for name in NEEDED)
 
 
 @contextlib.contextmanager
 def one_node(folder: Path) -> Iterator[dict[str, str]]:
-    """A running Slurm of this machine alone, with two CPUs; it ends with the block.
+    """Run a Slurm with this machine as its only node, with two CPUs, for the block.
 
     Args:
-        folder: an empty one for its state, keys and logs.
+        folder: empty folder for its state, keys and logs.
 
     Yields:
-        The environment variables by which commands find it.
+        The environment variables with which Slurm's commands find it.
     """
     for name in ("state", "spool"):
         (folder / name).mkdir()
@@ -102,7 +102,7 @@ def one_node(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _kill_left(config: str) -> None:
-    """Kill what a job has left, such as a step that waits for daemons that are gone."""
+    """Kill leftover processes of jobs, such as a step that waits for stopped daemons."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get("SLURM_CONF") == config:
@@ -110,7 +110,7 @@ def _kill_left(config: str) -> None:
 
 
 def _cancel_all(environment: dict[str, str], seconds: float = 40) -> None:
-    """End all jobs: they would outlive the daemons."""
+    """Cancel all jobs, which would otherwise keep running after the daemons."""
     subprocess.run(["scancel", f"--user={os.getuid()}"], env=environment, timeout=20)
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""`thesis run --slurm` on a real Slurm of one node: jobs that are cut off lose nothing."""
+"""`thesis run --slurm` on a real one-node Slurm: interrupted jobs lose nothing."""
 
 import contextlib
 import io
@@ -42,7 +42,7 @@ COMMON = {
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A workbook with a sound and a broken data set, and a Slurm to run it on."""
+    """A workbook with a valid and a broken data set, and a running Slurm."""
     root = tmp_path_factory.mktemp("workbook")
     state = tmp_path_factory.mktemp("slurm")
     with pytest.MonkeyPatch.context() as patched:
@@ -59,7 +59,7 @@ def cluster(tmp_path_factory):
 
 
 def submit(*more, batch_sizes=(8,), **settings):
-    """Give a grid to Slurm; return what was printed."""
+    """Submit a grid to Slurm; return what was printed."""
     settings = {**COMMON, **settings}
     del settings["batch_size"]
     options = ["--cpus", "1", *more, "--batch-size", *map(str, batch_sizes)]
@@ -83,7 +83,7 @@ def log_of(folder, job):
 
 
 def told(job):
-    """What Slurm says about a job: its state, how often it was requeued, and how it ended."""
+    """Return a job's state, number of restarts and exit code from scontrol."""
     shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True).stdout
     return dict(re.findall(r"(JobState|Restarts|ExitCode)=(\S+)", shown))
 
@@ -97,7 +97,7 @@ def is_training(run, epochs=5):
 
 
 def without_interruption(run, folder):
-    """The same run, trained in one go elsewhere."""
+    """Train the same run without interruption in another folder."""
     folder.mkdir()
     (folder / "data").symlink_to(run.path.parents[2] / "data")
     with contextlib.chdir(folder):
@@ -121,9 +121,9 @@ def test_a_grid_whose_jobs_are_preempted_ends_with_the_same_bits(cluster, tmp_pa
     jobs = [job_of(run) for run in runs]
     assert is_training(runs[0])
     assert "running 0:" in status_lines()[2] and "06 pending (Dependency)" in status_lines()[0]
-    subprocess.run(["scontrol", "requeue", jobs[0]], check=True)  # Slurm takes the node back
+    subprocess.run(["scontrol", "requeue", jobs[0]], check=True)  # a preemption
     assert is_training(runs[1])
-    subprocess.run(["scancel", "--signal=TERM", jobs[1]], check=True)  # it lets the job do so
+    subprocess.run(["scancel", "--signal=TERM", jobs[1]], check=True)  # the job requeues itself
     for job in jobs:
         assert wait_until(lambda job=job: told(job)["Restarts"] == "1", 40)
     whole = [without_interruption(run, tmp_path / run.path.name) for run in runs]
@@ -135,9 +135,9 @@ def test_a_grid_whose_jobs_are_preempted_ends_with_the_same_bits(cluster, tmp_pa
     for run, other, job in zip(runs, whole, jobs, strict=True):
         assert_same_training(run, other)
         log = log_of(run.path, job)
-        assert f"job {job} on" in log and "start 2" in log and "going on from" in log
+        assert f"job {job} on" in log and "start 2" in log and "resuming from" in log
         assert told(job)["JobState"] == "COMPLETED"
-    assert "requeued, and goes on from here" in log_of(runs[1].path, jobs[1])
+    assert "requeued to resume from here" in log_of(runs[1].path, jobs[1])
     assert "requeued" not in log_of(runs[0].path, jobs[0])
     assert runs[0].predictions_file.read_bytes() == whole[0].predictions_file.read_bytes()
     assert "done: 01_data_stats, 06_thesis_tables" in status_lines("tiny")[0]
@@ -146,8 +146,8 @@ def test_a_grid_whose_jobs_are_preempted_ends_with_the_same_bits(cluster, tmp_pa
 
 @pytest.fixture(scope="module")
 def slots(cluster):
-    """A run that takes longer than its slots of a minute, on its way while others are tested."""
-    asked = {"epochs": 1200, "tag": "slots", "workers": 1}  # the worker gets each signal, too
+    """A run that needs several jobs of one minute each; it runs while other tests do."""
+    asked = {"epochs": 1200, "tag": "slots", "workers": 1}  # the worker receives each signal, too
     submit("--time", "00:01:00", **asked)
     return run_of(**asked)
 
@@ -160,7 +160,7 @@ def test_a_cancelled_job_has_saved_and_is_not_requeued(cluster, slots):
     subprocess.run(["scancel", job], check=True)
     assert wait_until(lambda: job not in in_queue(), 35)
     assert told(job)["JobState"] == "CANCELLED" and told(job)["Restarts"] == "0"
-    assert "stopped by SIGTERM, since Slurm ends this job" in log_of(run.path, job)
+    assert "stopped by SIGTERM, because Slurm ends or restarts this job" in log_of(run.path, job)
     position = checkpoints.load(run.last_checkpoint)["position"]
     assert position["epoch"] >= len(read_metrics(run)) > 5
     row = next(line for line in status_lines() if run.path.name in line)
@@ -191,7 +191,7 @@ def test_a_failed_notebook_is_a_failed_job_and_not_requeued(cluster, slots):
     reason = next(line for line in log.splitlines() if line.startswith("thesis: error: "))
     assert "02_supcon_pretraining: InputError: cannot read the image" in reason
     assert "Traceback" not in log
-    assert wait_until(lambda: told(tables)["JobState"] == "RUNNING", 15)  # after all the same
+    assert wait_until(lambda: told(tables)["JobState"] == "RUNNING", 15)  # despite the failure
     subprocess.run(["scancel", tables], check=True)
 
 

@@ -1,4 +1,4 @@
-"""Several ranks of torchrun, on the CPU by gloo: what they compute is what one process would."""
+"""Several ranks under torchrun, on the CPU with gloo, compute the same as a single process."""
 
 import itertools
 import os
@@ -38,14 +38,14 @@ from thesis_lib.workbook.plan import Notebook, notebook_path
 
 
 def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess:
-    """Start ranks by torchrun, each with one thread."""
+    """Start ranks with torchrun, each with one thread."""
     command = torchrun_command(*arguments, ranks=ranks)
     started = {"capture_output": True, "text": True, "env": ranks_environment()}
     return subprocess.run(command, timeout=120, **started)
 
 
 def by_torchrun(*arguments: object, ranks: int = 2) -> str:
-    """Run a command of thesis on ranks, and return what it prints."""
+    """Run a thesis command on several ranks and return what it prints."""
     done = torchrun("-m", "thesis_lib", *arguments, ranks=ranks)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -54,14 +54,14 @@ def by_torchrun(*arguments: object, ranks: int = 2) -> str:
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
 def test_shares_of_a_batch_are_all_of_it_in_order_and_never_twice(ranks, views):
-    for images in range(1, 70):
-        parts = [distributed.batch_slice(images, views, rank, ranks) for rank in range(ranks)]
-        numbers = [list(range(images))[part] for part in parts]
-        if images // ranks * views < 2:  # too small: whole on each
-            assert numbers == [list(range(images))] * ranks
+    for num_images in range(1, 70):
+        slices = [distributed.batch_slice(num_images, views, rank, ranks) for rank in range(ranks)]
+        indices = [list(range(num_images))[own] for own in slices]
+        if num_images // ranks * views < 2:  # too small to share: every rank gets all images
+            assert indices == [list(range(num_images))] * ranks
             continue
-        assert list(itertools.chain(*numbers)) == list(range(images))
-        sizes = [len(part) for part in numbers]
+        assert list(itertools.chain(*indices)) == list(range(num_images))
+        sizes = [len(own) for own in indices]
         assert max(sizes) - min(sizes) <= 1 and min(sizes) * views >= 2
 
 
@@ -84,7 +84,7 @@ def test_loss_and_gradients_are_those_of_one_process(tmp_path, ranks):
 
 
 class Pair(nn.Module):
-    """A backbone of timm whose batch normalisation holds the activation."""
+    """A timm backbone whose batch normalisation layers include the activation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,14 +108,14 @@ def test_batch_normalisation_is_synchronised_on_gpus_without_losing_activations(
     assert len(layers) == len(activations) > 40
     assert all(isinstance(layer, nn.SyncBatchNorm) for layer in layers)
     assert [type(layer.act) for layer in layers] == activations
-    assert set(ready.state_dict()) == before  # a checkpoint fits as before
-    assert [id(weight) for weight in ready.parameters()] == weights  # the optimizer's own
+    assert set(ready.state_dict()) == before  # checkpoints stay compatible
+    assert [id(weight) for weight in ready.parameters()] == weights  # as in the optimizer
     assert made[0]["device_ids"] == [1]
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> Path:
-    """A workbook of 540 digits, more than one batch of features in each split."""
+    """A workbook with 540 digits, so that each split has more than one batch of features."""
     root = tmp_path_factory.mktemp("many")
     write_classes(root / "classes", images=180)
     split_dataset(root / "classes", root / "data" / "many")
@@ -146,7 +146,7 @@ def test_a_training_by_two_ranks_follows_that_of_one(at_many, method):
     alone = pretrain(RunConfig(**SETTINGS, method=method, tag=f"{method}-alone"))
     config = RunConfig(**SETTINGS, method=method, tag=f"{method}-two", workers=1)
     printed = by_torchrun("pretrain", *as_options(config))
-    assert printed.count("epoch 2/2") == 1  # rank 0 alone prints
+    assert printed.count("epoch 2/2") == 1  # only rank 0 prints
     two = RunDirectory(config)
     losses = [[row["loss"] for row in read_metrics(run)] for run in (alone, two)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
@@ -199,7 +199,7 @@ def test_features_and_all_that_follows_are_the_same_bits_for_any_number_of_ranks
         *("predict", run_of_one.path, "data/many/test", "--output", "ranks.csv"), ranks=ranks
     )
     assert Path("ranks.csv").read_bytes() == Path("one.csv").read_bytes()
-    assert len(pd.read_csv("one.csv")) > 64  # more than a batch
+    assert len(pd.read_csv("one.csv")) > 64  # more than one batch
 
 
 def test_devices_start_torchrun_and_relay_what_it_prints(at_many, capfd):
@@ -207,13 +207,13 @@ def test_devices_start_torchrun_and_relay_what_it_prints(at_many, capfd):
     run = pretrain(config)
     assert "epoch 2/2" in capfd.readouterr().out
     entry = read_json(run.provenance_file)[-1]
-    assert entry["ranks"] == 2 and "pytest" in entry["command"]
-    assert RunConfig.from_dict(read_json(run.config_file)).devices == 1  # asked for each time
+    assert entry["ranks"] == 2 and entry["command"] == " ".join(sys.argv)
+    assert RunConfig.from_dict(read_json(run.config_file)).devices == 1  # devices is not saved
     probe = probe_checkpoints(run)
     assert read_json(run.provenance_file)[-1]["stage"] == "probe"
     assert "probing" in capfd.readouterr().out
     pd.testing.assert_frame_equal(probe, pd.read_csv(run.probe_file))
-    pretrain(config)  # done: nothing is started
+    pretrain(config)  # done already: no process is started
     assert capfd.readouterr().out == ""
 
 
@@ -225,12 +225,12 @@ def test_what_goes_wrong_on_the_ranks_comes_back_in_one_line(at_many):
     run = RunDirectory(config)
     for file in run.checkpoints.iterdir():
         file.write_bytes(b"damaged")
-    with pytest.raises(InputError, match=r"no checkpoint of .* is sound"):
+    with pytest.raises(InputError, match=r"all checkpoints of .* are damaged"):
         run_under_torchrun("probe", run)
 
 
 def test_a_problem_of_another_rank_is_told_by_rank_0(at_many):
-    """An image that only rank 1 looks at, and that cannot be read any more."""
+    """The unreadable image is one that only rank 1 loads."""
     config = RunConfig(**SETTINGS | {"epochs": 1}, cache="none", tag="bad-image")
     run = pretrain(config)
     files = sorted((at_many / "data/many/val").rglob("*.png"))
@@ -285,7 +285,7 @@ def test_other_numbers_of_devices_than_ranks_are_refused(at_many):
     config = RunConfig(**SETTINGS, tag="numbers")
     done = torchrun("-m", "thesis_lib", "pretrain", *as_options(config), "--devices", 4)
     assert done.returncode
-    told = "torchrun has started 2 processes, and devices is 4"
+    told = "torchrun started 2 processes, but devices is 4"
     assert done.stderr.count(told) == 1
 
 
@@ -301,7 +301,7 @@ def test_a_cache_on_disk_that_a_machine_does_not_see_is_refused(at_many, tmp_pat
     images, cache = open_images(dataset, "val", data_statistics(dataset), config)
     assert cache == "disk" and len(images.source.open()) == len(images)
     elsewhere = replace(images.source, file=tmp_path / "gone.bytes")
-    with pytest.raises(InputError, match=r"does not see the decoded images in .*gone.bytes"):
+    with pytest.raises(InputError, match=r"cannot find the decoded images in .*gone.bytes"):
         elsewhere.open()
     assert not (tmp_path / "gone.bytes").exists()
 
@@ -325,18 +325,18 @@ def test_more_devices_than_gpus_are_refused(monkeypatch):
 @pytest.mark.parametrize(("method", "fewest"), [("supcon", 3), ("cross-entropy", 6)])
 def test_a_batch_that_cannot_be_shared_is_refused(at_many, method, fewest):
     settings = SETTINGS | {"method": method, "devices": 3, "tag": f"few-{method}"}
-    with pytest.raises(InputError, match=rf"shared by 3 processes; .* {fewest} or more"):
+    with pytest.raises(InputError, match=rf"shared by 3 processes .* set it to {fewest} or more"):
         pretrain(RunConfig(**settings | {"batch_size": fewest - 1}))
 
 
 def test_other_commands_are_not_for_torchrun(at_many):
     done = torchrun("-m", "thesis_lib", "status")
     assert done.returncode
-    assert done.stderr.count("thesis: error: this command is not for torchrun") == 1
+    assert done.stderr.count("thesis: error: this command cannot run under torchrun") == 1
 
 
 def test_two_machines_meet_over_a_port(at_many):
-    """Two torchruns of one rank each, as two nodes start them."""
+    """Start torchrun twice with one rank each, as on two nodes."""
     config = RunConfig(**SETTINGS, tag="nodes")
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
     command += ["--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "nodes"]

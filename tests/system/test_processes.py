@@ -1,4 +1,4 @@
-"""A process ends with the one that it works for, after saving, even if it will not hear."""
+"""A process saves and stops when its owner is gone, even if it ignores SIGTERM or is stuck."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ WORKER = """
     if sys.argv[2] == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print(os.getpid(), child.pid, flush=True)
-    module.end_with(int(sys.argv[1]))
+    module.exit_with_parent(int(sys.argv[1]))
     time.sleep(600)
 """
 
@@ -29,16 +29,16 @@ def started(owner: int, kind: str) -> tuple[subprocess.Popen, list[psutil.Proces
     return worker, [psutil.Process(int(pid)) for pid in worker.stdout.readline().split()]
 
 
-@pytest.mark.parametrize(("kind", "end"), [("heeds", signal.SIGTERM), ("deaf", signal.SIGKILL)])
+@pytest.mark.parametrize(("kind", "end"), [("obeys", signal.SIGTERM), ("deaf", signal.SIGKILL)])
 def test_a_process_ends_with_its_owner(kind, end):
     owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     worker, processes = started(owner.pid, kind)
     try:
         time.sleep(1)
-        assert worker.poll() is None  # while its owner lives, so does it
-        owner.kill()  # and nobody waits for it: a zombie is no owner
+        assert worker.poll() is None  # it runs as long as its owner
+        owner.kill()  # not waited for, so it becomes a zombie, which counts as gone
         assert worker.wait(9.5) == -end
-        if kind == "deaf":  # what it had started goes with it
+        if kind == "deaf":  # its children are killed with it
             time.sleep(0.5)
             assert not any(map(module.is_alive, processes))
     finally:
@@ -51,7 +51,7 @@ def test_a_process_ends_with_its_owner(kind, end):
 def test_an_owner_that_is_gone_already_ends_it_at_once():
     owner = subprocess.Popen([sys.executable, "-c", ""])
     owner.wait()
-    worker, processes = started(owner.pid, "heeds")
+    worker, processes = started(owner.pid, "obeys")
     try:
         assert worker.wait(5) == -signal.SIGTERM
     finally:
@@ -61,7 +61,7 @@ def test_an_owner_that_is_gone_already_ends_it_at_once():
 STUCK = """
     import hashlib, sys, time
     from thesis_lib.system import processes as module
-    module.end_when_stuck(seconds=2)
+    module.kill_when_stuck(seconds=2)
     print(flush=True)
     if sys.argv[1] == "stuck":
         hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # a call of half an hour
@@ -82,7 +82,7 @@ def test_a_process_that_is_stuck_in_a_call_is_killed_after_sigterm(kind):
         process.terminate()
         if kind == "stuck":
             assert process.wait(5) == -signal.SIGKILL
-        else:  # it obeys in its own time
+        else:  # it still runs signal handlers, so it is not killed
             time.sleep(4)
             assert process.poll() is None
     finally:

@@ -28,7 +28,7 @@ from thesis_lib.training.pretraining import check_run, pretrain
 
 
 def recipe_rate(config, epoch, step, steps, warm_epochs):
-    """The recipe's formulas: the rate of an epoch, and of a step of the warm-up before."""
+    """Compute learning rates by the recipe's formulas, per epoch and per warm-up step."""
 
     def of_epoch(e):
         if config.schedule == "step":
@@ -66,8 +66,8 @@ def test_rate_follows_the_recipe_at_every_step(schedule, warmup_from, warm_epoch
 
 
 def test_thesiss_thousand_epochs_at_marked_places():
-    """Worked out by hand from the recipe: peak 0.016, floor 0.000016."""
-    config, steps = RunConfig(), 1036  # of 33,135 images in batches of 32
+    """Expected values were computed by hand from the recipe: peak 0.016, floor 0.000016."""
+    config, steps = RunConfig(), 1036  # 33,135 images in batches of 32
     assert learning_rate(config, 1, 0, steps) == 0
     at_ten = 0.000016 + 0.015984 * (1 + math.cos(math.pi / 100)) / 2
     assert learning_rate(config, 6, 0, steps) == pytest.approx(at_ten / 2)
@@ -149,7 +149,7 @@ def assert_same_bits(first, second):
 
 
 def dying_save(after):
-    """``checkpoints.save`` that dies after so many saves; 4: epoch 2 and last.pth after it."""
+    """Make ``checkpoints.save`` raise after some saves; the 4th is last.pth after epoch 2."""
     save, saved = checkpoints.save, []
 
     def save_then_die(path, content):
@@ -162,7 +162,7 @@ def dying_save(after):
 
 
 def train_with_an_interruption(config, monkeypatch):
-    """The same run under another tag, which dies after epoch 2 and goes on from there."""
+    """Train the same run under another tag, interrupted after epoch 2 and resumed."""
     interrupted = config.updated(tag="interrupted")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(checkpoints, "save", dying_save(after=4))
@@ -186,7 +186,7 @@ def test_number_of_workers_does_not_change_a_bit(workbook, tiny_config):
 def test_dropout_is_the_same_for_any_number_of_workers_and_after_an_interruption(
     workbook, tiny_config, monkeypatch
 ):
-    """Its random numbers are torch's own, which workers and resuming must leave alone."""
+    """Dropout uses torch's global generator, which must not depend on workers or resuming."""
 
     def with_dropout(*arguments):
         backbone = create_backbone(*arguments)
@@ -219,7 +219,7 @@ def test_each_method_trains_resumes_and_is_probed_and_tested(
     whole = pretrain(config)
     loss = [row["loss"] for row in read_metrics(whole)]
     assert np.isfinite(loss).all()
-    assert method == "simclr" or min(loss[1:]) < loss[0]  # it would need more than four epochs
+    assert method == "simclr" or min(loss[1:]) < loss[0]  # SimCLR needs more than four epochs
     again = train_with_an_interruption(config, monkeypatch)
     assert_same_bits(final_weights(whole), final_weights(again))
     table = probe_checkpoints(whole)
@@ -272,7 +272,7 @@ def test_baseline_trains_backbone_and_classifier_together_on_one_view(
 
 
 def test_baseline_takes_a_last_image_that_is_left_alone(workbook, tiny_config):
-    """Batch normalisation cannot train on one image of 1 x 1 px maps."""
+    """Batch normalisation cannot train on one image with feature maps of 1 x 1 px."""
     one = tiny_config.updated(method="cross-entropy", backbone="test_resnet", epochs=1)
     pretrain(one.updated(batch_size=41, small_images=False))  # of 42 images
 
@@ -287,7 +287,7 @@ def test_finished_run_is_not_trained_again(trained):
 
 
 def test_other_settings_on_the_same_run_are_refused(trained):
-    with pytest.raises(InputError, match=r"learning_rate = 0.05 \(asked: 0.1\).*--tag"):
+    with pytest.raises(InputError, match=r"learning_rate = 0.05 \(requested: 0.1\).*--tag"):
         pretrain(trained.config.updated(learning_rate=0.1))
 
 
@@ -307,7 +307,7 @@ def test_resume_on_other_files_is_refused(workbook, trained):
         ({"data": "data/none"}, "there is no data folder data/none"),
         pytest.param(
             {"device": "cuda"},
-            "torch does not find",
+            "torch finds no such device",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
     ],
@@ -341,7 +341,7 @@ def test_given_mean_and_std_are_used(workbook, tiny_config):
 def test_plateau_is_the_first_checkpoint_with_little_fall_to_go():
     loss = 1 + 4 * np.exp(-np.arange(1, 1001) / 100)
     saved = list(range(50, 1001, 50))
-    # Smoothing takes the mean of 51 epochs, of 26 at both ends.
+    # Smoothing averages 51 epochs, and 26 at both ends.
     first, last = loss[:26].mean(), loss[-26:].mean()
     little = [e for e in saved[:-1] if loss[e - 26 : e + 25].mean() - last < 0.02 * (first - last)]
     assert find_plateau(loss, saved, 0.02) == little[0] == 450
@@ -371,7 +371,7 @@ def test_at_least_three_checkpoints_are_probed(trained):
 def test_damaged_checkpoint_is_named(trained):
     path = checkpoints.checkpoint_path(trained, 4)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"epoch_0004\.pth is damaged or cut short"):
+    with pytest.raises(InputError, match=r"epoch_0004\.pth is damaged or incomplete"):
         checkpoints.load_backbone(path)
 
 
@@ -407,7 +407,7 @@ def test_bfloat16_trains_weights_of_float32_to_nearly_the_same_losses(trained, t
     weights = checkpoints.load(low.last_checkpoint)["model"]
     assert all(w.dtype == torch.float32 for w in weights.values() if w.is_floating_point())
     losses = [[row["loss"] for row in read_metrics(run)] for run in (trained, low)]
-    assert losses[0] != losses[1]  # it was really used
+    assert losses[0] != losses[1]  # bfloat16 was really used
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
@@ -432,7 +432,7 @@ def test_a_stage_is_interrupted_once_its_process_is_gone_waited_for_or_not(train
         return stage_states(trained)["probe"]["state"]
 
     assert state() == "running"
-    assert state(started=time.time() - 3600) == "interrupted"  # another one had its number then
+    assert state(started=time.time() - 3600) == "interrupted"  # another process had this id then
     process.kill()
     assert wait_until(lambda: state() == "interrupted", 5)  # a zombie
     process.wait()

@@ -74,7 +74,7 @@ def experiment_commands():
 
 @pytest.fixture
 def stand_ins(tmp_path, monkeypatch):
-    """Small data sets where the commands look for DYB-PlanktonNet's two splits."""
+    """Create small data sets in place of DYB-PlanktonNet's two splits."""
     monkeypatch.chdir(tmp_path)
     write_classes(tmp_path / "classes", images=40)
     split_dataset(tmp_path / "classes", tmp_path / "data" / "DYB-linearHead", "linear-head")
@@ -97,7 +97,7 @@ def test_command_of_the_readme_is_the_thesiss_experiment(stand_ins, capsys, numb
     assert set(settings) == set(RunConfig.field_names())  # every setting is printed
     expected = EXPERIMENTS[number]
     assert {name: settings[name] for name in expected} == expected
-    assert settings["small_images"] is None  # on by default up to 64 px alone
+    assert settings["small_images"] is None  # by default, used only up to 64 px
     assert not (stand_ins / "runs").exists()
     assert ("03 and 04 are left out" in out) == (number == 3)
     assert out.count("would run") == (4 if number == 3 else 6)
@@ -106,7 +106,7 @@ def test_command_of_the_readme_is_the_thesiss_experiment(stand_ins, capsys, numb
 def test_thesis_probes_seven_checkpoints_and_the_rule_of_the_recipe(stand_ins):
     config = RunConfig(**EXPERIMENTS[0])
 
-    class Run:  # as if trained: what the rule reads
+    class Run:  # stands for a trained run
         def __init__(self):
             self.config, self.path = config, stand_ins
             self.metrics_file = stand_ins / "metrics.csv"

@@ -1,4 +1,4 @@
-"""Files in SupContrast's layout, written by a model of ours in that layout, taken over as runs."""
+"""Import of checkpoints in SupContrast's layout, written by a model built like SupContrast's."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ def convolution(before, after, size, stride=1):
 
 
 class Block(nn.Module):
-    """A residual block with the names of SupContrast's: two or (wide) three convolutions."""
+    """A residual block with SupContrast's weight names; two convolutions, or three if wide."""
 
     def __init__(self, before, width, stride, wide):
         super().__init__()
@@ -102,7 +102,7 @@ def resnet18(seed=0, classes=None):
 
 
 def lively(model):
-    """Batch statistics as after a training, so that a lost one shows."""
+    """Set batch statistics as if trained, so that a test notices if one is lost."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
@@ -112,7 +112,7 @@ def lively(model):
 
 
 def options(**changed):
-    """What main_supcon.py leaves in a checkpoint, as far as it is read."""
+    """Return the options that main_supcon.py saves in a checkpoint, as far as they are read."""
     told = {
         "save_freq": 1,
         "batch_size": 8,
@@ -136,7 +136,7 @@ def options(**changed):
 
 
 def momentum_sgd(model):
-    """An SGD with every momentum buffer filled by one step."""
+    """Create an SGD optimizer whose momentum buffers are filled by one step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.012, momentum=0.9, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
@@ -203,7 +203,7 @@ def test_supcontrasts_resnet50_gives_the_same_outputs(workbook):
 
 @pytest.mark.parametrize(("name", "width"), [("resnet18", 512), ("seresnext26d_32x4d", 2048)])
 def test_timms_backbone_under_the_encoder_prefix_gives_the_same_outputs(workbook, name, width):
-    """As the thesis trained them; at 64 px the file tells the stem, not the size."""
+    """As in the thesis: at 64 px the stem follows from the weights, not from the image size."""
     torch.manual_seed(0)
     model = lively(SupConModel(timm.create_model(name, num_classes=0), width))
     file = write(workbook / "last.pth", model, 3, options(size=64))
@@ -266,7 +266,7 @@ def test_batch_size_other_than_the_files_is_refused(workbook):
 
 
 class Trap:
-    """Unpickled, it would make a folder."""
+    """The file would create a folder if it were unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("trapped",)
@@ -274,7 +274,7 @@ class Trap:
 
 def test_pickled_code_is_refused_and_never_run(workbook):
     file = write(workbook / "last.pth", resnet18(), 3, options(dataset=Trap()))
-    with pytest.raises(InputError, match=r"asks for \w+\.mkdir, which is not loaded"):
+    with pytest.raises(InputError, match=r"contains \w+\.mkdir, which is not loaded"):
         import_checkpoints([file], SETTINGS)
     assert not (workbook / "trapped").exists() and not (workbook / "runs").exists()
 
@@ -289,7 +289,7 @@ def test_every_key_and_shape_that_differs_is_listed_as_the_file_names_it(workboo
     with pytest.raises(InputError) as raised:
         import_checkpoints([workbook / "last.pth"], SETTINGS)
     message = str(raised.value)
-    assert "\n" not in message and "2 missing, 2 left over, 1 of another shape" in message
+    assert "\n" not in message and "2 missing, 2 unexpected, 1 of another shape" in message
     for name in (
         "encoder.layer2.0.shortcut.0.weight",
         "head.2.bias",
@@ -303,18 +303,20 @@ def test_every_key_and_shape_that_differs_is_listed_as_the_file_names_it(workboo
 
 def test_backbone_other_than_the_files_is_refused(workbook):
     file = write(workbook / "last.pth", resnet18(), 3)
-    with pytest.raises(InputError, match=r"do not fit: \d+ missing.*encoder.layer3.2.conv1.weight"):
+    with pytest.raises(
+        InputError, match=r"do not fit the model: \d+ missing.*encoder.layer3.2.conv1.weight"
+    ):
         import_checkpoints([file], {**SETTINGS, "backbone": "resnet34"})
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {}}, "is no checkpoint of SupContrast: it holds state_dict"),
-        ([1, 2], "is no checkpoint of SupContrast"),
-        ({"model": {}}, "does not say of which epoch it is"),
-        ({"model": {}, "epoch": 0}, "does not say of which epoch it is"),
-        ({"model": {"head.0.bias": 1}, "epoch": 1}, "is no checkpoint of SupContrast"),
+        ({"state_dict": {}}, "is not a SupContrast checkpoint: it contains state_dict"),
+        ([1, 2], "is not a SupContrast checkpoint"),
+        ({"model": {}}, "does not say which epoch it was saved in"),
+        ({"model": {}, "epoch": 0}, "does not say which epoch it was saved in"),
+        ({"model": {"head.0.bias": 1}, "epoch": 1}, "is not a SupContrast checkpoint"),
         (
             {"model": {"module.head.0.bias": torch.ones(1), "head.0.bias": torch.ones(1)}},
             "same weight twice",
@@ -322,7 +324,7 @@ def test_backbone_other_than_the_files_is_refused(workbook):
         ({"model": {"head.0.bias": torch.tensor([np.nan])}}, r"not finite: head\.0\.bias"),
         (
             {"model": {}, "epoch": 1, "opt": options(method="MoCo")},
-            r"last\.pth: its options cannot be used: method is 'MoCo', known are SupCon and SimCLR",
+            r"last\.pth: its options cannot be used: method must be SupCon or SimCLR, not 'MoCo'",
         ),
         (
             {"model": {}, "epoch": 1, "opt": options(batch_size="many")},
@@ -349,7 +351,7 @@ def test_damaged_or_missing_file_is_refused(workbook):
         file.write_bytes(content)
         with pytest.raises(InputError, match=r"last\.pth (cannot be read|\w+ something)"):
             import_checkpoints([file], SETTINGS)
-    with pytest.raises(InputError, match=r"data is no file"):
+    with pytest.raises(InputError, match=r"data is not a file"):
         import_checkpoints([workbook / "data"], SETTINGS)
     with pytest.raises(InputError, match=r"there is no file .*ckpt_epoch_9\.pth"):
         import_checkpoints([workbook / "ckpt_epoch_9.pth"], SETTINGS)
@@ -364,7 +366,7 @@ def test_last_pth_that_repeats_the_last_epoch_counts_once(workbook):
     assert checkpoints.kept_epochs(run) == [2, 3] and run.last_checkpoint.is_file()
     assert [row["epoch"] for row in read_metrics(run)] == [2, 3]
     write(files[2], resnet18(seed=7), 3)
-    with pytest.raises(InputError, match="are both of epoch 3 and differ"):
+    with pytest.raises(InputError, match="are both from epoch 3 but differ"):
         import_checkpoints(files, {**SETTINGS, "tag": "again"})
 
 
@@ -379,7 +381,7 @@ def test_run_that_is_there_is_not_touched(workbook):
     file = write(workbook / "last.pth", resnet18(), 3)
     run = import_checkpoints([file], SETTINGS)
     before = run.last_checkpoint.read_bytes()
-    with pytest.raises(InputError, match="is there already; give the import another --tag"):
+    with pytest.raises(InputError, match="exists already; import under another --tag"):
         import_checkpoints([file], SETTINGS)
     assert run.last_checkpoint.read_bytes() == before
 
@@ -399,7 +401,7 @@ def test_import_that_was_cut_short_is_no_run_and_can_be_made_again(workbook, mon
     monkeypatch.setattr(checkpoints, "save", save)
     folder = workbook / "runs" / "tiny" / "resnet18-bs8-seed42"
     assert not list(folder.glob("checkpoints/*")) and not (folder / "provenance.json").exists()
-    with pytest.raises(InputError, match="is no run"):
+    with pytest.raises(InputError, match="is not a run"):
         RunDirectory.open(folder)
     run = import_checkpoints(files[1:], SETTINGS)
     assert checkpoints.kept_epochs(run) == [2, 3]
@@ -407,11 +409,11 @@ def test_import_that_was_cut_short_is_no_run_and_can_be_made_again(workbook, mon
 
 
 def test_checkpoints_without_a_config_are_never_taken_for_a_runs_own(workbook, tiny_config):
-    """Killed between its last two files an import leaves them so."""
+    """An import leaves this state if it is killed between writing its last two files."""
     file = write(workbook / "last.pth", resnet18(), 3)
     run = import_checkpoints([file], SETTINGS)
     run.config_file.unlink()
-    with pytest.raises(InputError, match=r"holds checkpoints of a run without config\.json"):
+    with pytest.raises(InputError, match=r"holds checkpoints, but the run has no config\.json"):
         pretrain(run.config)
 
 
@@ -450,7 +452,7 @@ def test_file_without_a_state_of_sgd_can_still_be_probed(workbook, capsys, optim
     torch.save(content, workbook / "ckpt_epoch_2.pth")
     command = ["import-checkpoint", "ckpt_epoch_2.pth", "--data", "data/tiny"]
     assert main([*command, "--backbone", "resnet18"]) == 0
-    assert "its training cannot go on" in capsys.readouterr().out
+    assert "its training cannot be resumed" in capsys.readouterr().out
 
 
 def test_old_format_of_torch_and_options_as_a_dict_are_read(workbook):
@@ -534,7 +536,7 @@ def test_losses_come_from_the_tensorboard_logs(workbook):
     assert rows[0]["learning_rate"] == pytest.approx(0.016)
     assert run_plateau(run) == 2
     (workbook / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no TensorBoard logs with a loss"):
+    with pytest.raises(InputError, match="contains no TensorBoard logs with a loss"):
         import_checkpoints(files, {**SETTINGS, "tag": "b"}, workbook / "empty")
 
 
@@ -558,7 +560,7 @@ def test_imported_run_goes_through_notebooks_03_04_and_06(workbook):
     figures = workbook / "figures" / "tiny"
     assert "resnet18-bs8-seed42" in (figures / "test.csv").read_text()
     assert "TestAccuracy" in (figures / "numbers.tex").read_text()
-    assert not (figures / "cost.csv").exists()  # nobody has measured it
+    assert not (figures / "cost.csv").exists()  # training cost is unknown
 
 
 def test_command_imports_and_says_how_to_go_on(workbook, capsys):
@@ -568,20 +570,22 @@ def test_command_imports_and_says_how_to_go_on(workbook, capsys):
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "imported 2 checkpoints, epochs 1 to 2 of 3" in out
-    assert "goes on from epoch 2" in out
-    go_on = next(line for line in out.splitlines() if line.startswith("go on with: thesis run"))
-    assert main([*go_on.split()[4:], "--dry-run"]) == 0
+    assert "can be resumed from epoch 2" in out
+    resume = next(line for line in out.splitlines() if line.startswith("continue with: thesis run"))
+    assert main([*resume.split()[3:], "--dry-run"]) == 0
     assert "would run   tiny/resnet18-bs8-seed42: 02" in capsys.readouterr().out
     assert main(["status"]) == 0
     assert "resnet18-bs8-seed42" in capsys.readouterr().out
     assert main([*command, "--epochs", "2", "--tag", "short"]) == 0
-    assert "so by default: projection_dim = 128, base_temperature" in capsys.readouterr().out
+    assert (
+        "so left at the default: projection_dim = 128, base_temperature" in capsys.readouterr().out
+    )
     assert main(["probe", "resnet18-bs8-seed42-short", "--head-epochs", "2"]) == 0
     assert "chosen checkpoint" in capsys.readouterr().out
 
 
 def test_changed_bits_of_a_file_are_found(workbook):
-    """torch loads them without a word."""
+    """torch.load alone loads such files without an error."""
     path = write(workbook / "ckpt_epoch_1.pth", resnet18(), 1)
     whole, places = path.read_bytes(), np.random.default_rng(0)
     found = 0
@@ -594,7 +598,7 @@ def test_changed_bits_of_a_file_are_found(workbook):
             read_checkpoint(path)
         except InputError:
             found += 1
-    assert found >= 29  # zip's padding is under no checksum
+    assert found >= 29  # the padding in zip archives has no checksum
 
 
 def test_import_that_was_killed_can_be_given_again(workbook, monkeypatch):

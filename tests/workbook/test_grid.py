@@ -1,3 +1,5 @@
+"""A grid of notebooks: what runs, what is skipped as done, and what happens on failures."""
+
 import json
 import os
 
@@ -10,7 +12,7 @@ from thesis_lib.system.paths import find_data
 from thesis_lib.workbook import grid as module
 from thesis_lib.workbook import receipts
 from thesis_lib.workbook.grid import execute, grid_configs, run_grid
-from thesis_lib.workbook.plan import tasks_of
+from thesis_lib.workbook.plan import RUN_NOTEBOOKS, tasks_of
 from thesis_lib.workbook.receipts import write_receipt
 from thesis_lib.workbook.status import status_lines
 
@@ -26,7 +28,7 @@ SETTINGS = {
 
 @pytest.fixture
 def executed(monkeypatch):
-    """Stands for the notebooks: notes each task, leaves an executed copy and a receipt behind."""
+    """Replace the notebooks: record each task, and write an executed copy and a receipt."""
     tasks = []
 
     def note(task):
@@ -164,11 +166,11 @@ def test_data_set_without_test_images_is_refused(workbook):
 
 
 def test_whole_workbook_on_real_images(workbook, capfd):
-    """Every notebook, executed by papermill on a small part of the digits."""
+    """papermill executes every notebook on a small subset of the digits."""
     configs = grid_configs(SETTINGS, ["lenet5"], [8, 16])
     assert run_grid(configs) == []
     out = capfd.readouterr().out
-    assert "epoch 3/3" in out  # progress reaches the one who started it
+    assert "epoch 3/3" in out  # progress is passed on to the terminal
     for config in configs:
         run = RunDirectory(config)
         for name in (
@@ -177,7 +179,7 @@ def test_whole_workbook_on_real_images(workbook, capfd):
             *("probe_curves.csv", "selection.json", "head.pth", "test.json", "predictions.csv"),
             *("table.safetensors", "table.json", "retrieval.csv", "retrieval.json"),
             *("ood.csv", "retrieval_predictions.csv"),
-            *(f"notebooks/{n.name}.ipynb" for n in module.RUN_NOTEBOOKS),
+            *(f"notebooks/{n.name}.ipynb" for n in RUN_NOTEBOOKS),
         ):
             assert (run.path / name).exists(), name
         names = ("views", "pretraining", "checkpoint_accuracy", "head_curves", "embedding")
@@ -197,10 +199,10 @@ def test_whole_workbook_on_real_images(workbook, capfd):
     assert lines[0].startswith("tiny: 2 runs; notebooks done: 01_data_stats, 06_thesis_tables")
     assert sum(line.count("done ") for line in lines[2:]) == 8
 
-    # The same again: nothing to do. Another epoch count on the same run: refused.
+    # Run again, everything is done. Another number of epochs for the same run is refused.
     assert run_grid(configs) == []
     assert capfd.readouterr().out.count("done already") == 10
-    with pytest.raises(InputError, match=r"epochs = 3 \(asked: 4\).*--tag"):
+    with pytest.raises(InputError, match=r"epochs = 3 \(requested: 4\).*--tag"):
         run_grid([configs[0].updated(epochs=4)])
 
 
@@ -215,7 +217,7 @@ def test_failing_notebook_says_why_in_one_line(workbook):
     assert failed.is_file() and not task.executed.exists()
     outputs = [o for c in json.loads(failed.read_text())["cells"] for o in c.get("outputs", [])]
     shown = next(o for o in outputs if o["output_type"] == "error")
-    assert len(shown["traceback"]) == 1  # one line in the notebook, too
+    assert len(shown["traceback"]) == 1  # also one line in the notebook
 
 
 def test_notebook_that_somebody_else_is_at_fails_alone(workbook):

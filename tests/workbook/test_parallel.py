@@ -1,4 +1,4 @@
-"""Several runs at once: each with its own GPUs or cores, and none left behind."""
+"""Parallel runs: each has its own GPUs or cores, and none keeps running after its owner."""
 
 import contextlib
 import os
@@ -62,9 +62,10 @@ def test_each_run_gets_gpus_of_its_own_or_is_refused(monkeypatch):
         {"CUDA_VISIBLE_DEVICES": "4,5"},
         {"CUDA_VISIBLE_DEVICES": "6,7"},
     ]
-    with pytest.raises(InputError, match="3 runs at once on 2 GPUs each need 6, and there are 4"):
+    words = "3 runs at once on 2 GPUs each need 6 GPUs, but there are 4"
+    with pytest.raises(InputError, match=words):
         run_in_parallel([two] * 3, 3)
-    run_in_parallel([two] * 2, 3)  # there are but two runs
+    run_in_parallel([two] * 2, 3)  # only two runs, so two at a time are enough
     assert "CUDA_VISIBLE_DEVICES" not in parallel._shares(RunConfig(device="cpu"), 3)[0]
 
 
@@ -82,7 +83,7 @@ def test_each_run_that_fails_says_so_and_stops_no_other(workbook, capfd, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     plan = plan_of(configs())
     with contextlib.ExitStack() as held:
-        for tasks in plan.runs:  # somebody else is at them: no kernel has to start
+        for tasks in plan.runs:  # locked, so that no kernel is started
             held.enter_context(locked(tasks[0].executed.parent))
         failures = run_in_parallel(configs(), 1)(plan.runs)
     assert [line.split(":")[0] for line in failures] == [
@@ -106,13 +107,13 @@ def test_a_run_whose_process_dies_has_failed(workbook, monkeypatch):
     monkeypatch.setattr(parallel._Worker, "start", start_and_kill)
     failures = run_in_parallel(configs(), 2)(plan_of(configs()).runs)
     assert sorted(failures) == [
-        f"lenet5-bs{size}-seed42: its process ended by itself (exit status -9)" for size in (16, 8)
+        f"lenet5-bs{size}-seed42: its process died (exit status -9)" for size in (16, 8)
     ]
 
 
 @pytest.fixture
 def life(workbook, monkeypatch):
-    """A `thesis run --jobs 2` over a grid of two runs of some epochs; what it printed."""
+    """A function that starts `thesis run --jobs 2` with two runs, and the file of its output."""
     shutil.rmtree("data/tiny/val")  # without it 03 and 04 are left out
     monkeypatch.setenv(MARK, str(workbook))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

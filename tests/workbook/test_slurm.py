@@ -1,4 +1,4 @@
-"""A grid given to a Slurm that is made up: what is submitted, what a job does on its signals."""
+"""A grid on a fake Slurm: which jobs are submitted, and how a job reacts to signals."""
 
 import getpass
 import json
@@ -44,7 +44,7 @@ COMMANDS = {
 
 @pytest.fixture
 def slurm(workbook, monkeypatch):
-    """Commands on PATH that stand for Slurm's; what they were told lies in the workbook."""
+    """Put fake Slurm commands on PATH, which record their input in the workbook."""
     (workbook / "bin").mkdir()
     (workbook / "submitted").mkdir()
     for name, script in COMMANDS.items():
@@ -61,7 +61,7 @@ def queue(workbook, *lines):
 
 
 def submitted(workbook):
-    """The settings of each job that was submitted, by its id."""
+    """Return the sbatch options of each submitted job by its id."""
     found = {}
     for script in sorted((workbook / "submitted").iterdir(), key=lambda path: int(path.name)):
         flags = [
@@ -92,15 +92,15 @@ def test_time_limits_are_read_as_slurm_reads_them(text, minutes):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"time": "8h"}, "--time must be such as 08:00:00"),
-        ({"time": "00:00:00"}, "--time must be more than nothing"),
-        ({"mem": "lots"}, "--mem must be such as 32G"),
+        ({"time": "8h"}, "--time must be a limit such as 08:00:00"),
+        ({"time": "00:00:00"}, "--time must be above zero"),
+        ({"mem": "lots"}, "--mem must be a size such as 32G"),
         ({"gpus": 0}, "--gpus must be at least 1"),
-        ({"sbatch": ["output=x"]}, "--sbatch output: jobs set this themselves"),
-        ({"sbatch": ["--no_requeue"]}, "--sbatch no-requeue: jobs set this themselves"),
-        ({"sbatch": ["signal=TERM@10"]}, "--sbatch signal: jobs set this themselves"),
-        ({"sbatch": ["cpus_per_task=8"]}, "--sbatch cpus-per-task: give it as --cpus"),
-        ({"sbatch": ["=x"]}, "--sbatch takes NAME=VALUE"),
+        ({"sbatch": ["output=x"]}, "--sbatch output: the jobs set this option themselves"),
+        ({"sbatch": ["--no_requeue"]}, "--sbatch no-requeue: the jobs set this option themselves"),
+        ({"sbatch": ["signal=TERM@10"]}, "--sbatch signal: the jobs set this option themselves"),
+        ({"sbatch": ["cpus_per_task=8"]}, "--sbatch cpus-per-task: use the option --cpus instead"),
+        ({"sbatch": ["=x"]}, "--sbatch needs NAME=VALUE"),
     ],
 )
 def test_what_slurm_would_not_take_is_refused(asked, message):
@@ -142,7 +142,7 @@ def test_what_is_in_the_queue_is_not_submitted_twice(slurm, capsys):
     out = capsys.readouterr().out
     assert "tiny: 01: job 1 is running 0:12 already" in out
     assert "tiny/lenet5-bs8-seed42: job 2 is pending (Dependency) already" in out
-    jobs = submitted(slurm)  # of the other run the job is gone; the tables are made once more
+    jobs = submitted(slurm)  # the other run's job is gone, so the tables are submitted again, too
     assert [job["job-name"] for job in jobs.values()][4:] == ["lenet5-bs16-seed42", "tiny-06"]
     assert jobs["5"]["dependency"] == "afterany:1" and "1 jobs" not in out
     assert jobs["6"]["dependency"] == "afterany:1:2:5:4"
@@ -192,7 +192,7 @@ def test_a_refused_job_is_one_line_and_leaves_nothing_half_done(slurm, capsys):
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     told = "A GPU must be asked for; Batch job submission failed; 0 jobs"
-    assert f"sbatch refuses the job of tiny: 01: {told}" in error
+    assert f"sbatch refused the job of tiny: 01: {told}" in error
     assert [path.name for path in logs.iterdir()] == ["7_0_log.out"]
 
 
@@ -210,7 +210,7 @@ def test_a_job_in_the_queue_with_other_settings_is_not_taken_for_this_run(slurm,
     assert main(command) == 0
     assert main([*command, "--epochs", "2"]) == 2
     error = capsys.readouterr().err
-    assert "job 2, which is in the queue" in error and "epochs = 3 (asked: 2)" in error
+    assert "job 2, which is in the queue" in error and "epochs = 3 (requested: 2)" in error
     assert "scancel 2" in error
 
 
@@ -260,7 +260,7 @@ def test_a_dry_run_does_without_a_queue(slurm, capsys):
     (slurm / "squeue.txt").unlink()
     assert main(["run", *OPTIONS, "--batch-size", "8", "--slurm", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "what is in the queue is not known: squeue fails (exit status 1): down" in out
+    assert "the queue is unknown: squeue failed (exit status 1): down" in out
     assert "would submit tiny/lenet5-bs8-seed42" in out
     assert main(["run", *OPTIONS, "--batch-size", "8", "--slurm"]) == 2
 
@@ -268,10 +268,10 @@ def test_a_dry_run_does_without_a_queue(slurm, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--partition", "gpu"], "--partition goes with --slurm"),
-        (["--slurm", "--jobs", "2"], "--jobs does not go with --slurm"),
+        (["--partition", "gpu"], "--partition needs --slurm"),
+        (["--slurm", "--jobs", "2"], "--jobs cannot be used with --slurm"),
         (["--jobs", "0"], "--jobs must be at least 1"),
-        (["--slurm", "--time", "soon"], "--time must be such as"),
+        (["--slurm", "--time", "soon"], "--time must be a limit such as"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(workbook, capsys, options, words):
@@ -299,7 +299,7 @@ def test_status_shows_the_queue(slurm, monkeypatch):
     assert lines[1].split()[:6] == ["run", "pretrain", "probe", "test", "retrieve", "queue"]
     assert lines[2].startswith("  lenet5-bs16-seed42  missing") and "pending (Priority)" in lines[2]
     assert lines[3].startswith("  lenet5-bs8-seed42") and "running 1:23:45" in lines[3]
-    (slurm / "squeue.txt").unlink()  # it fails now
+    (slurm / "squeue.txt").unlink()  # now squeue fails
     assert "queue" not in "".join(status_lines())
     (slurm / "bin" / "squeue").write_text("#!/bin/sh\nexec sleep 30\n")
     monkeypatch.setattr(slurm_queue, "SECONDS_TO_ANSWER", 0.2)
@@ -311,7 +311,7 @@ def test_status_without_jobs_asks_for_no_queue(slurm, trained):
 
 
 def test_a_stage_whose_job_left_the_queue_was_interrupted(slurm, trained, monkeypatch):
-    """On a host whose processes cannot be looked at."""
+    """The stage ran on another host, whose processes cannot be checked."""
     slurm_queue.note_job(trained.path, slurm_queue.RUN, "7", trained.config)
     noted = {"state": "running", "started": time.time(), "host": "node1", "pid": 1, "job": "7"}
     trained.status_file.write_text(json.dumps({"probe": noted}))
@@ -321,15 +321,15 @@ def test_a_stage_whose_job_left_the_queue_was_interrupted(slurm, trained, monkey
         queue(slurm, *lines)
         assert "interrupted 0:00:00" in status_lines()[2]
     with monkeypatch.context() as patched:
-        patched.setattr(getpass, "getuser", lambda: "supervisor")  # whose queue has no such job
+        patched.setattr(getpass, "getuser", lambda: "supervisor")  # not in that user's queue
         assert "running 0:00:00" in status_lines()[2]
-    (slurm / "squeue.txt").unlink()  # nobody knows
+    (slurm / "squeue.txt").unlink()  # the queue is unknown
     assert "running 0:00:00" in status_lines()[2]
 
 
 @pytest.fixture
 def job(slurm, monkeypatch):
-    """Do a job's work, whose notebooks are a function that is given."""
+    """Run the work of a job with a given function instead of the notebooks."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(slurm_job, "SECONDS_FOR_A_SIGNAL", 0.3)
 
@@ -374,12 +374,12 @@ def test_a_controller_that_does_not_answer_is_told(job, slurm, monkeypatch, caps
     (slurm / "bin" / "scontrol").unlink()
     monkeypatch.setenv("PATH", str(slurm / "bin"))
     assert job(signalled(signal.SIGTERM)) == (EXIT_RESUMABLE, False)
-    told = "stopped by SIGTERM, and could not be requeued: scontrol: No such file or directory"
+    told = "stopped by SIGTERM, but could not be requeued: scontrol: No such file or directory"
     assert told in capsys.readouterr().err
 
 
 def test_a_lock_of_a_node_that_broke_down_is_waited_for(job, monkeypatch, capsys):
-    """Another process holds the run's lock, and ends a while later."""
+    """Another process holds the run's lock and stops after a while."""
     monkeypatch.setattr(slurm_job, "SECONDS_BETWEEN_LOOKS", 0.2)
     folder = RunDirectory(configs()[0]).path
     code = (
@@ -422,5 +422,5 @@ def test_a_notice_is_heeded_once_however_often_it_comes(number):
     with sigterm_raises():
         with pytest.raises(Terminated):
             signal.raise_signal(number)
-        signal.raise_signal(signal.SIGTERM)  # amid what is put in order
+        signal.raise_signal(signal.SIGTERM)  # during the cleanup
         signal.raise_signal(signal.SIGUSR2)

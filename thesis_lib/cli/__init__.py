@@ -1,21 +1,27 @@
-"""The ``thesis`` command: options from RunConfig, one line for what goes wrong, exit statuses.
+"""The ``thesis`` command: its options come from RunConfig, and errors are one line.
+
+``command_line`` has every command with its options; what a command does is a function in
+``data_commands``, ``run_commands`` or ``result_commands``.
 
 Reads  the command line.
-Writes to the terminal; what it calls writes files.
+Writes to the terminal; files are written by the packages that it calls.
+Imports every room, config, errors.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "main": "command_line",
     "exit_status": "command_line",
     "Parser": "options",
     "add_settings": "options",
     "given_settings": "options",
+    "data_commands": None,
     "run_commands": None,
+    "result_commands": None,
 }
 __all__ = sorted(HOMES)
 

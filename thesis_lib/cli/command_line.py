@@ -1,9 +1,10 @@
-"""The ``thesis`` command."""
+"""Parse the command line of ``thesis``, run the command and return its exit status."""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,35 @@ from thesis_lib.errors import InputError
 from thesis_lib.system import processes
 from thesis_lib.system.signals import EXIT_RESUMABLE, Terminated, sigterm_raises
 
-# what several processes, started by torchrun, do together
+# commands that several processes started by torchrun can share
 SHARED = (
-    *(
-        run_commands.pretrain,
-        run_commands.probe,
-        run_commands.test,
-        run_commands.retrieve,
-        result_commands.predict,
-    ),
+    run_commands.pretrain,
+    run_commands.probe,
+    run_commands.test,
+    run_commands.retrieve,
+    result_commands.predict,
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; errors of the user end in one line and exit status 2, others in 1.
+    """Run one command and return its exit status.
 
-    SIGTERM and SIGUSR2 end it with status 75 (try again later), Ctrl-C with 130; what was done
-    is saved.
+    The status is 2 for a mistake of the user (InputError, one line) and 1 for other errors. After
+    SIGTERM or SIGUSR2 it is 75 ("try again later"), after Ctrl-C 130; finished work is saved.
     """
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        _parser().print_help()
+        return 0
+    options = _parser().parse_args(given)
     return exit_status(lambda: _act(options))
 
 
 def exit_status(action: Callable[[], int]) -> int:
-    """Do something; what the user can put right, or has interrupted, ends in one line.
+    """Run an action, print errors and interruptions as one line, and return the exit status.
 
-    A rank that torchrun has started ends here and now, where it was not done: what is left of its
-    ties to other ranks would be waited for.
+    After a failure under torchrun, the process exits immediately: destroying the process group
+    could wait forever for other ranks.
     """
     status = _exit_status(action)
     if status and processes.under_torchrun():
@@ -58,10 +61,10 @@ def _exit_status(action: Callable[[], int]) -> int:
         _say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from here")
+        _say("interrupted; run the same command again to resume")
         return 130
     except Terminated as ended:
-        _say(f"stopped by {ended.signal.name}; the same command goes on from here")
+        _say(f"stopped by {ended.signal.name}; run the same command again to resume")
         return EXIT_RESUMABLE
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -79,11 +82,11 @@ def _act(options: argparse.Namespace) -> int:
         return options.action(options)
     if options.action not in SHARED:
         raise InputError(
-            "this command is not for torchrun, which shares pretrain, probe, test, retrieve and "
-            "predict alone; start it by itself (thesis run --devices N uses several GPUs)"
+            "this command cannot run under torchrun, only pretrain, probe, test, retrieve and "
+            "predict can; run it without torchrun (thesis run --devices N uses several GPUs)"
         )
     os.environ.setdefault(*processes.QUIET)
-    from thesis_lib.system import distributed  # torch takes seconds
+    from thesis_lib.system import distributed  # imported late, as torch is slow to load
 
     return distributed.run_on_ranks(lambda: options.action(options))
 
@@ -92,36 +95,46 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="thesis",
         description="Plankton image classification by supervised contrastive learning: "
-        "from a folder of class folders to the figures and tables of a thesis.",
-        epilog="Exit status: 0 done; 2 something to put right; 1 a notebook failed, or another "
-        "error; 75 stopped by SIGTERM or SIGUSR2, 130 by Ctrl-C, where the same command goes on.",
+        "from a folder with one folder per class to the figures and tables of a thesis.",
+        epilog="Exit status: 0 done; 2 a mistake in the input; 1 a notebook failed, or another "
+        "error; 75 stopped by SIGTERM or SIGUSR2; 130 stopped by Ctrl-C. After 75 or 130, run the "
+        "same command again to resume.",
         allow_abbrev=False,
     )
+    version = f"thesis-workbook {metadata.version('thesis-workbook')}"
+    parser.add_argument("--version", action="version", version=version)
     added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    demo = _command(added, "demo", run_commands.demo, "the whole workbook on a small real data set")
-    demo.add_argument("--data", choices=("digits", "flowcam"), default="digits")
-    demo.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
+    demo = _command(
+        added, "demo", run_commands.demo, "run the whole workbook on a small real data set"
+    )
+    demo.add_argument(
+        "--data", choices=("digits", "flowcam"), default="digits", help="default: digits"
+    )
+    demo.add_argument("--dry-run", action="store_true", help="only print the plan")
 
     split = _command(
         added, "split", data_commands.split, "split class folders into train, val and test"
     )
-    split.add_argument("source", type=Path, help="folder of class folders, or a zip or tar of it")
+    split.add_argument(
+        "source", type=Path, help="folder with one folder per class, or a zip or tar of it"
+    )
     split.add_argument("destination", type=Path, help="new folder, such as data/NAME")
     split.add_argument(
         "--recipe",
         choices=("linear-head", "cosine"),
-        help="70 / 15 / 15 train, val, test (linear-head, the default) or 80 / 20 train, test",
+        help="linear-head (the default): 70 / 15 / 15 %% train, val, test; cosine: 80 / 20 %% "
+        "train, test",
     )
-    split.add_argument("--seed", type=int, metavar="N", help="of the recipe (default 42)")
+    split.add_argument("--seed", type=int, metavar="N", help="seed of the recipe (default 42)")
     split.add_argument(
         "--min-images", type=int, metavar="N", help="leave out classes with fewer images"
     )
     split.add_argument(
         "--group-by",
         metavar="REGEX",
-        help="keep images together whose names agree in this pattern's group, such as the frame "
-        "of DYB-(\\d+)-\\d+",
+        help="keep images in the same split if this pattern's group matches the same text in "
+        "their names, such as the frame number in DYB-(\\d+)-\\d+",
     )
     split.add_argument("--exclude", nargs="+", metavar="CLASS", help="leave out these classes")
     split.add_argument(
@@ -129,35 +142,48 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="CSV",
-        help="rebuild a published split: its files train val test (or train test), each with "
-        "the columns folder,filename",
+        help="rebuild a published split from its files for train val test (or train test), each "
+        "with the columns folder,filename",
     )
     split.add_argument(
-        "--allow-missing", action="store_true", help="--manifest: leave out files that are missing"
+        "--allow-missing", action="store_true", help="with --manifest: leave out missing files"
     )
-    split.add_argument("--copy", action="store_true", help="copy files instead of linking them")
+    split.add_argument("--copy", action="store_true", help="copy the files instead of linking them")
 
     run = _command(
-        added, "run", run_commands.run, "notebooks 01 to 06 over backbones x batch sizes"
+        added, "run", run_commands.run, "run the notebooks over a grid of backbones and batch sizes"
     )
     add_settings(run, (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE), grid=True)
-    run.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
-    run.add_argument("--jobs", type=int, metavar="N", help="run N runs at once on this machine")
+    run.add_argument("--dry-run", action="store_true", help="only print the plan")
+    run.add_argument("--jobs", type=int, metavar="N", help="execute N runs at once on this machine")
     add_slurm(run)
 
-    status = _command(added, "status", run_commands.status, "how far each run has got")
-    status.add_argument("--data", help="only runs on this data set")
+    status = _command(added, "status", run_commands.status, "show the state of each run")
+    status.add_argument("--data", help="show only runs on this data set")
 
-    words = "of one run, without a notebook"
-    pretrain = _command(added, "pretrain", run_commands.pretrain, f"stage 1 {words}")
+    pretrain = _command(
+        added, "pretrain", run_commands.pretrain, "stage 1 without a notebook: pretrain a run"
+    )
     add_settings(pretrain, (IDENTITY, PRETRAIN, PROBE, MACHINE))
-    probe = _command(added, "probe", run_commands.probe, f"stage 2 {words}")
-    test = _command(added, "test", run_commands.test, f"stage 3 {words}")
+    probe = _command(
+        added,
+        "probe",
+        run_commands.probe,
+        "stage 2 without a notebook: probe the checkpoints of a run",
+    )
+    test = _command(
+        added, "test", run_commands.test, "stage 3 without a notebook: test the selected checkpoint"
+    )
     retrieve = _command(
-        added, "retrieve", run_commands.retrieve, f"stage 4 {words}: the cosine look-up table"
+        added,
+        "retrieve",
+        run_commands.retrieve,
+        "stage 4 without a notebook: make and test the cosine look-up table",
     )
     for command in (probe, test, retrieve):
-        command.add_argument("run", nargs="?", help="the run's folder, or name it by the options")
+        command.add_argument(
+            "run", nargs="?", help="name or folder of the run; or give its settings"
+        )
         stages = (IDENTITY, PROBE, RETRIEVE) if command is retrieve else (IDENTITY, PROBE)
         add_settings(command, (*stages, MACHINE))
 
@@ -165,13 +191,16 @@ def _parser() -> argparse.ArgumentParser:
         added,
         "import-checkpoint",
         run_commands.import_checkpoint,
-        "make a run of SupContrast's checkpoints; settings that are not given are the files' own",
+        "import SupContrast checkpoints as a run; settings not given are read from the files",
     )
     importer.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="ckpt_epoch_50.pth ... last.pth"
     )
     importer.add_argument(
-        "--tensorboard", type=Path, metavar="FOLDER", help="SupContrast's logs, for the losses"
+        "--tensorboard",
+        type=Path,
+        metavar="FOLDER",
+        help="SupContrast's TensorBoard logs, to read the losses from",
     )
     add_settings(importer, (IDENTITY, PRETRAIN, PROBE, MACHINE), defaults=False)
 
@@ -179,31 +208,32 @@ def _parser() -> argparse.ArgumentParser:
         added,
         "export",
         result_commands.export,
-        "write the chosen model for timm (safetensors) and as ONNX",
+        "write the selected model for timm (safetensors) and as ONNX",
     )
-    export.add_argument("run", help="the run's folder or name")
+    export.add_argument("run", help="name or folder of the run")
     export.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/export")
 
     predict = _command(
-        added, "predict", result_commands.predict, "classify new images by a finished run"
+        added, "predict", result_commands.predict, "classify new images with a finished run"
     )
-    predict.add_argument("run", help="the run's folder or name, or the folder of an export of it")
+    predict.add_argument("run", help="name or folder of the run, or folder of its export")
     predict.add_argument(
         "images", nargs="+", help="folders, files, or patterns such as 'new/**/*.jpg'"
     )
-    predict.add_argument("--output", type=Path, required=True, metavar="FILE", help="to write")
+    predict.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
     predict.add_argument(
         "--format",
         choices=("csv", "ecotaxa"),
         default="csv",
-        help="csv (the default), or a table that EcoTaxa imports with the images: ecotaxa_*.tsv",
+        help="csv (the default), or ecotaxa: a table ecotaxa_*.tsv to import into EcoTaxa with the "
+        "images",
     )
     predict.add_argument(
         "--false-positive-rate",
         type=float,
         default=FALSE_POSITIVE_RATE,
         metavar="X",
-        help="share of the images like those trained on that may look unlike them "
+        help="fraction of images of known classes that may be flagged as out-of-distribution "
         f"(default {FALSE_POSITIVE_RATE})",
     )
     predict.add_argument(
@@ -214,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=argparse.SUPPRESS,
         metavar="N",
-        help="processes that load images; by default from the number of cores",
+        help="number of workers that load images; by default from the number of cores",
     )
 
     for name, action, words in (
@@ -223,17 +253,23 @@ def _parser() -> argparse.ArgumentParser:
             result_commands.chapter,
             "write chapter.tex: every figure and table, with captions",
         ),
-        ("report", result_commands.report, "make one HTML file of a data set's executed notebooks"),
+        (
+            "report",
+            result_commands.report,
+            "put a data set's executed notebooks into one HTML file",
+        ),
     ):
         command = _command(added, name, action, words)
-        command.add_argument("data", nargs="?", help="data set; needed where there are several")
+        command.add_argument(
+            "data", nargs="?", help="name or path of the data set, if there are several"
+        )
     verify = _command(
         added,
         "verify",
         result_commands.verify,
-        "make the tables again and name what no longer agrees",
+        "recompute figures and tables and list those that no longer agree",
     )
-    verify.add_argument("figures", type=Path, metavar="FIGURES", help="such as figures/NAME")
+    verify.add_argument("figures", type=Path, metavar="FIGURES", help="folder such as figures/NAME")
     return parser
 
 

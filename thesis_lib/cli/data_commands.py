@@ -1,7 +1,7 @@
-"""The commands that make data sets: `thesis split`.
+"""The command that makes data sets: `thesis split`.
 
-Imports stand inside the functions: torch takes seconds to load, for which `thesis --help` cannot
-wait.
+Other packages are imported inside the functions: torch takes seconds to load, which would slow
+down `thesis --help`.
 """
 
 import argparse
@@ -15,24 +15,24 @@ RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude", "group_by")
 
 
 def split(options: argparse.Namespace) -> int:
-    """Split class folders by a recipe or by manifests."""
+    """Split class folders by a recipe, or rebuild a split from its manifests."""
     from thesis_lib.data.archives import unpacked
 
     given = {n: v for n in RECIPE_OPTIONS if (v := getattr(options, n)) is not None}
     if options.manifest is None and options.allow_missing:
-        raise InputError("--allow-missing goes with --manifest")
+        raise InputError("--allow-missing needs --manifest")
     if options.manifest is not None and given:
         option = next(iter(given)).replace("_", "-")
-        raise InputError(f"--{option} does not go with --manifest, which tells the split")
+        raise InputError(f"--{option} cannot be used with --manifest, which defines the split")
     with unpacked(options.source, options.destination) as source:
         if options.manifest is None:
             _split_by_recipe(options, source, given)
         else:
             _split_by_manifest(options, source)
-    for part in sorted(p for p in options.destination.iterdir() if p.is_dir()):
-        classes = [p for p in part.iterdir() if p.is_dir()]
-        images = sum(len(files) for _, _, files in os.walk(part))
-        print(f"{part}: {images:,} images of {len(classes)} classes")
+    for split_folder in sorted(p for p in options.destination.iterdir() if p.is_dir()):
+        classes = [p for p in split_folder.iterdir() if p.is_dir()]
+        num_images = sum(len(files) for _, _, files in os.walk(split_folder))
+        print(f"{split_folder}: {num_images:,} images of {len(classes)} classes")
     return 0
 
 
@@ -41,8 +41,8 @@ def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str,
     from thesis_lib.data.splits import split_dataset
 
     left_out = split_dataset(source, options.destination, copy=options.copy, **given)
-    for name, images in left_out.items():
-        print(f"left out: {name!r} ({images} images, fewer than {options.min_images})")
+    for name, num_images in left_out.items():
+        print(f"left out: {name!r} ({num_images} images, fewer than {options.min_images})")
     if options.group_by is not None:
         print("\n".join(describe_groups(options.destination / "manifest.csv")))
 
@@ -56,7 +56,7 @@ def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
     for label, found in (
         ("missing, left out", report.missing),
         ("listed more than once, placed once", report.repeated),
-        ("in two parts, as published", report.in_two_parts),
+        ("in two splits, as published", report.in_two_splits),
     ):
         for image in found:
             print(f"{label}: {image}")

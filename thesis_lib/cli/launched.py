@@ -1,8 +1,9 @@
-"""What torchrun starts: a stage of a run, on several ranks."""
+"""Run one stage of a run on several ranks; torchrun starts this module."""
 
 import contextlib
 import json
 import sys
+from typing import TextIO, cast
 
 from thesis_lib.cli.command_line import exit_status
 from thesis_lib.config import RunConfig
@@ -15,7 +16,12 @@ from thesis_lib.training.pretraining import pretrain
 
 
 def main(stage: str, settings: str) -> int:
-    """Do a stage of the run that settings in JSON describe; return its exit status."""
+    """Run a stage and return the exit status.
+
+    Args:
+        stage: one of :data:`thesis_lib.runs.stages.STAGES`.
+        settings: settings of the run as JSON.
+    """
 
     def do() -> int:
         config = RunConfig.from_dict(json.loads(settings))
@@ -32,15 +38,16 @@ def main(stage: str, settings: str) -> int:
 
 
 class _Output:
-    """Standard output; nowhere once its reader is gone, so that what was done is saved first."""
+    """Standard output without BrokenPipeError, so that the stage can save if its reader is gone."""
 
-    def write(self, text: str) -> None:
+    def write(self, text: str) -> int:
         with contextlib.suppress(BrokenPipeError):
-            sys.__stdout__.write(text)
+            cast(TextIO, sys.__stdout__).write(text)
+        return len(text)
 
     def flush(self) -> None:
         with contextlib.suppress(BrokenPipeError):
-            sys.__stdout__.flush()
+            cast(TextIO, sys.__stdout__).flush()
 
     def isatty(self) -> bool:
         return False

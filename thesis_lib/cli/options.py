@@ -1,4 +1,4 @@
-"""The command line's options: one for each field of RunConfig."""
+"""Define the command-line options, one for each field of RunConfig, and read their values."""
 
 import argparse
 import sys
@@ -16,10 +16,10 @@ SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "mem", "light_partition", 
 
 
 class Parser(argparse.ArgumentParser):
-    """Names the nearest options to an unknown one, in one line."""
+    """An argument parser with one-line errors that suggest similar options."""
 
     def error(self, message: str) -> typing.NoReturn:
-        """Print the mistake in one line and exit with status 2."""
+        """Print an error in one line and exit with status 2."""
         if message.startswith("unrecognized arguments: -"):
             unknown = message.split()[2].split("=")[0]
             message += nearest(unknown, self._option_string_actions)
@@ -27,11 +27,12 @@ class Parser(argparse.ArgumentParser):
             print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
-    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
-        """Parse a command line; an unknown option is spoken of by its command."""
+    # Its stub has overloads for other namespaces, which this program never passes.
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:  # type: ignore[override]
+        """Parse the command line; an unknown option is an error of its subcommand."""
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            # Spoken by the subcommand's own parser, which knows the options to name.
+            # Let the subcommand's parser report it, which knows the similar options.
             options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         return options
 
@@ -42,13 +43,13 @@ def add_settings(
     grid: bool = False,
     defaults: bool = True,
 ) -> None:
-    """Add an option for each field of RunConfig of the given stages.
+    """Add an option for each RunConfig field of the given stages.
 
     Args:
-        parser: of the command.
-        stages: of the fields.
-        grid: backbone and batch size take several values, and a file can hold the settings.
-        defaults: the help tells RunConfig's.
+        parser: parser of the command.
+        stages: stages whose fields become options.
+        grid: accept several values for backbone and batch size, and a settings file.
+        defaults: show the default values in the help.
     """
     types = typing.get_type_hints(RunConfig)
     config = RunConfig()
@@ -57,7 +58,7 @@ def add_settings(
             "--settings",
             type=Path,
             metavar="YAML",
-            help="file of these settings, such as 'batch_size: [32, 64]'; options go before it",
+            help="file with these settings, such as 'batch_size: [32, 64]'; options override it",
         )
     for setting in fields(RunConfig):
         if setting.metadata["stage"] not in stages:
@@ -87,64 +88,73 @@ def add_settings(
 
 
 def add_slurm(run: argparse.ArgumentParser) -> None:
-    """Add the options of a Slurm cluster to ``thesis run``."""
+    """Add the options for a Slurm cluster to ``thesis run``."""
     group = run.add_argument_group("on a Slurm cluster")
     group.add_argument(
         "--slurm",
         action="store_true",
-        help="submit a job a run (and one for 01, one for 06) instead of running here",
+        help="submit one job per run, and one each for notebooks 01 and 06, instead of running "
+        "here",
     )
-    group.add_argument("--partition", metavar="NAME", help="of the cluster")
+    group.add_argument("--partition", metavar="NAME", help="partition to submit the jobs to")
     group.add_argument(
-        "--gpus", type=int, metavar="N", help="of each run, which share its batches (--devices)"
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="GPUs per run, which share each batch (sets --devices)",
     )
-    group.add_argument("--cpus", type=int, metavar="N", help="cores of each job")
+    group.add_argument("--cpus", type=int, metavar="N", help="cores per job")
     group.add_argument(
         "--time",
         metavar="HH:MM:SS",
-        help="limit of one job; a longer run goes on in the next one by itself",
+        help="time limit per job; a run that takes longer continues in further jobs automatically",
     )
-    group.add_argument("--mem", metavar="SIZE", help="memory of each job, such as 32G")
+    group.add_argument("--mem", metavar="SIZE", help="memory per job, such as 32G")
     group.add_argument(
         "--light-partition",
         metavar="NAME",
-        help="for the jobs of 01 and 06, which need no GPU (default: --partition)",
+        help="partition for the jobs of notebooks 01 and 06, which need no GPU (default: "
+        "--partition)",
     )
     group.add_argument(
         "--sbatch",
         nargs="+",
         action="extend",
         metavar="NAME=VALUE",
-        help="what else the cluster demands, such as account=plankton qos=long",
+        help="further options of sbatch, such as account=plankton qos=long",
     )
 
 
 def asked_of_slurm(options: argparse.Namespace) -> dict[str, Any] | None:
-    """The options that go with --slurm; None without it.
+    """Return the given Slurm options; None without --slurm.
 
     Raises:
-        InputError: for options that do not go together.
+        InputError: if options cannot be combined.
     """
     given = {n: v for n in SLURM_OPTIONS if (v := getattr(options, n)) is not None}
     if not options.slurm:
         if given:
-            raise InputError(f"--{next(iter(given)).replace('_', '-')} goes with --slurm")
+            raise InputError(f"--{next(iter(given)).replace('_', '-')} needs --slurm")
         return None
     if options.jobs is not None:
-        raise InputError("--jobs does not go with --slurm: a cluster runs all jobs it has room for")
+        raise InputError("--jobs cannot be used with --slurm, which decides how many jobs run")
     return given
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given on the command line, and in the file that it names."""
+    """Return the settings given in the settings file and, overriding it, on the command line."""
     file = getattr(options, "settings", None)
-    of_file = {} if file is None else read_settings(file)
+    from_file = {} if file is None else read_settings(file)
     given = {n: getattr(options, n) for n in RunConfig.field_names() if hasattr(options, n)}
-    return of_file | given
+    return from_file | given
 
 
 def find_run(options: argparse.Namespace) -> Any:
-    """The run that a command names: by its name, ``<data>/<name>`` or its path."""
+    """Find the run of a command by its name, ``<data>/<name>``, its path or its settings.
+
+    Raises:
+        InputError: if there is no such run, or several runs have this name.
+    """
     from thesis_lib.runs.directory import RunDirectory
     from thesis_lib.system.paths import data_runs_folder, relative_to_root
 
@@ -152,11 +162,11 @@ def find_run(options: argparse.Namespace) -> Any:
     if options.run is None:
         return RunDirectory.find(**settings)
     path = Path(options.run)
-    if not path.exists() and len(path.parts) == 1:  # a run's name alone, as messages print it
+    if not path.exists() and len(path.parts) == 1:  # only a run's name, as messages print it
         named = sorted(data_runs_folder("").glob(f"*/{path}"))
         if len(named) > 1:
             listed = ", ".join(map(relative_to_root, named))
-            raise InputError(f"there are several runs {path}, give one's folder: {listed}")
+            raise InputError(f"there are several runs {path}; give the folder of one: {listed}")
         path = next(iter(named), path)
     found = RunDirectory.open(path)
     identity = {n: getattr(found.config, n) for n in RunConfig.field_names(IDENTITY)}

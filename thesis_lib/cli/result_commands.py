@@ -1,7 +1,7 @@
 """The commands that use finished runs: export, predict, chapter, report, verify.
 
-Imports stand inside the functions: torch takes seconds to load, for which `thesis --help` cannot
-wait.
+Other packages are imported inside the functions: torch takes seconds to load, which would slow
+down `thesis --help`.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from thesis_lib.cli.options import find_run, given_settings
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write the chosen model for other programs."""
+    """Write the selected model for use in other programs."""
     from thesis_lib.prediction.export import describe_export, export_run
 
     run = find_run(options)
@@ -20,7 +20,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Classify new images by a finished run, or by an export of one."""
+    """Classify new images with a finished run or an exported model."""
     from collections import Counter
 
     from thesis_lib.prediction.ecotaxa import import_hints, unreadable_file, write_ecotaxa
@@ -41,7 +41,7 @@ def predict(options: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     if options.format == "csv":
         write_predictions(counted(found, counts), output, len(model.classes))
-        left_out, why, where = counts["unreadable"], "could not be read", "in its column problem"
+        left_out, why, where = counts["unreadable"], "could not be read", "in the column 'problem'"
     else:
         print("".join(f"{hint}\n" for hint in import_hints(images, output)), end="")
         left_out = write_ecotaxa(counted(found, counts), output, images, len(model.classes))
@@ -49,7 +49,7 @@ def predict(options: argparse.Namespace) -> int:
     if model.table is not None:
         print(
             f"look unlike all training images: {counts['unlike']:,} "
-            f"({options.false_positive_rate:.1%} of images of the known classes would)"
+            f"(as would {options.false_positive_rate:.1%} of images of known classes)"
         )
     problems = f"{left_out:,} {why}, listed {where}" if left_out else "all could be read"
     print(f"{output}: {counts['images']:,} images; {problems}")
@@ -76,8 +76,8 @@ def chapter(options: argparse.Namespace) -> int:
     from thesis_lib.system.paths import relative_to_root
 
     document, body = map(relative_to_root, write_chapter(meant_data_set(options.data)))
-    print(f"{document}: compile it where it lies (pdflatex or lualatex, twice)")
-    print(f"{body}: for a thesis of your own to \\input")
+    print(f"{document}: compile it in its folder (pdflatex or lualatex, twice)")
+    print(f"{body}: to \\input into your own thesis")
     return 0
 
 
@@ -90,7 +90,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Hold figures and tables against the runs; status 1 where any no longer agrees."""
+    """Compare figures and tables with the runs; return 1 if any no longer agrees, else 0."""
     from thesis_lib.reporting.verification import verify as verify_folder
 
     verdict = verify_folder(options.figures)

@@ -1,7 +1,7 @@
-"""The commands that run the workbook: demo, run, status, and each stage by itself.
+"""The commands that run the workbook: demo, run, status, and the single stages.
 
-Imports stand inside the functions: torch takes seconds to load, for which `thesis status` cannot
-wait.
+Other packages are imported inside the functions: torch takes seconds to load, which would slow
+down `thesis status`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from thesis_lib.workbook.parameters import as_options
 
 
 def demo(options: argparse.Namespace) -> int:
-    """Make the demo data set and run the whole workbook on it."""
+    """Make a demo data set and run the whole workbook on it."""
     from thesis_lib.data.demo import demo_configs, prepare_demo_data
     from thesis_lib.workbook.grid import run_grid
 
@@ -23,15 +23,15 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the notebooks over the grid: here, one run or several at once, or as a cluster's jobs."""
+    """Run the notebooks over a grid, on this machine or as jobs of a Slurm cluster."""
     from thesis_lib.workbook.grid import grid_configs, run_grid
 
-    asked, settings = asked_of_slurm(options), given_settings(options)
-    if asked is not None:
+    requested, settings = asked_of_slurm(options), given_settings(options)
+    if requested is not None:
         from thesis_lib.workbook.resources import Resources
         from thesis_lib.workbook.slurm import submit_grid
 
-        resources = Resources(**asked)
+        resources = Resources(**requested)
         settings.setdefault("devices", resources.gpus or RunConfig.devices)
     backbones, batch_sizes = (
         value
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         for name in ("backbone", "batch_size")
     )
     configs = grid_configs(settings, backbones, batch_sizes)
-    if asked is not None:
+    if requested is not None:
         submit_grid(configs, resources, options.dry_run)
         return 0
     run_all = None
@@ -66,7 +66,7 @@ def _report(failures: list[str], data_name: str, dry_run: bool) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Print how far each run has got."""
+    """Print the state of each run."""
     from thesis_lib.workbook.status import status_lines
 
     print("\n".join(status_lines(options.data and data_set_name(options.data))))
@@ -74,7 +74,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def pretrain(options: argparse.Namespace) -> int:
-    """Train one run."""
+    """Pretrain one run."""
     from thesis_lib.reporting.tables import run_cost
     from thesis_lib.runs.directory import RunDirectory
     from thesis_lib.training.pretraining import pretrain
@@ -106,7 +106,7 @@ def probe(options: argparse.Namespace) -> int:
 
 
 def test(options: argparse.Namespace) -> int:
-    """Test the chosen checkpoint of one run."""
+    """Test the selected checkpoint of one run."""
     from thesis_lib.evaluation.testing import final_test
     from thesis_lib.reporting.tables import percent_with_interval
 
@@ -134,11 +134,11 @@ def retrieve(options: argparse.Namespace) -> int:
 
 
 def import_checkpoint(options: argparse.Namespace) -> int:
-    """Make a run of SupContrast's checkpoints."""
+    """Import SupContrast checkpoints as a run."""
     from thesis_lib.training.supcontrast_import import describe_import, import_checkpoints
 
     settings = given_settings(options)
     run = import_checkpoints(options.files, settings, options.tensorboard)
     print(describe_import(run, options.files, settings))
-    print(f"go on with: thesis run {' '.join(as_options(run.config))}")
+    print(f"continue with: thesis run {' '.join(as_options(run.config))}")
     return 0

@@ -1,18 +1,19 @@
-"""Data sets: from images as they come to batches of views (notebook 01).
+"""Data sets: split, measure, check for leaks, and load as batches of views (notebook 01).
 
-A data set is ``data/<name>/{train,val,test}/<class>/<image>``. Splits are made here, measured,
-checked for leaks, and read as batches whose random choices follow from (seed, epoch, image, view).
+A data set is a folder ``data/<name>/{train,val,test}/<class>/<image>``. The random augmentation of
+a view depends only on (seed, epoch, image, view), so batches are reproducible.
 
 Reads  class folders, archives and manifests; ``data/<name>/``.
 Writes ``data/<name>/`` with its ``manifest.csv``; ``runs/<name>/data_statistics.json``,
        ``images.csv``, ``image_hashes.csv`` and ``decoded/``.
+Imports system, config, errors.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "DataSet": "datasets",
     "open_dataset": "datasets",

@@ -1,6 +1,6 @@
-"""A data set that comes as an archive, unpacked for a split; nothing in it is trusted.
+"""Unpack a data set from an untrusted archive, so that it can be split.
 
-Every member is checked before the first byte is written, and once more as it is written.
+All members are checked before anything is written, and each one again while it is written.
 """
 
 import contextlib
@@ -20,47 +20,47 @@ from thesis_lib.system.progress import bar
 
 MAX_MEMBERS = 2_000_000
 MAX_DEPTH = 32
-MAX_NAME_BYTES = 255  # of one step of a path, as file systems have it
-BOMB_RATIO = 100  # images are packed already: an honest archive is hardly smaller than they are
-BOMB_BYTES = 2**30  # below this no ratio does harm
-MARGIN_BYTES = 2**28  # of the disk, which stay free
-BLOCK_BYTES = 4096  # of the disk, which the smallest file takes
+MAX_NAME_BYTES = 255  # per part of a path, the limit of common file systems
+BOMB_RATIO = 100  # largest unpacked / packed size; images hardly compress, so theirs is near 1
+BOMB_BYTES = 2**30  # below this unpacked size, any ratio is harmless
+MARGIN_BYTES = 2**28  # disk space that is left free
+BLOCK_BYTES = 4096  # disk space is used in blocks: even the smallest file takes one
 CHUNK_BYTES = 2**20
 
-NameTree = dict[str, tuple[str, Any]]  # folded name -> its spelling, and the tree below a folder
+NameTree = dict[str, tuple[str, Any]]  # folded name -> spelling, and the folder's tree (or None)
 
 
 @contextlib.contextmanager
 def unpacked(source: Path, destination: Path) -> Iterator[Path]:
-    """Yield the folder of class folders that a source is, or that its archive holds.
+    """Yield the folder that contains the class folders, unpacking ``source`` if it is an archive.
 
-    An archive (zip; tar, plain or packed by gzip, bzip2 or xz) is unpacked into a hidden folder
-    beside ``destination``, on the same disk, which is removed at the end: hard links to its files
-    stay. Only images are written. Top folders that stand alone are passed over; hidden members
-    and those of ``__MACOSX`` are left out.
+    An archive (zip, or tar: plain or compressed with gzip, bzip2 or xz) is unpacked to a hidden
+    folder beside ``destination``. This folder is on the same disk, so files can be hard-linked
+    from it, and it is removed at the end. Only images are written. Hidden members and members of
+    ``__MACOSX`` are left out. If the archive has a single top folder, its contents are used.
 
     Raises:
-        InputError: naming archive and member, for an archive that is damaged or cut short, would
-            write outside of its folder, holds links, devices, encrypted members or names that
-            are doubled or unprintable, or is larger unpacked than the disk or reason allows;
-            and for a destination in use. Nothing is left behind.
+        InputError: naming archive and member, if the archive is damaged or cut short, has paths
+            outside its folder, contains links, devices, encrypted members, or duplicate or
+            unprintable names, or is too large for the disk or suspiciously large when unpacked;
+            or if the destination is in use. Nothing is left behind.
     """
     if not source.is_file():
         yield source
         return
     check_destination(destination)
     free = _free_bytes(destination)
-    members = sum(1 for _ in bar(iterable=_checked(source, free), desc="check", unit="file"))
+    num_members = sum(1 for _ in bar(iterable=_checked(source, free), desc="check", unit="file"))
     folder = destination.with_name(f".{destination.name}.{os.getpid()}.unpacked.partial")
     sweep_beside(destination)
-    shutil.rmtree(folder, ignore_errors=True)  # a killed process may have had the same number
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process with the same id
     try:
         folder.mkdir(parents=True)
-        _unpack(source, folder, free, members)
+        _unpack(source, folder, free, num_members)
         root = _class_root(folder)
         try:
             yield root
-        except InputError as error:  # the user knows it by another name
+        except InputError as error:  # name the archive, not the hidden folder
             raise InputError(str(error).replace(str(root), str(source))) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -70,9 +70,9 @@ def _free_bytes(destination: Path) -> int:
     return shutil.disk_usage(next(p for p in destination.absolute().parents if p.exists())).free
 
 
-def _unpack(source: Path, folder: Path, free: int, members: int) -> None:
+def _unpack(source: Path, folder: Path, free: int, num_members: int) -> None:
     checked = _checked(source, free)
-    for member in bar(iterable=checked, total=members, desc="unpack", unit="file"):
+    for member in bar(iterable=checked, total=num_members, desc="unpack", unit="file"):
         path = folder.joinpath(*member.steps)
         (path if member.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
         if _is_wanted(member):
@@ -80,16 +80,16 @@ def _unpack(source: Path, folder: Path, free: int, members: int) -> None:
 
 
 def _write(source: Path, member: Member, path: Path) -> None:
-    """Write one member, which must be as long as the archive says."""
+    """Write one member and check that it has the size given in the archive."""
     left = member.size
     with open(path, "xb") as file:
         for chunk in _chunks(source, member):
             left -= len(chunk)
             if left < 0:
-                raise _refusal(source, member, f"is longer than its {member.size:,} bytes")
+                raise _refusal(source, member, f"is longer than its size of {member.size:,} bytes")
             file.write(chunk)
     if left:
-        raise _refusal(source, member, f"ends {left:,} bytes early")
+        raise _refusal(source, member, f"ends {left:,} bytes too early")
 
 
 def _chunks(source: Path, member: Member) -> Iterator[bytes]:
@@ -103,7 +103,7 @@ def _is_wanted(member: Member) -> bool:
 
 
 def _class_root(folder: Path) -> Path:
-    """The folder that holds the class folders: no such folder holds a single folder of folders."""
+    """Return the folder that contains the class folders, skipping single top folders."""
     while len(tops := class_folders(folder)) == 1 and class_folders(tops[0]):
         if any(path.is_file() for path in tops[0].iterdir()):
             break
@@ -112,19 +112,19 @@ def _class_root(folder: Path) -> Path:
 
 
 def _refusal(source: Path, member: Member, fault: str) -> InputError:
-    return InputError(f"{_label(source, member)} {fault}; nothing of the archive is kept")
+    return InputError(f"{_label(source, member)} {fault}; nothing was unpacked")
 
 
 def _label(source: Path, member: Member) -> str:
-    return f"the archive {str(source)!r}: its member {member.name!r}"
+    return f"in the archive {str(source)!r}, the member {member.name!r}"
 
 
 def _checked(source: Path, free: int) -> Iterator[Member]:
-    """The members of an archive that are no junk; all of them are checked.
+    """Check all members of an archive and yield those that are not hidden or in ``__MACOSX``.
 
     Args:
         source: the archive.
-        free: bytes of the disk before anything is unpacked.
+        free: free disk space in bytes, before anything is unpacked.
     """
     most = max(BOMB_BYTES, BOMB_RATIO * source.stat().st_size)
     tree: NameTree = {}
@@ -135,16 +135,21 @@ def _checked(source: Path, free: int) -> Iterator[Member]:
             on_disk += -(-member.size // BLOCK_BYTES) * BLOCK_BYTES
         fault = member.fault or _name_fault(member) or _clash(tree, member)
         if number > MAX_MEMBERS:
-            fault = f"is one more than the {MAX_MEMBERS:,} that are unpacked at most"
+            fault = f"exceeds the limit of {MAX_MEMBERS:,} members"
         elif total > most:
-            fault = f"brings it to {total:,} bytes, too well packed for images: it may be a bomb"
+            fault = (
+                f"brings the unpacked size to {total:,} bytes, too much for an archive of "
+                f"{source.stat().st_size:,} bytes of images: it may be a decompression bomb"
+            )
         elif on_disk + MARGIN_BYTES > free:
-            fault = f"brings it to {on_disk:,} bytes, too many where {free:,} bytes are free"
+            fault = (
+                f"brings the size on disk to {on_disk:,} bytes, but only {free:,} bytes are free"
+            )
         if fault:
             raise _refusal(source, member, fault)
         if not member.is_folder:
             with readable(_label(source, member)), member.open():
-                pass  # a zip has a name in two places, of which one may be damaged
+                pass  # opening compares the two places where a zip stores the name
         if member.steps and not any(s.startswith(".") or s == "__MACOSX" for s in member.steps):
             yield member
 
@@ -152,35 +157,35 @@ def _checked(source: Path, free: int) -> Iterator[Member]:
 def _name_fault(member: Member) -> str:
     name, steps = member.name, member.steps
     if UNWRITABLE.search(name):
-        return "has a name with control characters or with bytes that are no UTF-8"
+        return "has a name with control characters or with bytes that are not UTF-8"
     if "\\" in name:
         return "has a backslash in its name"
     if re.match("/|[A-Za-z]:", name):
         return "has an absolute path"
     if any(step.strip() == ".." for step in steps):
-        return "climbs out of the archive"
+        return "has '..' in its path"
     if len(steps) > MAX_DEPTH or any(len(step.encode()) > MAX_NAME_BYTES for step in steps):
         return "has too long a path"
     return "" if steps or member.is_folder else "has no name"
 
 
 def _clash(tree: NameTree, member: Member) -> str:
-    """Enter a member into the tree of names; return with what it clashes, on whatever disk."""
+    """Add a member to the tree of names; return how it clashes with another one, or ``""``."""
     steps = member.steps
     for step in steps if member.is_folder else steps[:-1]:
         spelling, tree = tree.setdefault(_folded(step), (step, {}))
         if spelling != step:
-            return f"has {step!r} where another has {spelling!r}, the same name on some disks"
+            return f"has {step!r} in its path and another {spelling!r}: the same name on some disks"
         if tree is None:
-            return f"makes a folder of {step!r}, which is a file as well"
+            return f"has the folder {step!r} in its path, which is also a file"
     if not member.is_folder:
         folded = _folded(steps[-1])
         if folded in tree:
-            return f"is doubled: {tree[folded][0]!r} is there already"
+            return f"is a duplicate: the archive already contains {tree[folded][0]!r}"
         tree[folded] = (steps[-1], None)
     return ""
 
 
 def _folded(name: str) -> str:
-    """What names have in common that a disk may take for the same one."""
+    """Return a form that is equal for names which some file systems treat as the same."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())

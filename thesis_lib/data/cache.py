@@ -1,4 +1,4 @@
-"""The decoded images of a split: each time anew, or once, in memory or in a file on disk."""
+"""The decoded images of a split, optionally cached in memory or in a file on disk."""
 
 import collections
 import hashlib
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from thesis_lib.config import RunConfig
-from thesis_lib.data import datasets
+from thesis_lib.data import images
 from thesis_lib.data.datasets import DataSet, Split
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.statistics import DataStatistics
@@ -27,29 +27,30 @@ from thesis_lib.system.files import atomic_path
 from thesis_lib.system.paths import data_runs_folder, relative_to_root
 from thesis_lib.system.progress import track
 
-AUTO_CACHE_BYTES = 256 * 2**20  # what `cache = auto` keeps in memory
-FREE_SHARE = 0.9  # of the memory or disk that is free: what a cache may take
+AUTO_CACHE_BYTES = 256 * 2**20  # largest cache that `cache = auto` keeps in memory
+FREE_SHARE = 0.9  # largest share of the free memory or disk space that a cache may take
 
 
 class Images:
-    """The images of a split as (h, w, 3) uint8 arrays, by their number.
+    """The images of a split as (h, w, 3) uint8 arrays, accessed by index.
 
     Args:
-        split: its files.
-        sizes: (n, 2) width and height, px; with a cache alone.
-        cache: every image's bytes, one image after the other; None to decode at each call.
-        file: what ``cache`` is mapped from, where it is.
+        split: the files of the split.
+        sizes: (n, 2) width and height in px; needed only with a cache.
+        cache: the bytes of all images, one image after the other; None to decode an image each
+            time it is accessed.
+        file: the file that ``cache`` is memory-mapped from, if there is one.
     """
 
     def __init__(
         self,
         split: Split,
-        sizes: np.ndarray | None = None,
+        sizes: Any = None,
         cache: Tensor | None = None,
         file: Path | None = None,
     ) -> None:
         self.split, self.sizes, self.cache, self.file = split, sizes, cache, file
-        self.starts = None if sizes is None else np.cumsum([0, *sizes.prod(1) * 3])
+        self.starts: Any = None if sizes is None else np.cumsum([0, *sizes.prod(1) * 3])
 
     def __len__(self) -> int:
         return len(self.split)
@@ -62,8 +63,8 @@ class Images:
         return self.cache.numpy()[start:end].reshape(height, width, 3)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Loading processes that are not forked (macOS, Python 3.14) get the file's name, not
-        # its bytes; a cache in memory goes to them through torch's shared memory.
+        # Workers that are not forked (macOS, Python 3.14) get the name of the file, not its bytes.
+        # They get a cache in memory through torch's shared memory.
         return self.__dict__ | {"cache": None if self.file else self.cache}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -73,41 +74,45 @@ class Images:
 
     @property
     def source(self) -> "Source":
-        """What another process needs to open these images."""
+        """Return what another process needs to open these images."""
         return Source(self.split, self.sizes, self.file, self.cache is not None)
 
     def fill(self) -> None:
-        """Decode every image into the cache, in threads."""
+        """Decode all images into the cache, using threads."""
 
         def copy(index: int) -> None:
             self[index][:] = read_pixels(self.split.folder / self.split.files[index])
 
         with ThreadPoolExecutor(processes.num_cores(processes.local_world_size())) as pool:
             copied = pool.map(copy, range(len(self)))
-            if len(self.cache) > AUTO_CACHE_BYTES and processes.is_main_process():
+            if self.starts[-1] > AUTO_CACHE_BYTES and processes.is_main_process():
                 copied = track(copied, len(self), "decoding", "image")
-            collections.deque(copied, maxlen=0)  # a thread's error is raised here
+            collections.deque(copied, maxlen=0)  # raises the errors of the threads
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images of a split come from: their files, or a cache on disk or in memory."""
+    """Where to read the images of a split from: their files, or a cache on disk or in memory."""
 
     split: Split
-    sizes: np.ndarray | None
+    sizes: Any  # (n, 2) width and height in px; None without a cache
     file: Path | None
     cached: bool
 
     def open(self) -> Images:
-        """Open the images in this process; a cache in memory is filled once."""
+        """Open the images in this process; a cache in memory is filled only once.
+
+        Raises:
+            InputError: if the cache file is missing or has the wrong size.
+        """
         if not self.cached:
             return Images(self.split)
         size = decoded_bytes(self.sizes)
         if self.file is not None:
             if not self.file.is_file() or self.file.stat().st_size != size:
                 raise InputError(
-                    f"{socket.gethostname()} does not see the decoded images in {self.file}; put "
-                    "runs/ on a disk that all machines share, or use cache none"
+                    f"{socket.gethostname()} cannot find the decoded images in {self.file}; put "
+                    "runs/ on a disk that all machines share, or set cache to none"
                 )
             return Images(self.split, self.sizes, _mapped(self.file, size), self.file)
         key = (self.split.folder, *self.split.files)
@@ -116,15 +121,14 @@ class Source:
         return _in_memory[key]
 
 
-_in_memory: dict[tuple, Images] = {}  # of this process, by folder and files
+_in_memory: dict[tuple, Images] = {}  # caches of this process: (folder, *files) -> images
 
 
 def chosen_cache(config: RunConfig, size: int) -> str:
-    """Which cache to use for decoded images of ``size`` bytes: none, memory or disk."""
+    """Return which cache to use for decoded images of ``size`` bytes: none, memory or disk."""
     if config.cache == "auto":
-        free = (
-            psutil.virtual_memory().available / processes.local_world_size()
-        )  # each keeps its own
+        # Each process on this machine keeps its own copy.
+        free = psutil.virtual_memory().available / processes.local_world_size()
         fits = size <= min(AUTO_CACHE_BYTES, FREE_SHARE * free)
         return "memory" if fits else "none"
     return config.cache
@@ -133,22 +137,23 @@ def chosen_cache(config: RunConfig, size: int) -> str:
 def open_images(
     dataset: DataSet, name: str, statistics: DataStatistics, config: RunConfig
 ) -> tuple[Images, str]:
-    """The images of a split as ``config.cache`` asks, filled where it is a cache.
+    """Open the images of a split, cached as set by ``config.cache``.
 
-    The file of a cache on disk is ``runs/<data>/decoded/<split>-<stamp>.bytes``, and serves
-    every run on the data set; another stamp belongs to files of other times, and to other code.
+    A cache on disk is the file ``runs/<data>/decoded/<split>-<stamp>.bytes``, which all runs on
+    the data set share. The stamp changes if image files are modified or the decoding code changes.
 
     Args:
-        dataset: its files.
-        name: of the split.
-        statistics: the sizes of its images.
-        config: cache.
+        dataset: the data set.
+        name: name of the split.
+        statistics: statistics of the data set, which include the image sizes.
+        config: the run's settings; only ``cache`` is used.
 
     Returns:
         The images, and the cache in use: none, memory or disk.
 
     Raises:
-        InputError: where memory or disk has not the space, saying how much it takes.
+        InputError: if the cache does not fit in memory or on the disk; the message says how much
+            space it needs.
     """
     split = dataset.splits[name]
     rows = statistics.images.set_index("file").loc[split.files]  # without skipped images
@@ -171,23 +176,23 @@ def open_images(
 
 
 def decoded_bytes(sizes: np.ndarray) -> int:
-    """Bytes of decoded images whose sizes are (n, 2), width and height in px."""
+    """Return the total bytes of decoded images; sizes: (n, 2), width and height in px."""
     return int(sizes.prod(1).sum() * 3)
 
 
 def _filled(split: Split, sizes: np.ndarray) -> Images:
-    """The images of a split, decoded into memory."""
+    """Decode the images of a split into memory."""
     images = Images(split, sizes, torch.empty(decoded_bytes(sizes), dtype=torch.uint8))
     images.fill()
     return images
 
 
 def _stamp(dataset: DataSet, split: Split) -> str:
-    """Hash of what decoded images depend on: files, their times, and what decodes them."""
+    """Hash everything that decoded images depend on: the files, their times, the decoding code."""
     digest = hashlib.sha256(dataset.fingerprint.encode())
     for file in split.files:
         digest.update(f"{file}\0{(split.folder / file).stat().st_mtime_ns}\0".encode())
-    digest.update(Path(datasets.__file__).read_bytes())
+    digest.update(Path(images.__file__).read_bytes())
     digest.update(f"{metadata.version('pillow')} {metadata.version('torchvision')}".encode())
     return digest.hexdigest()[:16]
 
@@ -203,8 +208,8 @@ def _check_space(cache: str, size: int, name: str, file: Path) -> None:
         print(f"the decoded images of {name}/ take {size / 2**30:.1f} GiB in {where}", flush=True)
     if size > FREE_SHARE * free:
         raise InputError(
-            f"cache = {cache!r} takes {size / 2**30:.1f} GiB for {name}/, and {where} has "
-            f"{free / 2**30:.1f} GiB free; use cache none"
+            f"cache = {cache!r} needs {size / 2**30:.1f} GiB for {name}/, but {where} has "
+            f"{free / 2**30:.1f} GiB free; set cache to none"
             + (" or disk" if cache == "memory" else "")
         )
 
@@ -212,11 +217,12 @@ def _check_space(cache: str, size: int, name: str, file: Path) -> None:
 def _create(file: Path, size: int) -> None:
     with open(file, "wb") as empty:
         if hasattr(os, "posix_fallocate"):  # not on macOS
-            # A file with holes would kill the process that writes to it once the disk is full.
+            # Reserve the space now: writing to a sparse mapped file on a full disk kills the
+            # process.
             os.posix_fallocate(empty.fileno(), 0, size)
         empty.truncate(size)
 
 
 def _mapped(file: Path, size: int) -> Tensor:
-    # A private mapping larger than memory would be refused.
+    # Shared, because the system would refuse a private mapping larger than the memory.
     return torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8)

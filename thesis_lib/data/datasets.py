@@ -1,4 +1,4 @@
-"""A data set in class folders: its files, and its images as RGB."""
+"""A data set in class folders: its classes, splits and files."""
 
 import contextlib
 import hashlib
@@ -18,16 +18,17 @@ from thesis_lib.errors import InputError
 from thesis_lib.system.paths import find_data
 
 SPLITS = ("train", "val", "test")
-# Pillow warns above its limit and refuses above twice that, before it decodes.
+# Pillow warns above its limit and raises an error above twice that, before it decodes the image.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one part of a data set, in the order of their paths.
+    """The images of one split (train, val or test), sorted by path.
 
-    ``files`` are relative to the data set's folder, ``labels`` (n,) index its ``classes``.
+    ``folder`` is the data set's folder and ``files`` (n) are paths relative to it; ``labels``
+    (n,) are indices into the data set's ``classes``.
     """
 
     folder: Path
@@ -40,9 +41,9 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A folder ``<root>/{train,val,test}/<class>/<image>``, as torchvision's ImageFolder.
+    """A data set ``<root>/{train,val,test}/<class>/<image>``, each split as in ImageFolder.
 
-    ``whole`` is the data set that this one lacks some files of, None where it lacks none.
+    ``whole`` is the complete data set if some files have been left out of this one, else None.
     """
 
     root: Path
@@ -53,9 +54,10 @@ class DataSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every file's path and size, also of those left out.
+        """Return a hash of the path and size of every file, including files left out.
 
-        Another split or another size changes it; a link to nothing has size -1.
+        It changes if a file is moved to another split or changes its size. A broken symbolic
+        link counts as size -1.
         """
         if self.whole is not None:
             return self.whole.fingerprint
@@ -66,7 +68,7 @@ class DataSet:
         return digest.hexdigest()[:16]
 
     def without(self, files: Iterable[str]) -> "DataSet":
-        """The same data set, also by its fingerprint, but for some of its files."""
+        """Return this data set without some of its files; the fingerprint stays the same."""
         left_out, splits = set(files), {}
         for name, split in self.splits.items():
             kept = [i for i, file in enumerate(split.files) if file not in left_out]
@@ -75,14 +77,14 @@ class DataSet:
         return replace(self, splits=splits, whole=self.whole or self)
 
     def left_out(self, split: str) -> list[str]:
-        """The files of a split that :meth:`without` has taken out."""
+        """Return the files of a split that :meth:`without` has left out."""
         if self.whole is None:
             return []
         kept = set(self.splits[split].files)
         return [file for file in self.whole.splits[split].files if file not in kept]
 
     def counts(self) -> pd.DataFrame:
-        """Images per class (index) and split (columns)."""
+        """Return the number of images per class (index) and split (columns)."""
         columns = {
             name: np.bincount(split.labels, minlength=len(self.classes))
             for name, split in self.splits.items()
@@ -94,32 +96,32 @@ def open_dataset(data: str, needs: tuple[str, ...] = ("train",)) -> DataSet:
     """Open a data set and check its folders.
 
     Args:
-        data: its folder, from the working directory or from the workbook's root.
-        needs: the splits that must be there.
+        data: its folder, relative to the working directory or to the workbook's root.
+        needs: the splits that must exist and contain images.
 
     Raises:
-        InputError: for a missing folder or split, a class without images, a class that
-            train/ lacks, a single class, or a name with control characters or bytes that are
-            not UTF-8.
+        InputError: if a folder or split is missing, a needed split or a training class has no
+            images, a class is missing in train/, there are fewer than two classes, or a name has
+            control characters or bytes that are not UTF-8.
     """
     root = find_data(data)
     if not root.is_dir():
         raise InputError(
             f"there is no data folder {data}; `thesis split` makes one from class folders, "
-            "`thesis demo` makes data/digits"
+            "and `thesis demo` makes data/digits"
         )
     for name in dict.fromkeys(("train", *needs)):
         if not (root / name).is_dir():
             raise InputError(f"{data} has no {name}/ folder; `thesis split` makes train/val/test")
     classes = [folder.name for folder in class_folders(root / "train")]
     if len(classes) < 2:
-        raise InputError(f"{data}/train has {len(classes)} class folders; it takes two or more")
+        raise InputError(f"{data}/train has {len(classes)} class folders; at least 2 are needed")
     splits = {name: _open_split(root, name, classes) for name in SPLITS if (root / name).is_dir()}
     for name in needs:
         if not len(splits[name]):
             raise InputError(f"{data}/{name} has no images")
     counts = np.bincount(splits["train"].labels, minlength=len(classes))
-    empty = [name for name, images in zip(classes, counts, strict=True) if not images]
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise InputError(f"{data}/train has classes with no images: {', '.join(map(repr, empty))}")
     return DataSet(root, data_set_name(data), classes, splits)
@@ -130,8 +132,8 @@ def _open_split(root: Path, name: str, classes: list[str]) -> Split:
     for folder in class_folders(root / name):
         if folder.name not in classes:
             raise InputError(
-                f"{root / name} has a class {folder.name!r} that {root / 'train'} lacks; "
-                "remove it, or split again with `thesis split`"
+                f"{root / name} has a class {folder.name!r} that is missing in {root / 'train'}; "
+                "remove it, or split the data again with `thesis split`"
             )
         found = image_files(folder)
         files += [f"{name}/{folder.name}/{file}" for file in found]
@@ -148,17 +150,26 @@ def _size(file: Path) -> int:
         raise
 
 
-def sample_images(dataset: DataSet, images: int, seed: int = 42) -> dict[str, list[np.ndarray]]:
-    """A few random training images of each class that can be read, (h, w, 3) uint8 each."""
+def sample_images(dataset: DataSet, num_images: int, seed: int = 42) -> dict[str, list[np.ndarray]]:
+    """Draw random training images of each class; images that cannot be read are left out.
+
+    Args:
+        dataset: the data set.
+        num_images: largest number of images per class.
+        seed: random seed.
+
+    Returns:
+        class name -> list of (h, w, 3) uint8 arrays.
+    """
     random = np.random.default_rng(seed)
     train = dataset.splits["train"]
-    samples = {}
+    samples: dict[str, list[np.ndarray]] = {}
     for label, name in enumerate(dataset.classes):
         members = np.flatnonzero(train.labels == label)
-        chosen = random.choice(members, min(images, len(members)), replace=False)
+        chosen = random.choice(members, min(num_images, len(members)), replace=False)
         paths = (train.folder / train.files[i] for i in sorted(chosen))
         samples[name] = []
         for path in paths:
-            with contextlib.suppress(InputError):  # the statistics list what cannot be read
+            with contextlib.suppress(InputError):  # the statistics list unreadable images
                 samples[name].append(read_pixels(path))
     return samples

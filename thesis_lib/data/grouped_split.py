@@ -1,7 +1,7 @@
-"""Splits that keep all images of a group, such as one camera frame, in one part.
+"""Grouped splits, which keep all images of a group (such as one camera frame) in the same split.
 
-Organisms cropped out of one frame share its light, water and focus. Where some are trained on and
-others tested on, the test shows less of what new frames would.
+Organisms cropped from one frame share its light, water and focus. If some of them are in the
+training set and others in the test set, the test accuracy overestimates the accuracy on new frames.
 """
 
 import csv
@@ -20,19 +20,25 @@ from thesis_lib.system.progress import bar
 
 HELD_OUT = {"linear-head": (0.3, ("val", "test")), "cosine": (0.2, ("test",))}
 FOLDS = 10
-# Groups to place in folds, some 3,000 a second: a few groups are worth several shuffles, while
-# many are balanced by any.
+# About 3,000 groups are assigned to folds per second. With few groups it pays to try several
+# shuffles; with many, any shuffle gives balanced folds. So shuffles x groups is limited.
 GROUPS_TO_PLACE, MOST_SHUFFLES = 20_000, 10
-# Shuffling changes the order of like groups alone: where all are unlike, folds are the same for any
-# seed. So the seed also draws the choices of folds to look at, of the 120 there are.
+# Shuffling only changes the order of groups with equal class counts. If all groups differ, the
+# folds are the same for every seed, so the seed also draws which of the 120 possible choices of
+# held-out folds are compared.
 MOST_CHOICES = 20
 
 
 def group_of(pattern: str, file: str) -> str | None:
-    """The group that a file's path below its class folder names, ``None`` for none.
+    """Return the group of a file, or ``None`` if the pattern does not match.
 
-    It is the pattern's first group, or all that it matches where it has none. An empty one, or
-    an optional one that took no part, names nothing.
+    The group is the text matched by the pattern's first capturing group, or by the whole pattern
+    if it has none. An empty match, or a capturing group that did not take part in the match,
+    counts as no group.
+
+    Args:
+        pattern: a regular expression, searched for in ``file``.
+        file: path of the file below its class folder.
     """
     match = re.search(pattern, file)
     if match is None:
@@ -43,67 +49,73 @@ def group_of(pattern: str, file: str) -> str | None:
 def split_groups(
     files: Mapping[str, Sequence[str]], pattern: str, recipe: str, seed: int
 ) -> dict[str, dict[str, list[str]]]:
-    """Split classes by a recipe so that no group is in two parts, and classes are balanced.
+    """Split classes by a recipe so that each group is in one split only and classes are balanced.
 
-    Groups go across classes; a file without a group is one of its own. scikit-learn's
-    ``StratifiedGroupKFold`` makes 10 folds, of which 3 (cosine: 2) are held out, and halves
-    these into val and test. Of several shuffles and choices of folds, which the seed draws, that
-    one is taken which leaves the fewest classes without a part that their groups allow, and
-    among equals the one whose classes' shares are nearest to the recipe's.
+    A group may contain images of several classes; a file without a group is its own group.
+    scikit-learn's ``StratifiedGroupKFold`` makes 10 folds. Of these, 3 are held out and halved
+    into val and test (cosine: 2 are held out as test). The seed draws several shuffles and
+    several choices of folds to hold out. The best one has the fewest classes missing from a split
+    that their groups would allow; ties are decided by how close the shares of the classes are to
+    the recipe's.
 
     Args:
-        files: class -> its sorted files, the classes sorted too.
+        files: class -> its files; classes and files are sorted.
         pattern: a regular expression, see :func:`group_of`.
         recipe: a key of ``HELD_OUT``.
-        seed: of all that is drawn; another one may give the same split of a few groups.
+        seed: random seed; with few groups, different seeds may give the same split.
 
     Returns:
-        class -> part -> files, sorted; val and test may lack a class.
+        class -> split -> files, sorted; a class may be missing from val and test.
 
     Raises:
-        InputError: for a pattern that is none, matches no file or makes too few groups; for
-            classes whose images are all in one group, or that train would lack.
+        InputError: if the pattern is not a valid regular expression, matches no file or makes too
+            few groups, if all images of a class are in one group, or if train would have no
+            images of a class.
     """
-    share, parts = HELD_OUT[recipe]
+    share, held_out = HELD_OUT[recipe]
     images = [(name, file) for name, found in files.items() for file in found]
-    classes = {name: number for number, name in enumerate(files)}
-    labels = np.array([classes[name] for name, _ in images])
+    label_of = {name: label for label, name in enumerate(files)}
+    labels = np.array([label_of[name] for name, _ in images])
     groups = _number_groups(images, pattern)
-    needed = len(parts) + 1
-    if (number := groups.max() + 1) < needed:
+    needed = len(held_out) + 1
+    if (num_groups := groups.max() + 1) < needed:
         raise InputError(
-            f"--group-by {pattern!r} puts all {len(images):,} images into {number} "
-            f"{'group' if number == 1 else 'groups'}, and recipe {recipe} needs at least {needed}; "
-            "give a pattern that tells more of them apart"
+            f"--group-by {pattern!r} puts all {len(images):,} images into {num_groups} "
+            f"{'group' if num_groups == 1 else 'groups'}, but recipe {recipe} needs at least "
+            f"{needed}; give a pattern that makes more groups"
         )
     _check_classes(list(files), labels, groups)
 
     random = np.random.RandomState(seed)
-    part_of = np.full(len(images), "train")
-    held = np.flatnonzero(_hold_out(labels, groups, share, len(parts), random))
-    part_of[held] = parts[-1]
-    if len(parts) == 2:
+    split_of = np.full(len(images), "train")
+    held = np.flatnonzero(_hold_out(labels, groups, share, len(held_out), random))
+    split_of[held] = held_out[-1]
+    if len(held_out) == 2:
         half = _hold_out(labels[held], groups[held], 0.5, 1, random)
-        part_of[held[half]] = parts[0]
+        split_of[held[half]] = held_out[0]
 
-    plan = {name: {part: [] for part in ("train", *parts)} for name in files}
-    for (name, file), part in zip(images, part_of.tolist(), strict=True):
-        plan[name][part].append(file)
+    plan: dict[str, dict[str, list[str]]] = {
+        name: {split: [] for split in ("train", *held_out)} for name in files
+    }
+    for (name, file), split in zip(images, split_of.tolist(), strict=True):
+        plan[name][split].append(file)
     _check_plan(plan, pattern)
     return plan
 
 
 def _number_groups(images: Sequence[tuple[str, str]], pattern: str) -> np.ndarray:
-    """The number of each image's group, (n,), counted from 0 in the order of the images."""
+    """Return the index of each image's group, (n,); groups are numbered from 0 as they appear."""
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"--group-by {pattern!r} is no regular expression: {error}") from None
+        raise InputError(
+            f"--group-by {pattern!r} is not a valid regular expression: {error}"
+        ) from None
     names = [group_of(pattern, file) for _, file in images]
     if not any(names):
         raise InputError(
-            f"--group-by {pattern!r} matches no file; it is searched for in paths below the class "
-            f"folder, such as {images[0][1]!r}"
+            f"--group-by {pattern!r} matches no file; the pattern is searched for in paths below "
+            f"the class folder, such as {images[0][1]!r}"
         )
     numbers: dict[str | tuple[str, str], int] = {}
     keys = (name or image for name, image in zip(names, images, strict=True))
@@ -111,34 +123,34 @@ def _number_groups(images: Sequence[tuple[str, str]], pattern: str) -> np.ndarra
 
 
 def _check_classes(names: Sequence[str], labels: np.ndarray, groups: np.ndarray) -> None:
-    """Refuse classes that no split can share out, since they are of one group."""
+    """Raise an InputError for classes that cannot be split because they have only one group."""
     groups_of = (_table(labels, groups) > 0).sum(axis=0)
-    alone = [name for name, number in zip(names, groups_of, strict=True) if number == 1]
+    alone = [name for name, count in zip(names, groups_of, strict=True) if count == 1]
     if alone:
         raise InputError(
-            "one group holds all images of the class "
-            f"{', '.join(map(repr, alone))}, so that it cannot be in two parts; leave such "
-            f"classes out with --exclude {shlex.join(alone)}"
+            "these classes cannot be split, because all images of the class are in one group: "
+            f"{', '.join(map(repr, alone))}; leave them out with --exclude {shlex.join(alone)}"
         )
 
 
 def _check_plan(plan: Mapping[str, Mapping[str, Sequence[str]]], pattern: str) -> None:
-    lacking = [repr(name) for name, parts in plan.items() if not parts["train"]]
+    lacking = [repr(name) for name, splits in plan.items() if not splits["train"]]
     if lacking:
         raise InputError(
-            f"train would have no image of the class {', '.join(lacking)}, since other parts have "
-            "all its groups; give another --seed, or leave it out with --exclude or --min-images"
+            f"train would have no images of {', '.join(lacking)}, because all groups of the class "
+            "went to other splits; try another --seed, or leave it out with --exclude or "
+            "--min-images"
         )
-    for part in next(iter(plan.values())):
-        if not any(parts[part] for parts in plan.values()):
+    for split in next(iter(plan.values())):
+        if not any(splits[split] for splits in plan.values()):
             raise InputError(
-                f"{part} would have no image, so few groups does --group-by {pattern!r} make; "
-                "give another --seed, or a pattern that tells more images apart"
+                f"{split} would have no images, because --group-by {pattern!r} makes too few "
+                "groups; try another --seed, or a pattern that makes more groups"
             )
 
 
 def _table(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """How many images each group has of each class, (groups, classes)."""
+    """Count the images per group and class, (num_groups, num_classes)."""
     table = np.zeros((groups.max() + 1, labels.max() + 1), np.int64)
     np.add.at(table, (groups, labels), 1)
     return table
@@ -148,112 +160,112 @@ def _hold_out(
     labels: np.ndarray,
     groups: np.ndarray,
     share: float,
-    parts: int,
+    num_splits: int,
     random: np.random.RandomState,
 ) -> np.ndarray:
-    """Choose whole groups so that they hold a share of every class.
+    """Choose whole groups to hold out, so that they contain about a given share of every class.
 
     Args:
-        labels: (n,) integers, the images' classes.
-        groups: (n,) integers.
-        share: to hold out of each class; 0.5 halves, and has two folds do.
-        parts: into how many parts the images held out will go.
-        random: what shuffles.
+        labels: (n,) class index of each image.
+        groups: (n,) group index of each image.
+        share: share of each class to hold out; 0.5 halves the images, with only two folds.
+        num_splits: number of splits that the held-out images will be divided into.
+        random: random number generator.
 
     Returns:
-        (n,) booleans, all of them false where there are too few groups.
+        (n,) booleans, True for held-out images; all False if there are too few groups.
     """
     labels = np.unique(labels, return_inverse=True)[1]
     groups = np.unique(groups, return_inverse=True)[1]
-    if np.bincount(labels).max() <= parts:  # scikit-learn has no folds for classes so small
+    if np.bincount(labels).max() <= num_splits:  # too few images for scikit-learn to stratify
         labels = np.zeros_like(labels)
     wanted = 2 if share == 0.5 else FOLDS
-    folds = min(wanted, groups.max() + 1, np.bincount(labels).max())
-    if folds <= parts:
+    num_folds = min(wanted, groups.max() + 1, np.bincount(labels).max())
+    if num_folds <= num_splits:
         return np.zeros(len(labels), bool)
-    choices = list(combinations(range(folds), max(parts, round(share * folds))))
+    choices = list(combinations(range(num_folds), max(num_splits, round(share * num_folds))))
     drawn = random.permutation(len(choices))[:MOST_CHOICES]
     choices = [choices[number] for number in drawn]
     table = _table(labels, groups)
     found = []
     shuffles = min(max(1, GROUPS_TO_PLACE // len(table)), MOST_SHUFFLES)
     for _ in bar(iterable=range(shuffles), desc="group", unit="shuffle"):
-        fold_of = _folds(labels, groups, folds, random)
+        fold_of = _folds(labels, groups, num_folds, random)
         fold_of_group = np.empty(len(table), np.int64)
         fold_of_group[groups] = fold_of
-        members = [table[fold_of_group == fold] for fold in range(folds)]
+        members = [table[fold_of_group == fold] for fold in range(num_folds)]
         images = np.stack([rows.sum(axis=0) for rows in members])
         group_counts = np.stack([(rows > 0).sum(axis=0) for rows in members])
-        faults = [_faults(images, group_counts, choice, share, parts) for choice in choices]
+        faults = [_faults(images, group_counts, choice, share, num_splits) for choice in choices]
         best = min(range(len(choices)), key=faults.__getitem__)
         found.append((faults[best], np.isin(fold_of, choices[best])))
     return min(found, key=lambda pair: pair[0])[1]
 
 
 def _folds(
-    labels: np.ndarray, groups: np.ndarray, folds: int, random: np.random.RandomState
+    labels: np.ndarray, groups: np.ndarray, num_folds: int, random: np.random.RandomState
 ) -> np.ndarray:
-    """The fold of each image, (n,), by scikit-learn."""
+    """Assign each image to a fold with scikit-learn's StratifiedGroupKFold; return (n,) indices."""
     from sklearn.model_selection import StratifiedGroupKFold  # takes a second to import
 
     fold_of = np.empty(len(labels), np.int64)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=random)
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=random)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with fewer images than there are folds
+        warnings.simplefilter("ignore")  # it warns about classes with fewer images than folds
         for fold, (_, members) in enumerate(splitter.split(labels, labels, groups)):
             fold_of[members] = fold
     return fold_of
 
 
 def _faults(
-    images: np.ndarray, groups: np.ndarray, choice: Sequence[int], share: float, parts: int
+    images: np.ndarray, groups: np.ndarray, choice: Sequence[int], share: float, num_splits: int
 ) -> tuple[int, int, float]:
-    """What speaks against holding out some folds, the worst first.
+    """Measure how bad a choice of folds to hold out is; smaller is better.
 
     Args:
-        images: (folds, classes), how many of each class a fold has.
-        groups: (folds, classes), in how many groups a fold has them.
+        images: (num_folds, num_classes) number of images of each class in each fold.
+        groups: (num_folds, num_classes) number of groups with that class in each fold.
         choice: the folds to hold out.
-        share: to hold out of each class.
-        parts: into how many parts they will go.
+        share: share of each class to hold out.
+        num_splits: number of splits that the held-out images will be divided into.
 
     Returns:
-        How many classes train would lack; how many are in fewer parts than their groups allow;
-        and the mean deviation of the classes' shares.
+        The number of classes that train would lack, the number of classes that are in fewer splits
+        than their groups allow, and the mean deviation of the classes' shares from ``share``.
     """
     folds = list(choice)
     total, held = groups.sum(axis=0), groups[folds].sum(axis=0)
     emptied = int(np.sum((held == total) & (total > 1)))
-    missed = int(np.sum(held < np.minimum(parts, total - 1)))
+    missed = int(np.sum(held < np.minimum(num_splits, total - 1)))
     deviations = np.abs(images[folds].sum(axis=0) / images.sum(axis=0) - share)
-    train = emptied if share < 0.5 else 0  # of two halves neither is train
+    train = emptied if share < 0.5 else 0  # with 0.5, val and test are separated: no train split
     return train, emptied + missed, float(deviations.mean())
 
 
 def describe_groups(manifest: Path) -> list[str]:
-    """What to know of a split by groups, in lines, from its ``manifest.csv``."""
+    """Describe a grouped split from its ``manifest.csv``; return lines of text."""
     with open(manifest, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = {row["group"] for row in rows if row["group"]}
     alone = sum(not row["group"] for row in rows)
-    lines = [f"{len(names):,} groups; {alone:,} files match no pattern, each of them on its own"]
+    lines = [f"{len(names):,} groups; {alone:,} files do not match and form their own groups"]
 
     in_class = Counter(row["class"] for row in rows)
-    in_part = Counter(row["split"] for row in rows)
+    in_split = Counter(row["split"] for row in rows)
     in_both = Counter((row["split"], row["class"]) for row in rows)
-    parts = [part for part in ("train", "val", "test") if part in in_part]
-    for part in parts:
-        share = in_part[part] / len(rows)
-        shares = {name: in_both[part, name] / total for name, total in in_class.items()}
+    splits = [split for split in ("train", "val", "test") if split in in_split]
+    for split in splits:
+        share = in_split[split] / len(rows)
+        shares = {name: in_both[split, name] / total for name, total in in_class.items()}
         name = max(shares, key=lambda name: abs(shares[name] - share))
         lines.append(
-            f"{part} has {100 * share:.1f} % of the images; the class that deviates most is "
-            f"{name!r}, {100 * shares[name]:.1f} % of {in_class[name]:,}"
+            f"{split} has {100 * share:.1f} % of the images; the class that deviates most is "
+            f"{name!r}, with {100 * shares[name]:.1f} % of its {in_class[name]:,} images"
         )
     lines += [
-        f"{part} has no image of {name!r}"
-        for part in parts
+        f"{split} has no images of {name!r}"
+        for split in splits
         for name in in_class
-        if not in_both[part, name]
+        if not in_both[split, name]
     ]
     return lines

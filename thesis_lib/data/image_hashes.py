@@ -1,4 +1,4 @@
-"""Hashes of every image of a data set: of its pixels, and of what it looks like."""
+"""Hash every image of a data set: an exact hash of its pixels, and a perceptual hash."""
 
 import hashlib
 import os
@@ -22,17 +22,20 @@ HASHES = ["file", "modified", "pixels", "perceptual"]
 
 
 def image_hashes(dataset: DataSet) -> pd.DataFrame:
-    """The hashes of all images that can be read: file, modified (ns), pixels, perceptual (hex).
+    """Return the hashes of all images that can be read.
 
-    Stored as ``runs/<data>/image_hashes.csv``, with the data set's fingerprint and the table's
-    own hash in ``image_hashes.json``. Where both hold, only what was modified since and what
-    could not be read is read again; else all is.
+    The hashes are stored in ``runs/<data>/image_hashes.csv``; ``image_hashes.json`` holds the
+    data set's fingerprint and a hash of the table. If both still match, only images that were
+    modified since or could not be read are read again; otherwise all images are.
+
+    Returns:
+        One row per image: file, modified (time in ns), pixels and perceptual (hashes, hex).
     """
-    whole = dataset.whole or dataset  # so that what is stored suits every part of the files
+    whole = dataset.whole or dataset  # the stored table also covers files that are left out
     known = _stored_hashes(whole)
     files = [file for split in whole.splits.values() for file in split.files]
     modified = {file: _modified(whole.root / file) for file in files}
-    # The fingerprint knows sizes alone, and images without compression have the same by nature.
+    # The fingerprint contains only file sizes, and uncompressed images often have the same size.
     known = known[known["file"].map(modified) == known["modified"]]
     missing = sorted(set(files) - set(known["file"]))
     read = _hash_images(whole.root, missing)
@@ -43,7 +46,7 @@ def image_hashes(dataset: DataSet) -> pd.DataFrame:
 
 
 def _stored_hashes(dataset: DataSet) -> pd.DataFrame:
-    """The stored table, or an empty one where it is of other files or damaged."""
+    """Return the stored table, or an empty one if it is damaged or belongs to other files."""
     table_file, receipt_file = _hash_files(dataset)
     try:
         if read_json(receipt_file) == _receipt(dataset, table_file):
@@ -55,7 +58,7 @@ def _stored_hashes(dataset: DataSet) -> pd.DataFrame:
 
 def _store_hashes(dataset: DataSet, hashes: pd.DataFrame) -> None:
     table_file, receipt_file = _hash_files(dataset)
-    receipt_file.unlink(missing_ok=True)  # never the receipt of one table with another
+    receipt_file.unlink(missing_ok=True)  # a crash must not leave the old receipt with a new table
     write_csv(table_file, hashes)
     write_json(receipt_file, _receipt(dataset, table_file))
 
@@ -66,7 +69,7 @@ def _hash_files(dataset: DataSet) -> tuple[Path, Path]:
 
 
 def _receipt(dataset: DataSet, table_file: Path) -> dict[str, Any]:
-    """What the stored hashes depend on, and what tells that they are whole."""
+    """Return what the stored hashes depend on, and the hash that shows the table is undamaged."""
     return {
         "fingerprint": dataset.fingerprint,
         "imagehash": imagehash.__version__,
@@ -92,12 +95,12 @@ def _hash_images(root: Path, files: list[str]) -> pd.DataFrame:
 
 
 def _modified(path: Path) -> str:
-    """When a file was modified last, in ns; "" for a link to nothing."""
+    """Return when a file was last modified, in ns; "" for a broken link."""
     return str(path.stat().st_mtime_ns) if path.exists() else ""
 
 
 def _pixel_hash(pixels: np.ndarray) -> str:
-    """Hash of an image (h, w, 3) and of its shape, hex."""
+    """Return the SHA-256 of an image (h, w, 3) and its shape, as hex."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()

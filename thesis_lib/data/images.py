@@ -1,4 +1,4 @@
-"""Image files: which files are images, and their pixels as 8-bit RGB."""
+"""Image files: find them, and read their pixels as 8-bit RGB."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,39 +18,44 @@ from thesis_lib.errors import InputError
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
-# Control characters, line ends, and what Python makes of bytes that are not UTF-8.
+# Control characters, line separators, and the surrogates by which Python represents bytes in file
+# names that are not UTF-8.
 UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
-# Pillow would try others as well, and run PostScript where Ghostscript is installed. MPO is a JPEG.
+# Otherwise Pillow would try all its formats, and even run PostScript where Ghostscript is
+# installed. "JPEG" includes MPO.
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP")
 
 
-MAX_PIXELS = 100_000_000  # of one image; a file of a few kB can claim to have any number
+MAX_PIXELS = 100_000_000  # per image; even a file of a few kB can claim a huge size
 
 
-# What Pillow raises on bytes that are not what they seem.
+# The errors that Pillow raises for damaged or mislabelled files.
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
     *(struct.error, Image.DecompressionBombError),
 )
 
 
-MP_ENTRY = 0xB002  # of an MPO's index: what is told of each of its pictures
+MP_ENTRY = 0xB002  # the tag of an MPO's index that describes each of its pictures
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Read an image as (h, w, 3) uint8, turned upright as its EXIF says.
+    """Read an image as (h, w, 3) uint8 RGB, rotated upright according to its EXIF orientation.
 
-    Grey is repeated, 16 bits are scaled, CMYK and palettes become RGB, alpha is dropped. Pillow
-    tells what the file is. A JPEG is decoded by torchvision, to the same bits in little over half
-    the time; anything else, and a JPEG that torchvision refuses, by Pillow. A file is refused
-    rather than read wrongly; but bytes that were changed in place show in a PNG alone, since the
-    other kinds have no checksums; nor does a half that was filled up with zeros in a BMP, PPM,
-    TIFF or WEBP, or in a JPEG that was given an end again.
+    Grey images are repeated over three channels, 16-bit values are scaled to 8 bits, CMYK and
+    palette images are converted to RGB, and alpha is dropped. Pillow detects the format.
+    torchvision decodes JPEG files, with identical results in little more than half the time;
+    Pillow decodes all other files, and JPEG files that torchvision cannot decode.
+
+    A damaged file raises an error instead of returning wrong pixels, with two exceptions. Changed
+    bytes are detected only in PNG, because the other formats have no checksums. A missing half
+    that has been filled with zeros is not detected in BMP, PPM, TIFF and WEBP, nor in a JPEG to
+    which an end marker has been added.
 
     Raises:
-        InputError: for a file that cannot be read, is cut short, has more than one frame or more
-            than ``MAX_PIXELS``, or values that 8 and 16 bits do not hold.
+        InputError: if the file cannot be read, is cut short, has more than one frame or more than
+            ``MAX_PIXELS`` pixels, or its values do not fit 8 or 16 bits.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -57,7 +63,9 @@ def read_pixels(path: Path) -> np.ndarray:
             if image.format == "PNG":
                 _check_png(path)
             if image.format == "MPO":
-                _check_jpeg(image, path.read_bytes()[: image.mpinfo[MP_ENTRY][0]["Size"]])
+                _check_jpeg(
+                    image, path.read_bytes()[: cast(Any, image).mpinfo[MP_ENTRY][0]["Size"]]
+                )
             if image.format == "JPEG":
                 content = path.read_bytes()
                 _check_jpeg(image, content)
@@ -67,7 +75,7 @@ def read_pixels(path: Path) -> np.ndarray:
                         file = torch.frombuffer(bytearray(content), dtype=torch.uint8)
                         return decode_jpeg(file, ImageReadMode.RGB).permute(1, 2, 0).numpy()
             ImageOps.exif_transpose(image, in_place=True)
-            image.info.pop("transparency", None)  # convert() drops it as well, but warns
+            image.info.pop("transparency", None)  # convert() would also drop it, with a warning
             return np.asarray(_to_8_bits(image).convert("RGB"))
     except UNREADABLE as error:
         raise InputError(
@@ -76,61 +84,64 @@ def read_pixels(path: Path) -> np.ndarray:
 
 
 def _check_frames(image: Image.Image) -> None:
-    # The further pictures of a camera's MPO are smaller or other views of its first.
+    # The other pictures in a camera's MPO file are smaller versions or other views of the first.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
-        raise ValueError(f"it has {frames} frames, a picture has one")
+        raise ValueError(f"it has {frames} frames, but an image must have exactly one")
 
 
 def _check_png(path: Path) -> None:
-    with Image.open(
-        path, formats=FORMATS
-    ) as image:  # of its own, since none can be decoded after verify()
-        image.verify()  # the checksums, which decoding passes over
+    # Opened again, because an image cannot be decoded after verify().
+    with Image.open(path, formats=FORMATS) as image:
+        image.verify()  # checks the checksums, which decoding ignores
 
 
 def _check_jpeg(image: Image.Image, content: bytes) -> None:
-    """Refuse what decoders would pass over: missing data, and CMYK of unknown sense."""
-    # A copy that was broken off can end in zeros, which decode to grey. Pillow has read up to
-    # the data; before them the end of a thumbnail would be found.
-    if content.rfind(b"\xff\xd9", image.fp.tell()) < 0:
-        raise ValueError("its data have no end, it is cut short")
+    """Raise a ValueError for missing data and ambiguous CMYK, which decoders accept silently."""
+    # An interrupted copy can end in zeros, which decode as grey. Pillow has read up to the image
+    # data; searching from there skips the end marker of an embedded thumbnail.
+    if content.rfind(b"\xff\xd9", cast(Any, image).fp.tell()) < 0:
+        raise ValueError("its data has no end marker, so it is cut short")
     if image.mode == "CMYK" and "adobe" not in image.info:
-        raise ValueError("its CMYK may be ink or light, it does not say which")
+        raise ValueError("its CMYK values are ambiguous: it does not say whether they are inverted")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey, which ``convert`` would clip at 255; refuse what has no known range."""
+    """Scale 16-bit grey values to 8 bits, because ``convert`` would clip them at 255.
+
+    Raises:
+        ValueError: if the range of the values is unknown or not supported.
+    """
     if image.mode == "F":
-        raise ValueError("its values are no whole numbers and have no known range")
+        raise ValueError("its values are floating-point numbers without a known range")
     if not image.mode.startswith("I"):
         return image
     tiff = getattr(image, "tag_v2", {})
     bits = tiff.get(ExifTags.Base.BitsPerSample)
     if bits in ((12,), (32,)):
-        raise ValueError(f"it has {bits[0]} bits a pixel; 8 and 16 can be read")
+        raise ValueError(f"it has {bits[0]} bits per pixel; only 8 and 16 can be read")
     if tiff.get(ExifTags.Base.PhotometricInterpretation) == 0:
-        raise ValueError("its 0 is white, which can be read with 8 bits a pixel alone")
+        raise ValueError("its value 0 means white, which can be read only with 8 bits per pixel")
     values = np.asarray(image)
     if values.min() < 0:
-        raise ValueError(f"its values begin at {values.min()}, below black")
+        raise ValueError(f"it has negative values (down to {values.min()})")
     return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
 def _reason(path: Path, error: Exception) -> str:
     if path.is_symlink() and not path.exists():
-        return f"it is a link to {os.readlink(path)!r}, which is not there"
+        return f"it is a link to {os.readlink(path)!r}, which does not exist"
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image of a known kind" if path.stat().st_size else "it is empty"
+        return "it is not an image of a supported format" if path.stat().st_size else "it is empty"
     strerror = error.strerror if isinstance(error, OSError) else None
     return strerror or str(error).split("\n")[0] or type(error).__name__
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """The class folders in ``folder``, sorted by name; hidden ones are no classes.
+    """Return the class folders in ``folder``, sorted by name; hidden folders are skipped.
 
     Raises:
-        InputError: for a name that tables cannot hold, see :func:`check_names`.
+        InputError: if a name cannot be written to a table, see :func:`check_names`.
     """
     folders = sorted(
         (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")),
@@ -141,10 +152,10 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[str]:
-    """Paths below ``folder`` of its images, at any depth, sorted; hidden files are no images.
+    """Return the images in ``folder`` at any depth, as sorted relative paths; skip hidden files.
 
     Raises:
-        InputError: for a name that tables cannot hold, see :func:`check_names`.
+        InputError: if a name cannot be written to a table, see :func:`check_names`.
     """
     files = []
     for parent, subfolders, names in os.walk(folder, followlinks=True):
@@ -160,7 +171,7 @@ def image_files(folder: Path) -> list[str]:
 
 
 def check_names(folder: Path, names: Iterable[str]) -> None:
-    """Refuse names that no table can hold, since they are no UTF-8 or no single line.
+    """Check that names can be written to a table: they must be a single line of UTF-8.
 
     Raises:
         InputError: for the first name with a control character or bytes that are not UTF-8.
@@ -168,11 +179,11 @@ def check_names(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         if UNWRITABLE.search(name):
             raise InputError(
-                f"{str(folder)!r} has a name with a control character or bytes that are not "
+                f"{str(folder)!r} contains a name with a control character or bytes that are not "
                 f"UTF-8: {name!r}; rename it"
             )
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's suffix is an image's."""
+    """Return whether a file name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

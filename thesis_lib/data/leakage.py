@@ -1,9 +1,9 @@
-"""Images of val and test that an earlier part shows as well, and the metrics without them.
+"""Find leaks: images of val and test that have a counterpart in an earlier split.
 
-An image leaks where an earlier part holds its counterpart: val looks at train, test at train and
-val. In what they agree is one of ``KINDS``. Perceptual hashes are ImageHash's ``phash``: 64 bits,
-half of them set in nearly every image, so that two differ in an even number of bits. All images
-of a single colour are alike by them: they show the same, nothing.
+Val is compared with train, and test with train and val. ``KINDS`` lists what counts as a
+counterpart. Near-duplicates are found by ImageHash's perceptual hash ``phash``, of 64 bits. Nearly
+every image has half of these bits set, so two hashes usually differ in an even number of bits. All
+images of a single colour have the same hash and count as near-duplicates.
 """
 
 import numpy as np
@@ -16,43 +16,44 @@ from thesis_lib.data.images import read_pixels
 from thesis_lib.errors import InputError
 
 KINDS = ("identical pixels", "near-duplicate", "same group", "same name")
-# Where files are counted anew in each class or part (0001.png), all of them share names.
+# If files are numbered from 1 in each class or split (0001.png), equal names mean nothing.
 TELLS_LITTLE = "same name"
 ANY = "any but same name"
-BLOCK = 2**20  # pairs of hashes held against each other at once: some 30 MB
+BLOCK = 2**20  # pairs of hashes compared at once: about 30 MB of memory
 COUNTERPART = ["other_split", "other_file", "other_class", "distance", "counterparts"]
 LEAKS = ["kind", "split", "file", "class", *COUNTERPART]
 
 
 def find_leaks(dataset: DataSet, distance: int, group_by: str) -> pd.DataFrame:
-    """Find the images of val and test that have a counterpart in an earlier part.
+    """Find the images of val and test that have a counterpart in an earlier split.
 
-    The first call reads every image, later ones ``runs/<data>/image_hashes.csv``. Images that
-    cannot be read are passed over: the statistics list them.
+    The first call reads every image; later calls use ``runs/<data>/image_hashes.csv``. Images that
+    cannot be read are skipped; the data statistics list them.
 
     Args:
-        dataset: with any of val and test, or neither.
-        distance: bits in which the perceptual hashes of near-duplicates differ at most.
-        group_by: a regular expression, searched for in each file's path below its class: its
-            first group, or all that it matches where it has none, names the file's group. A
-            file without a match, or with an empty one, is of no group. "" looks for none.
+        dataset: the data set; val and test may be missing.
+        distance: largest number of differing bits between the perceptual hashes of near-duplicates.
+        group_by: a regular expression, searched for in each file's path below its class folder.
+            The text matched by its first capturing group, or by the whole pattern if it has none,
+            is the file's group. A file without a match, or with an empty one, has no group. ""
+            skips the search for groups.
 
     Returns:
-        A row a kind and image: kind (categorical, over the kinds that were looked for), split,
-        file, class; other_split, other_file and other_class of the nearest counterpart, the
-        first in train before val among equally near ones; distance (bits, of near-duplicates
-        alone); counterparts (how many there are). A pair of identical pixels is no
-        near-duplicate as well.
+        One row per kind and image: kind (categorical, over the kinds that were searched for),
+        split, file, class; other_split, other_file and other_class of the nearest counterpart (of
+        equally near ones the first, with train before val); distance (in bits, for near-duplicates
+        only); counterparts (their number). A pair with identical pixels is not listed again as
+        near-duplicates.
 
     Raises:
-        InputError: for a pattern that finds a group in no file.
+        InputError: if the pattern finds no group in any file.
     """
     images = _image_table(dataset, group_by)
     kinds = [kind for kind in KINDS if kind != "same group" or group_by]
     found = []
-    for parts_before in (1, 2):
-        ours = images[images["split"] == SPLITS[parts_before]]
-        earlier = images[images["split"].isin(SPLITS[:parts_before])]
+    for num_earlier in (1, 2):
+        ours = images[images["split"] == SPLITS[num_earlier]]
+        earlier = images[images["split"].isin(SPLITS[:num_earlier])]
         counterparts = {
             "identical pixels": _with_equal(ours, earlier, "pixels"),
             "near-duplicate": _near_duplicates(ours, earlier, distance),
@@ -66,16 +67,16 @@ def find_leaks(dataset: DataSet, distance: int, group_by: str) -> pd.DataFrame:
 
 
 def _image_table(dataset: DataSet, group_by: str) -> pd.DataFrame:
-    """split, file, class, name, group (None for none), pixels, perceptual: a row an image."""
+    """Return one row per image: split, file, class, name, group (or None), pixels, perceptual."""
     files = [file for split in SPLITS for file in split_files_of(dataset, split)]
-    groups = _groups(files, group_by)  # first, since a bad pattern is not to wait for all images
-    parts = [file.split("/") for file in files]
+    groups = _groups(files, group_by)  # first, so that a bad pattern fails before images are read
+    paths = [file.split("/") for file in files]
     images = pd.DataFrame(
         {
-            "split": [part[0] for part in parts],
+            "split": [path[0] for path in paths],
             "file": files,
-            "class": [part[1] for part in parts],
-            "name": [part[-1] for part in parts],
+            "class": [path[1] for path in paths],
+            "name": [path[-1] for path in paths],
             "group": groups,
         }
     )
@@ -85,15 +86,15 @@ def _image_table(dataset: DataSet, group_by: str) -> pd.DataFrame:
 
 
 def split_files_of(dataset: DataSet, split: str) -> list[str]:
-    """All files of a split, none where the data set has no such split."""
+    """Return all files of a split, or none if the data set does not have the split."""
     return dataset.splits[split].files if split in dataset.splits else []
 
 
 def _groups(files: list[str], group_by: str) -> list[str | None]:
-    """Each file's group by a pattern, None for none.
+    """Return each file's group according to a pattern, or None.
 
     Raises:
-        InputError: where no file has one.
+        InputError: if no file has a group.
     """
     if not group_by:
         return [None] * len(files)
@@ -101,14 +102,14 @@ def _groups(files: list[str], group_by: str) -> list[str | None]:
     groups = [group_of(group_by, file) for file in below]
     if not any(groups):
         raise InputError(
-            f"group_by {group_by!r} finds a group in no file; one of them is {below[0]!r} "
-            "below its class"
+            f"group_by {group_by!r} matches no file; the pattern is searched for in paths below "
+            f"the class folder, such as {below[0]!r}"
         )
     return groups
 
 
 def _with_equal(ours: pd.DataFrame, earlier: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The images of ``ours`` whose value in a column some of ``earlier`` have as well."""
+    """Find the images of ``ours`` that have the same value in a column as any of ``earlier``."""
     ours, earlier = ours.dropna(subset=column), earlier.dropna(subset=column)
     first = earlier.drop_duplicates(column).set_index(column)
     ours = ours[ours[column].isin(first.index)]
@@ -118,8 +119,8 @@ def _with_equal(ours: pd.DataFrame, earlier: pd.DataFrame, column: str) -> pd.Da
 
 
 def _near_duplicates(ours: pd.DataFrame, earlier: pd.DataFrame, distance: int) -> pd.DataFrame:
-    """The images of ``ours`` with near-duplicates in ``earlier`` that are not the same pixels."""
-    others = earlier.drop_duplicates("pixels").reset_index(drop=True)  # the first of each
+    """Find the images of ``ours`` with near-duplicates in ``earlier`` that differ in pixels."""
+    others = earlier.drop_duplicates("pixels").reset_index(drop=True)  # keeps the first of each
     weights = others["pixels"].map(earlier["pixels"].value_counts()).to_numpy(np.int64)
     column_of = pd.Series(others.index, others["pixels"])
     same = ours["pixels"].map(column_of).fillna(-1).to_numpy(np.int64)
@@ -133,7 +134,7 @@ def _near_duplicates(ours: pd.DataFrame, earlier: pd.DataFrame, distance: int) -
 def _leaking(
     ours: pd.DataFrame, others: pd.DataFrame, distance: np.ndarray, counterparts: np.ndarray
 ) -> pd.DataFrame:
-    """Images beside their nearest counterparts, (n,) each; distance: bits, or NA for all."""
+    """Join images with their nearest counterparts, (n,) each; distance: in bits, or NA for all."""
     table = ours[["split", "file", "class"]].reset_index(drop=True)
     for column in ("split", "file", "class"):
         table[f"other_{column}"] = others[column].to_numpy()
@@ -145,19 +146,21 @@ def _leaking(
 def nearest_hashes(
     ours: np.ndarray, others: np.ndarray, distance: int, same: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Search all pairs of 64-bit hashes, in blocks: the memory does not grow with their number.
+    """Find the nearest of ``others`` for each of ``ours``, by Hamming distance of 64-bit hashes.
+
+    Pairs are compared in blocks, so memory use does not grow with their number.
 
     Args:
-        ours: (n,) uint64.
-        others: (m,) uint64.
-        distance: bits in which near hashes differ at most.
-        same: (n,) the one of ``others`` that is passed over for each of ``ours``, -1 for none.
-        weights: (m,) how many images each of ``others`` stands for.
+        ours: (n,) uint64 hashes.
+        others: (m,) uint64 hashes.
+        distance: largest distance, in bits, that counts as near.
+        same: (n,) for each of ``ours``, the index of one of ``others`` to ignore, or -1 for none.
+        weights: (m,) number of images that each of ``others`` stands for.
 
     Returns:
-        For each of ``ours``, (n,): the first of the nearest of ``others``, its distance in
-        bits, and the number of images that are near; where that is 0, the two before it mean
-        nothing.
+        For each of ``ours``, (n,) each: the index of the nearest of ``others`` (the first of
+        equally near ones), its distance in bits, and the number of images that are near. Where
+        this number is 0, ignore the other two.
     """
     n, m = len(ours), len(others)
     nearest, bits, counts = (np.zeros(n, dtype=np.int64) for _ in range(3))
@@ -167,8 +170,8 @@ def nearest_hashes(
     for begin in range(0, n, rows):
         block = slice(begin, min(begin + rows, n))
         differing = np.bitwise_count(ours[block, None] ^ others)  # (rows, m) uint8
-        passed_over = np.flatnonzero(same[block] >= 0)
-        differing[passed_over, same[block][passed_over]] = 255
+        ignored = np.flatnonzero(same[block] >= 0)
+        differing[ignored, same[block][ignored]] = 255
         nearest[block] = differing.argmin(1)
         bits[block] = differing[np.arange(len(differing)), nearest[block]]
         row, column = np.nonzero(differing <= distance)
@@ -177,25 +180,27 @@ def nearest_hashes(
 
 
 def example_pairs(
-    leaks: pd.DataFrame, dataset: DataSet, pairs: int = 12
+    leaks: pd.DataFrame, dataset: DataSet, num_pairs: int = 12
 ) -> list[tuple[np.ndarray, np.ndarray, str]]:
-    """Choose pairs to look at, as many of each kind as there is room for.
+    """Choose example pairs to look at, shared equally among the kinds of leaks.
 
-    Within a kind those of different classes come first, then the nearest, then test's.
+    Within a kind, pairs of different classes come first, then pairs with the smallest distance,
+    then pairs from the test split.
 
     Args:
-        leaks: as of :func:`find_leaks`.
-        dataset: where the images are read.
-        pairs: how many at most.
+        leaks: the table returned by :func:`find_leaks`.
+        dataset: the data set to read the images from.
+        num_pairs: largest number of pairs.
 
     Returns:
-        Image, counterpart, (h, w, 3) uint8 each, and a caption of three lines.
+        One tuple per pair: image and counterpart, (h, w, 3) uint8 each, and a caption of three
+        lines.
     """
     ordered = leaks.assign(
         agrees=leaks["class"] == leaks["other_class"], late=leaks["split"] != "test"
     ).sort_values(["kind", "agrees", "distance", "late"], kind="stable")
     ordered["rank"] = ordered.groupby("kind", observed=True).cumcount()
-    chosen = ordered.sort_values(["rank", "kind"], kind="stable").head(pairs)
+    chosen = ordered.sort_values(["rank", "kind"], kind="stable").head(num_pairs)
     return [
         (
             read_pixels(dataset.root / row["file"]),

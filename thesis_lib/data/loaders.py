@@ -1,4 +1,4 @@
-"""What the models are fed with: views of images, in batches whose order is reproducible."""
+"""Load views of images in batches, in a reproducible order."""
 
 import contextlib
 import os
@@ -27,87 +27,102 @@ _with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
 
 
 class RandomViews(Dataset):
-    """Images as random views, a batch at a time, addressed by (epoch, image) each.
+    """Random views of images for training, loaded one batch at a time.
 
-    A batch is the views (n * views, size, size, 3) uint8, an image's views neighbours; their
-    :class:`.transforms.JitterFactors`; the labels (n,); the images' indices (n,). Under torchrun
-    each rank gets the views of its part of the batch (:func:`distributed.batch_slice`), and the
-    labels and indices of the whole batch.
+    A batch is requested by a list of (epoch, index) keys. It is a tuple of the views, (n *
+    num_views, size, size, 3) uint8, with the views of an image next to each other; their
+    :class:`.transforms.JitterFactors`; the labels (n,); and the indices of the images (n,). Under
+    torchrun, each rank gets the views of its share of the batch
+    (:func:`distributed.batch_slice`), but the labels and indices of the whole batch.
+
+    Args:
+        images: the images of a split.
+        size: side of the views, px.
+        seed: the run's random seed.
+        num_views: number of views per image.
     """
 
-    def __init__(self, images: Images, size: int, seed: int, views: int = 2) -> None:
+    def __init__(self, images: Images, size: int, seed: int, num_views: int = 2) -> None:
         self.images, self.labels = images, torch.from_numpy(images.split.labels)
-        self.size, self.seed, self.views = size, seed, views
-        self.rank, self.ranks = distributed.rank(), distributed.world_size()
+        self.size, self.seed, self.num_views = size, seed, num_views
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
 
     def __getitem__(
         self, keys: list[tuple[int, int]]
     ) -> tuple[Tensor, JitterFactors, Tensor, Tensor]:
-        """The views of a batch of images of one epoch."""
+        """Return the views of a batch of images, all in the same epoch."""
         (epoch, _), indices = keys[0], [index for _, index in keys]
-        own = indices[distributed.batch_slice(len(indices), self.views, self.rank, self.ranks)]
-        drawn = transforms.draw_random_numbers(self.seed, epoch, own, self.views)
+        own = indices[
+            distributed.batch_slice(len(indices), self.num_views, self.rank, self.world_size)
+        ]
+        drawn = transforms.draw_random_numbers(self.seed, epoch, own, self.num_views)
         pixels = _random_crops([self.images[i] for i in own], drawn, self.size)
         indices = torch.tensor(indices)
         return pixels, transforms.draw_jitter(drawn), self.labels[indices], indices
 
 
 class FeatureViews(Dataset):
-    """Images as the views that features are extracted from, a batch of indices at a time.
+    """Views of images for feature extraction, loaded one batch of indices at a time.
 
-    A batch is (n * max(views, 1), size, size, 3) uint8: ``views`` random crops of each image,
-    or the central view alone where ``views`` is 0.
+    A batch is (n * max(num_views, 1), size, size, 3) uint8: ``num_views`` random crops of each
+    image, or one center crop of each if ``num_views`` is 0.
+
+    Args:
+        images: the images of a split.
+        size: side of the views, px.
+        seed: the run's random seed.
+        num_views: number of random crops per image, or 0 for the center crop.
     """
 
-    def __init__(self, images: Images, size: int, seed: int, views: int = 0) -> None:
-        self.images, self.size, self.seed, self.views = images, size, seed, views
+    def __init__(self, images: Images, size: int, seed: int, num_views: int = 0) -> None:
+        self.images, self.size, self.seed, self.num_views = images, size, seed, num_views
 
     def __getitem__(self, indices: list[int]) -> Tensor:
-        """The views of a batch of images."""
+        """Return the views of a batch of images."""
         images = [self.images[i] for i in indices]
-        if not self.views:
+        if not self.num_views:
             views = [transforms.center_crop(image, self.size) for image in images]
             return torch.from_numpy(np.stack(views))
-        drawn = transforms.draw_random_numbers(self.seed, 0, indices, self.views)
+        drawn = transforms.draw_random_numbers(self.seed, 0, indices, self.num_views)
         return _random_crops(images, drawn, self.size)
 
 
 def _random_crops(images: list[np.ndarray], drawn: np.ndarray, size: int) -> Tensor:
-    """The crops that the rows of ``drawn`` stand for, as many in turn of each image."""
+    """Crop each image once per row of ``drawn`` that belongs to it, with the numbers in the row."""
     images = [image for image in images for _ in range(len(drawn) // len(images))]
     crops = transforms.draw_crops(drawn, [(image.shape[1], image.shape[0]) for image in images])
     return transforms.crop_and_resize(images, crops, size)
 
 
 class EpochBatches:
-    """Batches of (epoch, image) in an order that depends on (seed, epoch) alone.
+    """Batches of (epoch, index) keys in an order that depends only on (seed, epoch).
 
-    ``epoch`` and ``start``, the first step to give, can be set before each pass.
+    Set ``epoch`` and ``start`` (the first step to return, counted from 0) before each pass.
 
-    Every image comes once an epoch; the last batch is smaller where the batch size does not
-    divide the number of images. A last image left alone is a batch of its own, or joins the
-    batch before it where ``alone`` is False: batch normalisation cannot take a single view.
+    Every image occurs once per epoch. The last batch is smaller if the number of images is not a
+    multiple of the batch size. If a single image is left over, it forms a batch of its own, or is
+    added to the previous batch if ``alone`` is False: batch normalisation needs more than one view.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int, alone: bool = True) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.joined = not alone and images > 1 and images % batch_size == 1
+    def __init__(self, num_images: int, batch_size: int, seed: int, alone: bool = True) -> None:
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.joined = not alone and num_images > 1 and num_images % batch_size == 1
         self.epoch, self.start = 1, 0
 
     def __len__(self) -> int:
-        return -(-self.images // self.batch_size) - self.joined
+        return -(-self.num_images // self.batch_size) - self.joined
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.images)
-        keys = [(self.epoch, int(image)) for image in order]
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
+        keys = [(self.epoch, int(index)) for index in order]
         starts = range(0, len(self) * self.batch_size, self.batch_size)
-        ends = [*starts[1:], self.images]
+        ends = [*starts[1:], self.num_images]
         for start, end in list(zip(starts, ends, strict=True))[self.start :]:
             yield keys[start:end]
 
 
 class _Guarded(Dataset):
-    """Passes an InputError on as a batch, for torch would wrap it in a worker's traceback."""
+    """Return an InputError in place of a batch, because torch would wrap it in a traceback."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -119,49 +134,49 @@ class _Guarded(Dataset):
             return error
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 class Loader:
-    """Batches for lists of keys, by workers that live on from epoch to epoch, or by this process.
+    """Load batches in worker processes that persist between epochs, or in this process.
 
-    A context manager: its workers end with the block.
+    Use it as a context manager: the workers are stopped at the end of the block.
 
     Args:
-        dataset: what it gives for a list of keys is a batch.
-        batches: gives the lists of keys of an epoch.
-        workers: loading processes; 0: none but this one.
-        pin_memory: whether batches of workers go to a GPU.
-        timeout: seconds without a batch after which workers count as hung.
+        dataset: returns a batch for a list of keys.
+        batches: yields the lists of keys of an epoch.
+        num_workers: number of worker processes; 0 loads the batches in this process.
+        pin_memory: whether workers' batches are put in pinned memory, to be copied to a GPU.
+        timeout: seconds to wait for a batch before the workers count as hung.
 
     Raises:
-        InputError: while iterating, for an image that cannot be read.
-        RuntimeError: torch's, for a worker that was killed, has ended or hangs.
+        InputError: while iterating, if an image cannot be read.
+        RuntimeError: raised by torch while iterating, if a worker was killed, exited or hangs.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         batches: Any,
-        workers: int,
+        num_workers: int,
         pin_memory: bool,
         timeout: float = RunConfig.worker_timeout,
     ) -> None:
         self.dataset, self.batches, self._loader = dataset, batches, None
-        if workers:
+        if num_workers:
             self._loader = DataLoader(
                 _Guarded(dataset),
                 sampler=batches,
                 batch_size=None,
-                collate_fn=_as_it_is,
-                num_workers=workers,
+                collate_fn=_identity,
+                num_workers=num_workers,
                 pin_memory=pin_memory,
                 timeout=timeout,
                 persistent_workers=True,
-                worker_init_fn=_belong_to_the_parent,
-                # Otherwise it draws from torch's own generator, and dropout would come out
-                # otherwise than without workers.
+                worker_init_fn=_init_worker,
+                # Without its own generator, DataLoader would draw from torch's global one, and
+                # dropout would differ from a run without workers.
                 generator=torch.Generator(),
             )
             _with_workers.add(self)
@@ -170,7 +185,7 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        if self._loader is None:  # torch's own way of doing so costs a twentieth of small images
+        if self._loader is None:  # DataLoader(num_workers=0) would be 5 % slower on small images
             yield from map(self.dataset.__getitem__, self.batches)
             return
         for batch in self._loader:
@@ -188,12 +203,12 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers, hung ones too: they hold nothing, and torch would wait for them."""
+        """Kill the workers, which have nothing to save; torch would wait for hung ones."""
         iterator = getattr(self._loader, "_iterator", None)
         self._loader = None
         if iterator is None:
             return
-        with _deaths_of_children_unheeded():
+        with _default_sigchld():
             for worker in iterator._workers:
                 worker.kill()
             iterator._shutdown_workers()
@@ -204,13 +219,13 @@ def _close_all() -> None:
         loader.close()
 
 
-# At the end multiprocessing would wait for ever for workers that leave SIGTERM to their parent.
+# Workers ignore SIGTERM, so at exit multiprocessing would wait for them forever.
 Finalize(None, _close_all, exitpriority=10)
 
 
 @contextlib.contextmanager
-def _deaths_of_children_unheeded() -> Iterator[None]:
-    """Keep torch's handler, which raises for a killed worker, out of the way."""
+def _default_sigchld() -> Iterator[None]:
+    """Disable torch's SIGCHLD handler, which raises an error if a worker is killed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -221,21 +236,21 @@ def _deaths_of_children_unheeded() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, previous)
 
 
-def _belong_to_the_parent(worker: int) -> None:
-    # Where the parent is killed, torch's workers live on for seconds, and hold its connections to
-    # other ranks, which then wait for it.
+def _init_worker(worker: int) -> None:
+    # If the parent is killed, torch's workers survive for some seconds and keep its connections
+    # to the other ranks open, so these would wait.
     processes.exit_with_parent(os.getppid(), seconds=0)
-    # A cluster's notices and a terminal's Ctrl-C reach every process; the parent finishes its
-    # step with these, and then ends them.
+    # A cluster's signals and Ctrl-C reach every process. Workers ignore them, because the parent
+    # needs the workers to finish its step and stops them afterwards.
     for number in (*NOTICES, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def worker_count(config: RunConfig, device: torch.device) -> int:
-    """Processes that load images: as configured, else one a core (up to 8) beside a GPU.
+    """Return the number of workers: ``config.workers`` if set, otherwise chosen by device.
 
-    Several ranks on a machine part its cores. Where the CPU trains, the model needs the cores
-    itself: none, then.
+    With a GPU, it is the number of cores, shared among the ranks on this machine, and at most 8.
+    On the CPU it is 0, because the model itself needs the cores.
     """
     if config.workers is not None:
         return config.workers
@@ -244,18 +259,18 @@ def worker_count(config: RunConfig, device: torch.device) -> int:
     return min(processes.num_cores(processes.local_world_size()), 8)
 
 
-def example_views(dataset: DataSet, config: RunConfig, images: int) -> dict[str, list]:
-    """Some training images with the views that the first epoch takes of them.
+def example_views(dataset: DataSet, config: RunConfig, num_images: int) -> dict[str, list]:
+    """Draw random training images, and make the views of them that the first epoch uses.
 
     Returns:
-        originals: (h, w, 3) uint8 arrays; views: for each view of the method a list of such
-        arrays; names: the images' classes.
+        originals: list of (h, w, 3) uint8 arrays; views: for each view of the method, a list of
+        such arrays; names: the class name of each image.
     """
     train = dataset.splits["train"]
     decoded = Images(train)
     taken = RandomViews(decoded, config.image_size, config.seed, config.views)
     random = np.random.default_rng(config.seed)
-    chosen = sorted(random.choice(len(train), min(images, len(train)), replace=False).tolist())
+    chosen = sorted(random.choice(len(train), min(num_images, len(train)), replace=False).tolist())
     pixels, jitter, labels, _ = taken[[(1, index) for index in chosen]]
     views = transforms.to_float(pixels)
     if config.method != "cross-entropy":

@@ -1,4 +1,4 @@
-"""A published split, rebuilt from the manifests that list its parts."""
+"""Rebuild a published split from manifests: CSV files that list the images of each split."""
 
 import csv
 import io
@@ -14,21 +14,23 @@ from thesis_lib.data.images import class_folders, image_files, is_image
 from thesis_lib.data.splits import check_places, write_split
 from thesis_lib.errors import InputError
 
-# number of manifests -> the parts that they list, in their order
+# number of manifests -> the splits that they list, in order
 MANIFEST_SPLITS = {2: ("train", "test"), 3: ("train", "val", "test")}
 
 
 @dataclass(frozen=True)
 class ManifestReport:
-    """What to know of a split that was rebuilt from manifests.
+    """What the user should know about a split that was rebuilt from manifests.
 
-    ``missing`` rows were left out, ``repeated`` ones placed once, images ``in_two_parts`` placed
-    in both; ``unlisted`` images of the source are in no manifest.
+    ``missing``: listed images that the source does not have, which were left out; ``repeated``:
+    images listed more than once in a manifest, which were placed once; ``in_two_splits``: images
+    in more than one manifest, which were placed in each of these splits; ``unlisted``: number of
+    images in the source that are in no manifest.
     """
 
     missing: list[str]
     repeated: list[str]
-    in_two_parts: list[str]
+    in_two_splits: list[str]
     unlisted: int
 
 
@@ -39,75 +41,76 @@ def split_by_manifest(
     copy: bool = False,
     allow_missing: bool = False,
 ) -> ManifestReport:
-    """Rebuild a published split of ``source`` from CSV files that list its parts.
+    """Rebuild a published split of ``source`` from CSV files that list the images of each split.
 
-    The split holds the manifests' rows and nothing else, leaks between its parts included. It is
-    written as by ``split_dataset``.
+    The result contains exactly the images in the manifests, even if an image is in two of them.
+    The files are written as by ``split_dataset``.
 
     Args:
-        source: the folder of class folders.
-        destination: the split's new folder.
-        manifests: train, val, test or train, test; each with the columns folder (a class) and
-            filename (below it), in UTF-8 or latin-1, parted by commas, semicolons or tabs.
+        source: the folder that contains the class folders.
+        destination: the new folder of the split.
+        manifests: the files for train, val, test, or for train, test. Each has the columns folder
+            (a class) and filename (path below the class folder), is encoded in UTF-8 or latin-1,
+            and is separated by commas, semicolons or tabs.
         copy: copy files instead of linking them.
-        allow_missing: leave out the listed images that ``source`` lacks.
+        allow_missing: leave out listed images that are missing in ``source``.
 
     Raises:
-        InputError: for a missing or unsuitable source, a destination that is there already,
-            manifests that are unreadable or in another order, a row that names no image below
-            a class folder, images that are missing, or a class that train lacks.
+        InputError: if the source is missing or unsuitable, the destination already exists, the
+            manifests are unreadable or in the wrong order, a row does not name an image below a
+            class folder, images are missing, or train has no images of a class.
     """
-    parts = _parts_in_order(manifests)
+    splits = _splits_in_order(manifests)
     check_places(source, destination)
     on_disk = {(f.name, file) for f in class_folders(source) for file in image_files(f)}
-    # Disks and CSV files differ in spelling é as one character or as two, and in blanks at the
-    # ends: the very spelling of the row goes first, then the other one.
+    # Names on disk and in a CSV file may differ in Unicode normalisation (é as one or two
+    # characters) and in surrounding spaces. An exact match takes precedence.
     images = {_composed(image): image for image in on_disk} | {image: image for image in on_disk}
 
-    placed: dict[tuple[str, str], list[str]] = {}  # image -> its parts
+    placed: dict[tuple[str, str], list[str]] = {}  # image -> its splits
     listed, missing, repeated = 0, [], []
-    for part, path in zip(parts, manifests, strict=True):
+    for split, path in zip(splits, manifests, strict=True):
         rows = Counter(
             images.get(row) or images.get(_composed(row)) or _composed(row)
             for row in _manifest_rows(path)
         )
         listed += len(rows)
         for image, times in rows.items():
-            label = f"{part}: {'/'.join(image)} ({path.name})"
+            label = f"{split}: {'/'.join(image)} ({path.name})"
             if image not in on_disk:
                 missing.append(label)
                 continue
-            placed.setdefault(image, []).append(part)
+            placed.setdefault(image, []).append(split)
             if times > 1:
                 repeated.append(label)
     if missing:
         _check_missing(source, missing, listed, allow_missing)
 
     plan: dict[str, dict[str, list[str]]] = {}
-    for (name, file), its_parts in sorted(placed.items()):
-        for part in its_parts:
-            plan.setdefault(name, {part: [] for part in parts})[part].append(file)
-    _check_plan(source, plan, parts)
+    for (name, file), its_splits in sorted(placed.items()):
+        for split in its_splits:
+            plan.setdefault(name, {split: [] for split in splits})[split].append(file)
+    _check_plan(source, plan, splits)
     write_split(source, destination, plan, copy)
     leaks = [f"{'/'.join(i)} ({', '.join(its)})" for i, its in placed.items() if len(its) > 1]
     return ManifestReport(missing, repeated, leaks, len(on_disk) - len(placed))
 
 
-def _parts_in_order(manifests: Sequence[Path]) -> tuple[str, ...]:
+def _splits_in_order(manifests: Sequence[Path]) -> tuple[str, ...]:
     if len(manifests) not in MANIFEST_SPLITS:
         raise InputError(
-            f"--manifest takes the three files train val test, or the two train test, "
+            f"--manifest takes three files (train val test) or two (train test), "
             f"not {len(manifests)}"
         )
-    parts = MANIFEST_SPLITS[len(manifests)]
-    for part, path in zip(parts, manifests, strict=True):
+    splits = MANIFEST_SPLITS[len(manifests)]
+    for split, path in zip(splits, manifests, strict=True):
         words = set(MANIFEST_SPLITS[3]) & set(re.findall("[a-z]+", path.stem.lower()))
-        if len(words) == 1 and words != {part}:
+        if len(words) == 1 and words != {split}:
             raise InputError(
-                f"{path} stands in the place of {part}; the order is {' '.join(parts)}: "
-                "give the files so, or rename it"
+                f"{path} is given as the manifest of {split}; the order is {' '.join(splits)}: "
+                "give the files in this order, or rename the file"
             )
-    return parts
+    return splits
 
 
 def _composed(image: tuple[str, str]) -> tuple[str, str]:
@@ -141,18 +144,18 @@ def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
             )
         for row in reader:
             if not any(value.strip() for value in row.values() if isinstance(value, str)):
-                continue  # a line of delimiters alone, as spreadsheets leave at the end
+                continue  # a line of delimiters only, which spreadsheets often leave at the end
             if fault := _row_fault(row):
                 raise InputError(f"{path} line {reader.line_num}: {fault}")
             yield row["folder"], row["filename"]
     except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num} is no sound CSV: {error}") from None
+        raise InputError(f"{path} line {reader.line_num} is not valid CSV: {error}") from None
 
 
 def _row_fault(row: dict[str | None, Any]) -> str:
-    """What to put right in a manifest's row, or ``""``."""
+    """Return what is wrong with a manifest's row and how to correct it, or ``""``."""
     if any(row.get(None, ())):
-        return "more fields than the header; a name that holds the delimiter needs quotes"
+        return "more fields than the header; quote names that contain the delimiter"
     for column in ("folder", "filename"):
         name = row[column]
         if not name.strip():
@@ -160,36 +163,36 @@ def _row_fault(row: dict[str | None, Any]) -> str:
         steps = [step.strip() for step in name.split("/")]
         outside = not {"", ".", ".."}.isdisjoint(steps) or steps[0].endswith(":")  # C:/
         if outside or not set("\\\r\n\0").isdisjoint(name):
-            return f"{column} {name!r} must be a plain name, or a path downwards with / between"
+            return f"{column} {name!r} must be a name or a relative path with /, without . or .."
     if "/" in row["folder"]:
-        return f"folder {row['folder']!r} must be one class folder; subfolders go before filename"
+        return f"folder {row['folder']!r} must be a class; put its subfolders in column filename"
     if not is_image(row["filename"]):
-        return f"filename {row['filename']!r} is no image by its suffix; remove the row"
+        return f"filename {row['filename']!r} does not end like an image file; remove the row"
     return ""
 
 
 def _check_missing(source: Path, missing: list[str], listed: int, allow_missing: bool) -> None:
     if len(missing) == listed:
         raise InputError(
-            f"none of the {listed:,} listed images is in {source}, the first being {missing[0]}; "
-            "this is likely the wrong folder: give the one that holds the class folders"
+            f"none of the {listed:,} listed images is in {source} (the first is {missing[0]}); "
+            "this is probably the wrong folder: give the one that contains the class folders"
         )
     if not allow_missing:
         raise InputError(
             f"{len(missing):,} of {listed:,} listed images are missing in {source}: "
-            f"{', '.join(missing)}; split the rest with --allow-missing"
+            f"{', '.join(missing)}; add --allow-missing to split the rest"
         )
 
 
-def _check_plan(source: Path, plan: dict[str, dict[str, list[str]]], parts: Sequence[str]) -> None:
-    for part in parts:
-        if not any(files[part] for files in plan.values()):
+def _check_plan(source: Path, plan: dict[str, dict[str, list[str]]], splits: Sequence[str]) -> None:
+    for split in splits:
+        if not any(files[split] for files in plan.values()):
             raise InputError(
-                f"{part} would have no image; its manifest must list some that {source} holds"
+                f"{split} would have no images; its manifest must list images that are in {source}"
             )
     lacking = [repr(name) for name, files in plan.items() if not files["train"]]
     if lacking:
         raise InputError(
-            f"train has no image of the class {', '.join(lacking)}, which another part has; "
+            f"train has no images of the class {', '.join(lacking)}, but another split has; "
             "check that the manifests belong together, or remove the rows of this class"
         )

@@ -1,4 +1,4 @@
-"""Class folders -> train / val / test: the thesis's two recipes, and a manifest."""
+"""Split class folders into train, val and test by one of the thesis's two recipes."""
 
 import csv
 import hashlib
@@ -15,18 +15,21 @@ from thesis_lib.data.images import class_folders, image_files
 from thesis_lib.errors import InputError, nearest
 from thesis_lib.system.progress import bar
 
-# recipe -> the fewest images of a class that leave one in every part
+# recipe -> the smallest number of images per class that gives every split at least one
 RECIPES = {"linear-head": 4, "cosine": 2}
 
 
 def split_files(files: Sequence[str], recipe: str, seed: int = 42) -> dict[str, list[str]]:
-    """Split one class's sorted files as the thesis does.
+    """Split the files of one class as in the thesis.
 
     Args:
-        files: at least as many as ``RECIPES[recipe]``.
+        files: the sorted files of the class, at least ``RECIPES[recipe]`` of them.
         recipe: "linear-head" (70 / 15 / 15: 30 % held out, then halved into val and test) or
             "cosine" (80 / 20: train and test).
         seed: scikit-learn's ``random_state``, the same for every class.
+
+    Returns:
+        split -> files.
     """
     from sklearn.model_selection import train_test_split  # takes a second to import
 
@@ -50,24 +53,31 @@ def split_dataset(
 ) -> dict[str, int]:
     """Split a folder of class folders into ``destination/{train,val,test}/<class>/``.
 
-    Files are hard links where the file system allows it and ``copy`` is not asked for, else
-    copies. ``destination/manifest.csv`` lists split, class, file, bytes and sha256, and with
-    ``group_by`` also group, which is empty for a file of none. The split appears whole or not at
-    all: it is built beside its place and renamed.
+    ``destination/manifest.csv`` lists split, class, file, bytes and sha256, and with ``group_by``
+    also group (empty for a file without a group). The split is built in a temporary folder beside
+    ``destination`` and then renamed, so it is either complete or absent.
 
-    ``group_by`` is a regular expression that tells the group of a file, see ``group_of``: all
-    images of a group go to one part, as ``split_groups`` says.
+    Args:
+        source: the folder that contains the class folders.
+        destination: the new folder of the split.
+        recipe: a key of ``RECIPES``, see ``split_files``.
+        seed: random seed, from 0 to 2^32 - 1.
+        min_images: leave out classes with fewer images than this.
+        exclude: names of classes to leave out.
+        copy: copy the files; otherwise they are hard-linked where the file system allows it.
+        group_by: a regular expression that gives the group of a file, see ``group_of``. All
+            images of a group go to the same split, see ``split_groups``.
 
     Returns:
-        The classes left out by ``min_images`` and their numbers of images.
+        The classes left out by ``min_images``: class -> number of images.
 
     Raises:
-        InputError: for a missing or unsuitable source, a destination that is there already,
-            an unknown class to exclude, a class too small for the recipe, or groups that
-            ``split_groups`` refuses.
+        InputError: if the source is missing or unsuitable, the destination already exists, a class
+            to exclude is unknown, a class is too small for the recipe, or ``split_groups`` cannot
+            split the groups.
     """
     if recipe not in RECIPES:
-        raise InputError(f"recipe {recipe!r} is unknown; it is one of {', '.join(RECIPES)}")
+        raise InputError(f"recipe {recipe!r} is unknown; choose one of {', '.join(RECIPES)}")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be from 0 to 4294967295, not {seed}")
     check_places(source, destination)
@@ -81,29 +91,37 @@ def split_dataset(
 
 
 def check_places(source: Path, destination: Path) -> None:
-    """Refuse a source that is no unsplit folder, and a destination in use or inside it."""
+    """Check that the source is an unsplit folder, and the destination is unused and outside it.
+
+    Raises:
+        InputError: otherwise.
+    """
     if not source.is_dir():
-        raise InputError(f"there is no folder {source}; give the folder that holds class folders")
+        raise InputError(
+            f"there is no folder {source}; give the folder that contains the class folders"
+        )
     if (source / "train").is_dir() and ((source / "test").is_dir() or (source / "val").is_dir()):
-        raise InputError(f"{source} is split already: it holds train/; give the unsplit folder")
+        raise InputError(
+            f"{source} is already split: it contains train/; give the folder of the unsplit data"
+        )
     check_destination(destination)
     if destination.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"{destination} lies inside {source}; give a place outside it")
+        raise InputError(f"{destination} is inside {source}; choose a destination outside it")
 
 
 def check_destination(destination: Path) -> None:
-    """Refuse a destination that is in use."""
+    """Raise an InputError if the destination is a file or a folder that is not empty."""
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(
-            f"{destination} is there already and is never overwritten; "
-            "give another place, or delete it yourself"
+            f"{destination} already exists and is never overwritten; "
+            "choose another destination, or delete it yourself"
         )
 
 
 def _files_by_class(
     source: Path, recipe: str, min_images: int | None, exclude: Sequence[str]
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """The images of each class to split, and the sizes of the classes left out as too small."""
+    """Return the images of each class to split, and the sizes of the classes that are too small."""
     folders = class_folders(source)
     names = [folder.name for folder in folders]
     for name in exclude:
@@ -118,13 +136,15 @@ def _files_by_class(
         left_out = {name: len(found) for name, found in files.items() if len(found) < min_images}
         files = {name: found for name, found in files.items() if name not in left_out}
         if not files:
-            raise InputError(f"no class of {source} has --min-images {min_images} images")
+            raise InputError(
+                f"--min-images {min_images} leaves no class of {source}; give a smaller number"
+            )
     needed = RECIPES[recipe]
     small = [f"{name!r} ({len(found)})" for name, found in files.items() if len(found) < needed]
     if small:
         raise InputError(
-            f"recipe {recipe} needs at least {needed} images a class; too few in "
-            f"{', '.join(small)}; leave such classes out with --min-images {needed}"
+            f"recipe {recipe} needs at least {needed} images per class; too few in "
+            f"{', '.join(small)}; leave out these classes with --min-images {needed}"
         )
     return files, left_out
 
@@ -136,13 +156,13 @@ def write_split(
     copy: bool,
     group_by: str | None = None,
 ) -> None:
-    """Write ``destination`` as ``plan`` says, class -> part -> files: whole or not at all."""
+    """Write a split to ``destination``, completely or not at all; plan: class -> split -> files."""
     sweep_beside(destination)
     partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # a killed process may have had the same number
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with the same id
     try:
         _write_files(source, partial, plan, copy, group_by)
-        if destination.exists():  # an empty folder: check_places has made sure
+        if destination.exists():  # an empty folder, as check_places has checked
             destination.rmdir()
         partial.rename(destination)
     finally:
@@ -150,7 +170,7 @@ def write_split(
 
 
 def sweep_beside(destination: Path) -> None:
-    """Remove the hidden folders of killed processes that were to become ``destination``."""
+    """Remove the temporary folders that killed processes have left beside ``destination``."""
     name = re.compile(rf"\.{re.escape(destination.name)}\.(\d+)(\.unpacked)?\.partial")
     for folder in destination.parent.glob(".*.partial"):
         match = name.fullmatch(folder.name)
@@ -166,7 +186,7 @@ def _write_files(
     group_by: str | None,
 ) -> None:
     folder.mkdir(parents=True)
-    total = sum(len(part) for parts in plan.values() for part in parts.values())
+    total = sum(len(files) for splits in plan.values() for files in splits.values())
     with (
         open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as manifest,
         bar(total=total, desc="split", unit="image") as progress,
@@ -174,9 +194,9 @@ def _write_files(
         rows = csv.writer(manifest, lineterminator="\n")
         columns = ("split", "class", "file", "bytes", "sha256")
         rows.writerow(columns if group_by is None else (*columns, "group"))
-        for name, parts in plan.items():
-            for split, part in parts.items():
-                for file in sorted(part):
+        for name, splits in plan.items():
+            for split, files in splits.items():
+                for file in sorted(files):
                     target = folder / split / name / file
                     size, digest = _place(source / name / file, target, copy)
                     group = () if group_by is None else (group_of(group_by, file) or "",)
@@ -187,7 +207,7 @@ def _write_files(
 def _place(source: Path, target: Path, copy: bool) -> tuple[int, str]:
     """Link or copy one file; return its size in bytes and its sha256."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = source.resolve()  # a link to a symbolic link would dangle when that moves
+    source = source.resolve()  # a hard link to a symbolic link would break if its target moves
     if not copy:
         try:
             os.link(source, target)

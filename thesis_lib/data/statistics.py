@@ -1,4 +1,4 @@
-"""One pass over all images: sizes, unreadable files, channel mean and std; class imbalance."""
+"""Measure a data set: image sizes, unreadable files, channel mean and std, class imbalance."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +20,11 @@ from thesis_lib.system.progress import track
 
 @dataclass(frozen=True)
 class DataStatistics:
-    """What one pass over all images found.
+    """The results of one pass over all images.
 
-    ``mean`` and ``std`` (3,) are over all pixels of the training images at native size, on
-    [0, 1]; ``images`` has split, class, file, width, height (px) and error, a row an image.
+    ``mean`` and ``std`` (3,) are the channel statistics over all ``pixels`` pixels of the training
+    images at native size, on [0, 1]; ``images`` has one row per image, with split, class, file,
+    width, height (px) and error ("" if the image can be read).
     """
 
     mean: tuple[float, ...]
@@ -33,15 +34,16 @@ class DataStatistics:
 
     @property
     def unreadable(self) -> pd.DataFrame:
-        """The images that cannot be read, with the reason."""
+        """Return the rows of the images that cannot be read; ``error`` is the reason."""
         return self.images[self.images["error"] != ""]
 
 
 def data_statistics(dataset: DataSet) -> DataStatistics:
-    """Measure a data set in one pass, or read what was measured on the very same files.
+    """Measure a data set in one pass, or read the stored results for the same files.
 
-    Written to ``runs/<data>/data_statistics.json`` and ``images.csv`` with the data set's
-    fingerprint.
+    The results are stored in ``runs/<data>/data_statistics.json`` and ``images.csv``, together
+    with the data set's fingerprint. Stored results are not used if the fingerprint differs or if
+    an image that could not be read has become readable.
     """
     folder = data_runs_folder(dataset.name)
     summary_file, images_file = folder / "data_statistics.json", folder / "images.csv"
@@ -56,7 +58,7 @@ def data_statistics(dataset: DataSet) -> DataStatistics:
                 return stored
 
     statistics = measure(dataset)
-    summary_file.unlink(missing_ok=True)  # never the summary of one with the images of another
+    summary_file.unlink(missing_ok=True)  # a crash must not leave an old summary with new images
     write_csv(images_file, statistics.images)
     summary = {
         "fingerprint": dataset.fingerprint,
@@ -70,7 +72,7 @@ def data_statistics(dataset: DataSet) -> DataStatistics:
 
 
 def _can_be_read(path: Path) -> bool:
-    """Whether a file that could not be read has been mended, or the disk has."""
+    """Return whether an image can be read now, for example because it has been repaired."""
     try:
         read_pixels(path)
     except InputError:
@@ -79,15 +81,15 @@ def _can_be_read(path: Path) -> bool:
 
 
 def measure(dataset: DataSet) -> DataStatistics:
-    """Read every image once: sizes, unreadable files, and train/'s channel mean and std.
+    """Read every image once; measure image sizes and the channel mean and std of train/.
 
-    The sums are exact, since they are taken from counts of the 256 grey levels.
+    The mean and std are computed from a histogram of the 256 levels, so the sums are exact.
 
     Raises:
-        InputError: where no training image can be read.
+        InputError: if no training image can be read.
     """
     rows, levels = [], np.zeros((3, 256), dtype=np.int64)
-    files = [(split, file) for split, part in dataset.splits.items() for file in part.files]
+    files = [(name, file) for name, split in dataset.splits.items() for file in split.files]
 
     def read(item: tuple[str, str]) -> tuple[tuple, np.ndarray | None]:
         split, file = item
@@ -112,7 +114,7 @@ def measure(dataset: DataSet) -> DataStatistics:
     level = np.arange(256)
     mean = levels @ level / pixels
     variance = (levels @ level**2) / pixels - mean**2
-    # A channel without any contrast is left as it is by the normalisation, not blown up.
+    # A constant channel gets a std of 1, so that normalisation does not divide by zero.
     std = np.where(variance > 0, np.sqrt(np.maximum(variance, 0)), 255)
     columns = ["split", "class", "file", "width", "height", "error"]
     return DataStatistics(
@@ -124,14 +126,14 @@ def measure(dataset: DataSet) -> DataStatistics:
 
 
 def readable(dataset: DataSet, statistics: DataStatistics, config: RunConfig) -> DataSet:
-    """The data set, without the images that cannot be read where ``config.on_bad_image`` is skip.
+    """Return the data set without unreadable images, if ``config.on_bad_image`` is "skip".
 
-    Prints how many are skipped. The data set that lacks them keeps its fingerprint, and its
-    ``left_out(split)`` lists them.
+    Prints how many images are skipped. The returned data set keeps its fingerprint, and its
+    ``left_out(split)`` lists the skipped images.
 
     Raises:
-        InputError: for an unreadable image where ``on_bad_image`` is error; for a split or a
-            class of train/ without any image left where it is skip.
+        InputError: if ``on_bad_image`` is "error" and an image cannot be read; or if it is "skip"
+            and a split or a class of train/ has no images left.
     """
     unreadable = statistics.unreadable
     if unreadable.empty:
@@ -141,7 +143,7 @@ def readable(dataset: DataSet, statistics: DataStatistics, config: RunConfig) ->
         raise InputError(
             unreadable["error"].iloc[0]
             + (more if len(unreadable) > 1 else "")
-            + ", or leave out what cannot be read with --on-bad-image skip"
+            + ", or skip unreadable images with --on-bad-image skip"
         )
     kept = dataset.without(unreadable["file"])
     counts = kept.counts()
@@ -165,14 +167,15 @@ def readable(dataset: DataSet, statistics: DataStatistics, config: RunConfig) ->
 
 
 def imbalance(counts: np.ndarray) -> dict[str, float]:
-    """How unequal classes are: Gini coefficient, imbalance ratio, Shannon entropy.
+    """Measure class imbalance by Gini coefficient, imbalance ratio and Shannon entropy.
 
     Args:
-        counts: (classes,) images of each class.
+        counts: (num_classes,) number of images per class.
 
     Returns:
-        gini: 0 for equal classes, towards 1 for one that holds all; imbalance_ratio: largest
-        over smallest; entropy: in bits; evenness: entropy over that of equal classes.
+        gini: 0 if all classes are equally large, near 1 if one class has almost all images;
+        imbalance_ratio: largest class / smallest class (inf if a class is empty); entropy: in
+        bits; evenness: entropy / log2(num_classes), which is 1 if all classes are equally large.
     """
     ordered = np.sort(np.asarray(counts, dtype=float))
     n, total = len(ordered), ordered.sum()
@@ -189,6 +192,6 @@ def imbalance(counts: np.ndarray) -> dict[str, float]:
 
 
 def class_imbalance(counts: pd.DataFrame) -> pd.DataFrame:
-    """:func:`imbalance` of each split: a row a split."""
+    """Apply :func:`imbalance` to each split; return one row per split."""
     rows = [{"split": split, **imbalance(counts[split])} for split in counts.columns]
     return pd.DataFrame(rows)

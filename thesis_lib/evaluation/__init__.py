@@ -1,19 +1,21 @@
-"""What a frozen backbone is worth (notebooks 03 to 05): probing, final test, look-up table.
+"""Evaluate a frozen backbone (notebooks 03 to 05): probing, final test, look-up table.
 
-Every choice is made on validation and is on disk before a test image is read.
+Every choice is made on the validation split (without one: on the training images) and saved
+before any test image is read.
 
-Reads  ``checkpoints/`` and ``metrics.csv`` of a run; train and val images, then test images.
+Reads  ``checkpoints/`` and ``metrics.csv`` of a run; train and val images, later test images.
 Writes ``heads/``, ``probe.csv``, ``probe_curves.csv``, ``head.pth`` and ``selection.json`` (03);
        ``predictions.csv``, ``embedding.csv``, ``calibration.csv`` and ``test.json`` (04);
        ``table.safetensors``, ``table.json``, ``ood.csv``, ``retrieval.csv``,
        ``retrieval_predictions.csv`` and ``retrieval.json`` (05).
+Imports system, data, runs, training, config, errors.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "probe_checkpoints": "probing",
     "final_test": "testing",

@@ -1,4 +1,4 @@
-"""How far a classifier's confidence can be believed, and a temperature that mends it."""
+"""Measure the calibration of a classifier, and improve it by temperature scaling."""
 
 import numpy as np
 import pandas as pd
@@ -10,16 +10,16 @@ LEAST, MOST = 0.01, 10_000.0
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that logits are to be divided by: least cross-entropy on validation.
+    """Fit the temperature by which to divide the logits: it minimises the cross-entropy.
 
-    Guo et al., On calibration of modern neural networks (ICML 2017), section 4.2.
+    Source: Guo et al., On calibration of modern neural networks (ICML 2017), section 4.2.
 
     Args:
-        logits: (n, classes).
-        labels: (n,) whole numbers.
+        logits: (n, num_classes), of validation images.
+        labels: (n,) integer class labels.
 
     Returns:
-        From LEAST to MOST; 1 leaves the confidence as it is.
+        The temperature, from LEAST to MOST; 1 leaves the confidence unchanged.
     """
     logits, labels = logits.double().cpu(), labels.cpu()
 
@@ -31,21 +31,22 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """Accuracy against confidence, in bins of equal width.
+    """Compare accuracy with confidence, in confidence bins of equal width.
 
     Args:
-        confidence: (n,) on [0, 1].
-        right: (n,) truth values.
-        bins: how many.
+        confidence: (n,) in [0, 1].
+        right: (n,) bool, whether each prediction is correct.
+        bins: number of bins.
 
     Returns:
-        low, high (of the bin), images, confidence and accuracy (means; NaN for an empty bin).
+        One row per bin: low and high (its edges), images (their number), and the mean confidence
+        and accuracy (NaN for an empty bin).
     """
     edges = np.linspace(0, 1, bins + 1)
-    # A bin holds its upper edge, and the first also 0.
-    number = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, bins - 1)
-    images = np.bincount(number, minlength=bins)
-    sums = [np.bincount(number, weights=values, minlength=bins) for values in (confidence, right)]
+    # A bin includes its upper edge, and the first bin also 0.
+    index = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, bins - 1)
+    images = np.bincount(index, minlength=bins)
+    sums = [np.bincount(index, weights=values, minlength=bins) for values in (confidence, right)]
     means = [np.divide(s, images, out=np.full(bins, np.nan), where=images > 0) for s in sums]
     return pd.DataFrame(
         {
@@ -59,21 +60,24 @@ def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> 
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:
-    """Mean distance of accuracy from confidence over a reliability table's bins; a fraction."""
+    """Compute the expected calibration error from a reliability table, as a fraction.
+
+    It is the mean of |accuracy - confidence| over the bins, weighted by their numbers of images.
+    """
     distance = (table["accuracy"] - table["confidence"]).abs().fillna(0)
     return float((distance * table["images"]).sum() / table["images"].sum())
 
 
 def calibration(logits: Tensor, right: np.ndarray, temperature: float) -> pd.DataFrame:
-    """:func:`reliability` as the classifier says (temperature 1), and after temperature scaling.
+    """Return the :func:`reliability` table before and after temperature scaling.
 
     Args:
-        logits: (n, classes).
-        right: (n,) truth values of the decisions.
+        logits: (n, num_classes).
+        right: (n,) bool, whether each prediction is correct.
         temperature: fitted on validation.
 
     Returns:
-        The rows of both, told apart by the column temperature.
+        The rows of both tables, with a column temperature, which is 1 before scaling.
     """
     tables = []
     for divisor in (1.0, temperature):

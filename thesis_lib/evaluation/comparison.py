@@ -1,4 +1,4 @@
-"""Which runs differ: exact paired tests on the same test images, and what they allow to say."""
+"""Compare the test accuracies of runs by exact paired tests on the same images."""
 
 import itertools
 import math
@@ -26,11 +26,12 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two classifiers on the same images.
+    """Hold the comparison of two classifiers on the same images.
 
-    ``both``, ``only_a``, ``only_b``, ``neither`` count the images by who is right.
-    ``difference`` is b's accuracy less a's, with its paired 95 % interval (fractions); ``p`` is
-    of the exact McNemar test, ``p_holm`` the same adjusted for all pairs compared with it.
+    ``both``, ``only_a``, ``only_b`` and ``neither`` count the images that both classifiers, only
+    one of them or neither classifies correctly. ``difference`` is b's accuracy minus a's, and
+    ``low`` to ``high`` is its paired 95 % confidence interval (all fractions). ``p`` is the
+    p-value of the exact McNemar test; ``p_holm`` is adjusted for the number of pairs.
     """
 
     a: str
@@ -47,12 +48,12 @@ class Comparison:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the difference is shown at a level of 5 %, all pairs considered."""
+        """Return whether the difference is significant at the 5 % level after adjustment."""
         return self.p_holm < LEVEL
 
     @property
     def sentence(self) -> str:
-        """What the test allows to say."""
+        """Return the result of the test as a sentence."""
         sign = 1 if self.difference >= 0 else -1
         low, high = sorted((100 * sign * self.low, 100 * sign * self.high))
         size = f"{100 * abs(self.difference):.2f} points (95 % interval {low:.2f} to {high:.2f})"
@@ -62,18 +63,18 @@ class Comparison:
             return f"{better} better than {other} by {size}, {p}"
         if self.difference == 0:
             return (
-                f"{self.a} and {self.b}: no difference shown; both have as many right "
+                f"{self.a} and {self.b}: no difference shown; both have the same accuracy "
                 f"(95 % interval {low:.2f} to {high:.2f} points), {p}"
             )
         return f"{self.a} and {self.b}: no difference shown; {better} ahead by {size}, {p}"
 
 
 def compare(a: str, b: str, right_a: np.ndarray, right_b: np.ndarray) -> Comparison:
-    """Compare two classifiers by which of the same images each has right.
+    """Compare two classifiers that were tested on the same images.
 
     Args:
-        a, b: their names.
-        right_a, right_b: (n,) truth values, image by image.
+        a, b: names of the classifiers.
+        right_a, right_b: (n,) bool, whether each classifies each image correctly.
     """
     right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
     both, only_a = int((right_a & right_b).sum()), int((right_a & ~right_b).sum())
@@ -85,16 +86,22 @@ def compare(a: str, b: str, right_a: np.ndarray, right_b: np.ndarray) -> Compari
 
 
 def mcnemar_p(only_a: int, only_b: int) -> float:
-    """Two-sided p of the exact McNemar test: the images that one alone has right are a coin's."""
+    """Compute the two-sided p-value of the exact McNemar test.
+
+    It is a binomial test with p = 0.5 on the images that only one classifier has right.
+    """
     n = only_a + only_b
     return float(binomtest(only_a, n, 0.5).pvalue) if n else 1.0
 
 
 def paired_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
-    """95 % interval of b's accuracy less a's on the same images, as fractions.
+    """Compute the 95 % confidence interval of b's accuracy minus a's on the same images.
 
-    Method 10 of R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650: Wilson's intervals
-    of both, put together with their correlation.
+    Source: method 10 of R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650, which
+    combines the Wilson intervals of both accuracies and takes their correlation into account.
+
+    Returns:
+        The limits of the interval, as fractions.
     """
     n = both + only_a + only_b + neither
     p_b, p_a = (both + only_b) / n, (both + only_a) / n
@@ -103,7 +110,7 @@ def paired_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[
         wilson_interval(both + only_a, n),
     )
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
-    determinant = both * neither - only_a * only_b
+    determinant: float = both * neither - only_a * only_b
     if determinant > 0:
         determinant = max(determinant - n / 2, 0)
     correlation = determinant / math.sqrt(margins) if margins else 0.0
@@ -119,7 +126,7 @@ def paired_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values adjusted for their number by Holm's step-down, in their order."""
+    """Adjust p-values for multiple testing by Holm's step-down method, keeping their order."""
     order = np.argsort(p_values)
     factors = len(p_values) - np.arange(len(p_values))
     adjusted = np.maximum.accumulate(np.asarray(p_values)[order] * factors).clip(max=1)
@@ -129,21 +136,21 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def compare_all(right: Mapping[str, pd.Series]) -> list[Comparison]:
-    """Compare every pair, with p-values adjusted for the number of pairs.
+    """Compare all pairs of classifiers, with p-values adjusted for the number of pairs.
 
     Args:
-        right: name -> which images are right, a truth value by the image's path.
+        right: name -> whether each image is classified correctly (bool, indexed by its path).
 
     Raises:
-        InputError: where two were tested on different images, naming both.
+        InputError: if two classifiers were tested on different images. The message names both.
     """
     pairs = []
     for a, b in itertools.combinations(right, 2):
         if not right[a].index.sort_values().equals(right[b].index.sort_values()):
             only = right[a].index.symmetric_difference(right[b].index)
             raise InputError(
-                f"{a} and {b} were tested on different images ({len(only)} are not in both, such "
-                f"as {only[0]!r}) and cannot be compared; test both on the same files"
+                f"{a} and {b} were tested on different images and cannot be compared ({len(only)} "
+                f"are not in both, such as {only[0]!r}); test both on the same files"
             )
         pairs.append(compare(a, b, right[a].to_numpy(), right[b].loc[right[a].index].to_numpy()))
     adjusted = holm([pair.p for pair in pairs])
@@ -151,10 +158,12 @@ def compare_all(right: Mapping[str, pd.Series]) -> list[Comparison]:
 
 
 def compare_runs(runs: Sequence[RunDirectory]) -> list[Comparison]:
-    """Compare every pair of tested runs on a data set, image by image.
+    """Compare all pairs of tested runs on a data set, image by image.
+
+    Runs that were not tested yet are left out.
 
     Raises:
-        InputError: where two were tested on different images, naming both.
+        InputError: if two runs were tested on different images. The message names both.
     """
     right = {}
     for run in runs:
@@ -165,7 +174,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> list[Comparison]:
 
 
 def comparison_table(pairs: Sequence[Comparison]) -> pd.DataFrame:
-    """A row a pair: difference of accuracies in points with its interval, and the p-values."""
+    """Make a table with one row per pair: difference in percentage points, interval, p-values."""
     rows = [
         {
             "run a": pair.a,
@@ -184,7 +193,10 @@ def comparison_table(pairs: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def comparison_matrix(pairs: Sequence[Comparison]) -> pd.DataFrame:
-    """Row less column in points, with Holm's p; a star where the difference is shown."""
+    """Make a matrix of the differences, row minus column, in percentage points.
+
+    Each cell has Holm's p-value, and a star if the difference is significant.
+    """
     names = list(dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)))
     matrix = pd.DataFrame("", index=names, columns=names)
     for pair in pairs:
@@ -196,7 +208,7 @@ def comparison_matrix(pairs: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def compare_with_head(run: RunDirectory) -> Comparison | None:
-    """The linear head and the look-up table on the same test images; None where one is missing."""
+    """Compare linear head and look-up table on the test images; None if one was not tested."""
     if not (is_tested(run) and is_retrieved(run)):
         return None
     by_head = read_predictions(run).set_index("path")

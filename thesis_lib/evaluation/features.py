@@ -1,4 +1,4 @@
-"""A frozen backbone over a data set, once: the features that heads and tables are made from."""
+"""Extract the features of a split with a frozen backbone, for linear heads and look-up tables."""
 
 import functools
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
 from thesis_lib.system.torch_errors import translate_torch_errors
 
-# Building one takes seconds, and a probing asks for it three times a checkpoint.
+# Building a backbone takes seconds, and probing needs one three times per checkpoint.
 _backbone = functools.lru_cache(1)(create_backbone)
 
 VIEWS_PER_BATCH = 128
@@ -34,31 +34,32 @@ def extract_features(
     device: torch.device,
     views: int = 0,
 ) -> Tensor:
-    """Run every image of a split through a frozen backbone.
+    """Extract the features of all images of a split with a frozen backbone.
 
-    Several ranks take its batches in turn; the batches, and so the features, are those of one.
+    Several ranks take turns with the batches. The batches, and therefore the features, are the
+    same for any number of ranks.
 
     Args:
-        backbone: (n, 3, h, w) -> (n, d); put into evaluation mode.
-        images: of the split.
-        config: image size, seed and workers.
-        mean, std: channel statistics to normalise with.
-        device: where to compute.
-        views: random crops of each image (seeded, the same at every call); 0 for the one
-            central view of evaluation.
+        backbone: maps (n, 3, h, w) to (n, d); set to evaluation mode.
+        images: images of the split.
+        config: image size, seed and number of workers.
+        mean, std: channel statistics used to normalise the images.
+        device: device to compute on.
+        views: number of random crops of each image (seeded, the same in every call); 0 for a
+            single center crop.
 
     Returns:
         (max(views, 1), n, d) float32 on the CPU.
 
     Raises:
-        InputError: for features that are not finite, naming the images.
+        InputError: if features are not finite. The message names the images.
     """
     if distributed.world_size() > 1:
         weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
         distributed.call_on_workers(_help, weights, images.source, config, mean, std, views)
     dataset = FeatureViews(images, config.image_size, config.seed, views)
     own = _own_features(backbone, dataset, config, mean, std, device)
-    extracted, done = torch.empty(0), 0  # made once the first batch tells d, and filled in place
+    extracted, done = torch.empty(0), 0  # allocated when the first batch shows d
     for features in distributed.gather_batches(own, len(_batches(dataset))):
         if not done:
             extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
@@ -69,7 +70,7 @@ def extract_features(
         files = [images.split.files[i] for i in (~finite).nonzero().flatten().tolist()]
         raise InputError(
             f"the backbone's features are not finite for {first_few(files)}; "
-            "look at these images, or choose another checkpoint with --probe-from"
+            "check these images, or choose another checkpoint with --probe-from"
         )
     return extracted
 
@@ -82,7 +83,7 @@ def _help(
     std: tuple[float, ...],
     views: int,
 ) -> None:
-    """Send rank 0 the features of this rank's batches."""
+    """Compute the features of this rank's batches and send them to rank 0."""
     backbone = _backbone(config.backbone, config.small_images, config.image_size)
     backbone.load_state_dict(weights)
     dataset = FeatureViews(source.open(), config.image_size, config.seed, views)
@@ -92,8 +93,8 @@ def _help(
 
 
 def _batches(dataset: FeatureViews) -> list[list[int]]:
-    """The numbers of the images of each batch."""
-    per_batch = max(1, VIEWS_PER_BATCH // max(dataset.views, 1))
+    """Return the indices of the images of each batch."""
+    per_batch = max(1, VIEWS_PER_BATCH // max(dataset.num_views, 1))
     return list(BatchSampler(range(len(dataset.images)), per_batch, drop_last=False))
 
 
@@ -106,7 +107,7 @@ def _own_features(
     std: tuple[float, ...],
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Yield the features (max(views, 1), k, d) of each batch that falls to this rank."""
+    """Yield the features (max(views, 1), k, d) of each batch assigned to this rank."""
     batches = _batches(dataset)[distributed.rank() :: distributed.world_size()]
     workers = worker_count(config, device)
     loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
@@ -115,9 +116,9 @@ def _own_features(
         for pixels in loader:  # (k * views, size, size, 3) uint8
             batch = transforms.to_float(pixels.to(device, non_blocking=True))
             features = backbone(transforms.normalize(batch, mean, std))
-            yield features.unflatten(0, (-1, max(dataset.views, 1))).transpose(0, 1)
+            yield features.unflatten(0, (-1, max(dataset.num_views, 1))).transpose(0, 1)
 
 
 def labels_of(split: Split) -> Tensor:
-    """(n,) whole numbers, the classes of a split's images."""
+    """Return the class labels of a split's images, (n,) integers."""
     return torch.from_numpy(np.asarray(split.labels))

@@ -1,6 +1,7 @@
-"""Exact search for the nearest unit vectors: by FAISS where it is installed, else by torch."""
+"""Search for nearest neighbours by cosine similarity, exactly, with FAISS or PyTorch."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -8,21 +9,26 @@ from typing import Protocol
 import numpy as np
 import torch
 
-MARGIN = 8  # neighbours beyond those asked for that are ranked in float64
-MORE = 8  # times as many, as long as that may not be enough
+MARGIN = 8  # extra candidates, beyond the k requested, that are ranked in float64
+MORE = 8  # factor by which to increase the candidates if there may be too few
 QUERIES_AT_ONCE = 256
 VECTORS_AT_ONCE = 4096
 
 
 class Candidates(Protocol):
-    """A flat index by inner product."""
+    """Interface of a flat inner-product index."""
 
     def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Rows (m, k) of the k vectors most like each of the queries (m, d), in any order."""
+        """Return the row indices (m, k) of the k vectors most similar to each query, unordered.
+
+        Args:
+            queries: (m, d) float32, of unit length.
+            k: number of vectors to return.
+        """
 
 
 class FaissCandidates:
-    """FAISS's flat inner-product index (faiss-cpu)."""
+    """Find candidates with FAISS's flat inner-product index (faiss-cpu)."""
 
     def __init__(self, vectors: np.ndarray) -> None:
         import faiss
@@ -31,65 +37,68 @@ class FaissCandidates:
         self.index.add(vectors)
 
     def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Rows (m, k) of the k vectors most like each of the queries (m, d)."""
+        """Return the row indices (m, k) of the k vectors most similar to each query (m, d)."""
         return self.index.search(queries, k)[1]
 
 
 class TorchCandidates:
-    """The same by a matrix product and the largest k of each row."""
+    """Find candidates with PyTorch: a matrix product, then the largest k of each row."""
 
     def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = torch.from_numpy(vectors)
 
     def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Rows (m, k) of the k vectors most like each of the queries (m, d)."""
+        """Return the row indices (m, k) of the k vectors most similar to each query (m, d)."""
         similarity = torch.from_numpy(queries) @ self.vectors.T
         return similarity.topk(k, sorted=False).indices.numpy()
 
 
 def has_faiss() -> bool:
-    """Whether FAISS is installed: ``pip install thesis-workbook[faiss]``."""
+    """Return whether FAISS is installed (``pip install thesis-workbook[faiss]``)."""
     return importlib.util.find_spec("faiss") is not None
 
 
 def unit_vectors(features: np.ndarray) -> np.ndarray:
-    """Features (n, d) scaled to length 1, float32; a vector of zeros stays one."""
+    """Scale features (n, d) to unit length, in float32; a vector of zeros stays as it is."""
     features = np.ascontiguousarray(features, dtype=np.float32)
-    # Squares of small numbers would vanish in float32.
+    # In float32, the squares of small numbers would underflow to 0.
     squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
     lengths = np.maximum(np.sqrt(squares), np.finfo(np.float32).tiny)
     return features / lengths.astype(np.float32)[:, None]
 
 
 class Index:
-    """The nearest of some unit vectors by cosine similarity, exactly.
+    """Find the nearest unit vectors by cosine similarity, exactly.
 
-    Candidates come from float32 products, which FAISS and torch round differently; they are
-    ranked by float64 products, of equal ones the first row before the others. So both give the
-    same neighbours.
+    Candidates are found by float32 products, which FAISS and PyTorch round differently, and
+    then ranked by float64 products. Of equally similar vectors the one with the lower row index
+    comes first. Both backends therefore return the same neighbours.
 
     Args:
-        vectors: (n, d) float32, of length 1.
-        backend: what finds the candidates; by default FAISS where it is installed.
+        vectors: (n, d) float32, of unit length.
+        backend: class that finds the candidates; by default FAISS if it is installed.
     """
 
-    def __init__(self, vectors: np.ndarray, backend: type[Candidates] | None = None) -> None:
+    def __init__(
+        self, vectors: np.ndarray, backend: Callable[[np.ndarray], Candidates] | None = None
+    ) -> None:
         self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         backend = backend or (FaissCandidates if has_faiss() else TorchCandidates)
-        self._index = backend(self.vectors)
-        # A float32 sum of d products of unit vectors errs by d 2^-24 at most, in whatever order
-        # it is summed (Higham 2002, section 3.1); a pair of them may err both ways.
+        self._index: Candidates = backend(self.vectors)
+        # The rounding error of a float32 sum of d products of unit vectors is at most d 2^-24 in
+        # any order of summation (Higham 2002, section 3.1); for a difference of two, it doubles.
         self._rounding = (self.vectors.shape[1] + 4) * 2.0**-23
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest vectors of each query.
+        """Return the k nearest vectors of each query.
 
         Args:
-            queries: (m, d) float32, of length 1.
-            k: at most n.
+            queries: (m, d) float32, of unit length.
+            k: number of neighbours, at most n.
 
         Returns:
-            Similarities (m, k) float64, falling, and rows (m, k) of the vectors.
+            The similarities (m, k) in float64, largest first, and the row indices (m, k) of the
+            vectors.
         """
         similarity, rows = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
         for start in range(0, len(queries), QUERIES_AT_ONCE):
@@ -106,7 +115,7 @@ class Index:
         order = np.argsort(-similarity, axis=1, kind="stable")
         similarity = np.take_along_axis(similarity, order, 1)
         rows = np.take_along_axis(rows, order, 1)
-        if wanted < len(self.vectors):  # others may be as near as the last of these
+        if wanted < len(self.vectors):  # others may be as near as the last candidate
             unsure = similarity[:, -1] > similarity[:, k - 1] - self._rounding
             if unsure.any():
                 found = self._search(queries[unsure], k, MORE * wanted)
@@ -114,21 +123,21 @@ class Index:
         return similarity[:, :k], rows[:, :k]
 
     def _exactly(self, query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Float64 products of one query (d,) with vectors (n, d): (n,)."""
+        """Return the float64 inner products (n,) of one query (d,) with vectors (n, d)."""
         parts = range(0, len(vectors), VECTORS_AT_ONCE)
         query = query.astype(np.float64)
-        # Not by BLAS, in which the sum of a row can depend on where it stands: equal vectors
-        # are to be equally near.
+        # BLAS is not used here, as its result for a row can depend on the row's position, and
+        # equal vectors have to be equally near.
         sums = [(vectors[i : i + VECTORS_AT_ONCE] * query).sum(axis=1) for i in parts]
         return np.concatenate(sums)
 
 
 @dataclass(frozen=True)
 class LookupTable:
-    """Training images' unit vectors with their classes and file names.
+    """Store the unit-length features of training images with their classes and file names.
 
-    ``vectors`` (n, d) float32, ``labels`` (n,) index ``classes``; ``files`` are relative to the
-    data set's folder.
+    ``vectors`` are (n, d) float32; ``labels`` (n,) are indices into ``classes``; ``files`` are
+    paths relative to the data set's folder.
     """
 
     vectors: np.ndarray
@@ -141,16 +150,16 @@ class LookupTable:
 
     @cached_property
     def index(self) -> Index:
-        """What searches the vectors."""
+        """Return the index that searches the vectors."""
         return Index(self.vectors)
 
     @property
     def mib(self) -> float:
-        """Size of the vectors in MiB."""
+        """Return the size of the vectors in MiB."""
         return self.vectors.nbytes / 2**20
 
     def only(self, kept: np.ndarray) -> "LookupTable":
-        """The table of the images that a mask (n,) keeps."""
+        """Return the table restricted to the images where the mask (n,) is True."""
         rows = np.flatnonzero(kept)
         files = [self.files[row] for row in rows]
         return LookupTable(self.vectors[rows], self.labels[rows], files, self.classes)
@@ -158,25 +167,28 @@ class LookupTable:
     def search(
         self, queries: np.ndarray, k: int = 1, exclude: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest images of the table: similarities (m, k), falling, and rows (m, k).
+        """Return the k nearest images of the table for each query.
 
         Args:
             queries: (m, d) unit vectors.
-            k: neighbours; at most as many as there are.
-            exclude: (m,) the row of the table that each query itself is, which is left out; -1 for
-                none.
+            k: number of neighbours; fewer are returned if the table has fewer images.
+            exclude: (m,) row index of each query in the table, to leave out the query itself; -1
+                if it is not in the table.
+
+        Returns:
+            The similarities (m, k), largest first, and the row indices (m, k).
         """
         if exclude is None:
             return self.index.search(queries, min(k, len(self)))
         similarity, rows = self.index.search(queries, min(k + 1, len(self)))
-        # A stable sort puts the query itself last and leaves the others in their order.
+        # A stable sort moves the query itself to the end and keeps the order of the others.
         order = np.argsort(rows == exclude[:, None], axis=1, kind="stable")[
             :, : min(k, len(self) - 1)
         ]
         return np.take_along_axis(similarity, order, 1), np.take_along_axis(rows, order, 1)
 
     def vote(self, rows: np.ndarray) -> np.ndarray:
-        """The class (m,) that most of the neighbours (m, k) are of; of equal ones the nearest's."""
+        """Return the majority class (m,) of the neighbours (m, k); ties go to the nearest image."""
         labels = self.labels[rows]  # (m, k)
         votes = (labels[:, :, None] == labels[:, None, :]).sum(2)  # of each neighbour's class
         return np.take_along_axis(labels, votes.argmax(1)[:, None], 1)[:, 0]

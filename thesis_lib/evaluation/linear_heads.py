@@ -1,4 +1,4 @@
-"""Linear heads on frozen features: for several learning rates trained in one pass."""
+"""Train linear heads on frozen features, for several learning rates at once."""
 
 import math
 from collections.abc import Sequence
@@ -20,41 +20,40 @@ def train_heads(
     train_labels: Tensor,
     val: Tensor,
     val_labels: Tensor,
-    classes: int,
+    num_classes: int,
     config: RunConfig,
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """Train a linear head for each learning rate by SGD without weight decay, all in one pass.
+    """Train one linear head per learning rate by SGD without weight decay, all at once.
 
-    All heads start from the same weights and see the same batches; each is validated after
-    every epoch. The gradient of a linear head is written out, which spares most of the time
-    that a step would take.
+    All heads start from the same weights, see the same batches and are validated after every
+    epoch. The gradient is computed by its formula instead of autograd, which is much faster.
 
     Args:
-        train: (views, n, d) features; epoch e learns from view e modulo views. Moved to the
-            device of the others a view at a time: all together may be more than it holds.
-        train_labels: (n,) whole numbers.
-        val: (m, d) features of the central views.
-        val_labels: (m,).
-        classes: how many.
+        train: (views, n, d) features; the views are used in rotation, one per epoch. Each is
+            moved to the device only when it is used, since all of them may not fit there.
+        train_labels: (n,) integer class labels.
+        val: (m, d) features of the center crops.
+        val_labels: (m,) integer class labels.
+        num_classes: number of classes.
         config: the ``head_*`` settings and the seed.
 
     Returns:
-        The weights of the head and head epoch with the highest validation accuracy (see
-        :func:`best_row`), and a row a head and epoch: head_epoch, train_loss,
+        The weights of the head and epoch with the highest validation accuracy (see
+        :func:`best_row`), and one row per head and epoch: head_epoch, train_loss,
         val_accuracy (a fraction), head_learning_rate.
 
     Raises:
-        InputError: where no head's loss stays finite.
+        InputError: if no head's loss stays finite.
     """
     views, n, width = train.shape
     heads = len(config.head_learning_rates)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        first = linear_head(width, classes)
-    weight = first.weight.detach().repeat(heads, 1).to(val)  # (heads * classes, d)
-    bias = first.bias.detach().repeat(heads)[:, None].to(val)  # (heads * classes, 1)
+        first = linear_head(width, num_classes)
+    weight = first.weight.detach().repeat(heads, 1).to(val)  # (heads * num_classes, d)
+    bias = first.bias.detach().repeat(heads)[:, None].to(val)  # (heads * num_classes, 1)
     weight_momentum, bias_momentum = torch.zeros_like(weight), torch.zeros_like(bias)
-    peaks = torch.tensor(config.head_learning_rates).repeat_interleave(classes)[:, None].to(val)
+    peaks = torch.tensor(config.head_learning_rates).repeat_interleave(num_classes)[:, None].to(val)
     minus_one = -torch.ones((), device=val.device)
     rows: list[dict[str, float]] = []
     best: dict[str, float] | None = None
@@ -71,7 +70,7 @@ def train_heads(
             labels = train_labels.index_select(0, batch).expand(heads, 1, -1)
             log_p = _logits(features, weight, bias, heads).log_softmax(1)
             loss_sums -= log_p.gather(1, labels).sum((1, 2))
-            # The gradient of cross-entropy: its softmax less 1 for the class, times the features.
+            # Gradient of the cross-entropy: (softmax - one-hot label) times the features.
             error = log_p.exp_().scatter_add_(1, labels, minus_one.expand_as(labels)).flatten(0, 1)
             weight_momentum.addmm_(error, features, beta=MOMENTUM, alpha=1 / len(batch))
             bias_momentum.mul_(MOMENTUM).add_(error.mean(1, keepdim=True))
@@ -89,7 +88,7 @@ def train_heads(
             }
             rows.append(row)
             if math.isfinite(losses[head]) and (best is None or best_row([best, row]) is row):
-                best, own = row, slice(head * classes, (head + 1) * classes)
+                best, own = row, slice(head * num_classes, (head + 1) * num_classes)
                 chosen = {"weight": weight[own], "bias": bias[own, 0]}
                 best_weights = {name: value.cpu().clone() for name, value in chosen.items()}
     if best is None:
@@ -101,14 +100,14 @@ def train_heads(
 
 
 def _logits(features: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
-    """All heads' logits by one product: (n, d) -> (heads, classes, n)."""
+    """Compute the logits of all heads in one matrix product: (n, d) -> (heads, num_classes, n)."""
     return torch.addmm(bias, weight, features.T).unflatten(0, (heads, -1))
 
 
 def best_row(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The row with the highest validation accuracy among those with a finite loss.
+    """Return the row with the highest validation accuracy among those with a finite loss.
 
-    Of equal ones the earliest head epoch, as the thesis's table has it, then the first listed.
+    Ties go to the earliest head epoch, as in the thesis's table, then to the first row listed.
     """
     sound = [row for row in rows if math.isfinite(row["train_loss"])]
     return max(sound, key=lambda row: (row["val_accuracy"], -row["head_epoch"]))

@@ -1,4 +1,4 @@
-"""The cosine look-up table: training images' features that classify by the nearest of them."""
+"""Store the cosine look-up table, which classifies an image by its nearest training images."""
 
 import json
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ from thesis_lib.system.files import write_bytes
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A look-up table with what pruning keeps of it: the content of ``table.safetensors``.
+    """Hold a look-up table and the result of pruning it: the content of ``table.safetensors``.
 
-    ``kept`` (thresholds, n) tells which images the table holds at each of ``thresholds``;
-    ``threshold`` is the chosen one, ``neighbours`` vote. ``known_similarity`` are the
-    similarities of validation images to the pruned table, ascending: how near an image is of
-    what was trained on. ``checkpoint`` (epoch) made the features, ``fingerprint`` is the data
-    set's.
+    ``kept`` (num_thresholds, n) marks the images that the table keeps at each of ``thresholds``.
+    ``threshold`` is the chosen pruning threshold, ``neighbours`` the number of nearest
+    neighbours that vote. ``known_similarity`` contains the similarity of each validation image
+    (or, without val/, of each training image to the others) to its nearest image in the pruned
+    table, ascending. ``checkpoint`` is the epoch of the backbone that computed the features,
+    ``fingerprint`` identifies the data set.
     """
 
     table: LookupTable
@@ -35,20 +36,20 @@ class StoredTable:
     fingerprint: str
 
     def number(self, threshold: float) -> int:
-        """Which of the thresholds it is."""
+        """Return the index of the nearest of ``thresholds``."""
         return int(np.abs(self.thresholds - threshold).argmin())
 
     def at(self, threshold: float) -> LookupTable:
-        """The table as pruned at one of the thresholds."""
+        """Return the table pruned at one of the thresholds."""
         return self.table.only(self.kept[self.number(threshold)])
 
     @cached_property
     def chosen(self) -> LookupTable:
-        """The table as pruned at the chosen threshold."""
+        """Return the table pruned at the chosen threshold."""
         return self.at(self.threshold)
 
     def pruned(self) -> "StoredTable":
-        """The chosen table alone, for an export."""
+        """Return a copy that contains only the images kept at the chosen threshold, for export."""
         return StoredTable(
             self.chosen,
             np.array([self.threshold]),
@@ -61,12 +62,17 @@ class StoredTable:
         )
 
     def unlike_below(self, false_positive_rate: float) -> float:
-        """The similarity below which at most a share of validation images lies."""
+        """Return the similarity below which an image is flagged as out-of-distribution.
+
+        Args:
+            false_positive_rate: largest fraction of the validation images, which are of known
+                classes, that may be flagged.
+        """
         position = int(false_positive_rate * len(self.known_similarity))
         return float(self.known_similarity[min(position, len(self.known_similarity) - 1)])
 
     def save(self, path: Path) -> None:
-        """Write the table whole or not at all."""
+        """Write the table to a file, completely or not at all."""
         tensors = {
             "vectors": self.table.vectors,
             "labels": self.table.labels.astype(np.int64),
@@ -88,10 +94,10 @@ class StoredTable:
 
     @classmethod
     def load(cls, path: Path) -> "StoredTable":
-        """Read a table.
+        """Read a table from a file.
 
         Raises:
-            InputError: where it is missing, damaged or something else.
+            InputError: if the file is missing, damaged or not a look-up table.
         """
         if not path.is_file():
             raise InputError(
@@ -101,15 +107,13 @@ class StoredTable:
             with safe_open(path, "numpy") as file:
                 facts = {name: json.loads(text) for name, text in file.metadata().items()}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            names = ("vectors", "labels")
-            table = LookupTable(
-                *(tensors.pop(name) for name in names), facts.pop("files"), facts.pop("classes")
-            )
+            vectors, labels = tensors.pop("vectors"), tensors.pop("labels")
+            table = LookupTable(vectors, labels, facts.pop("files"), facts.pop("classes"))
             kept = tensors.pop("kept").astype(bool)
             return cls(table, kept=kept, **tensors, **facts)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).split("\n")[0]
             raise InputError(
-                f"the look-up table {path} cannot be read ({reason}); remove it, and "
-                "`thesis retrieve` makes it again"
+                f"the look-up table {path} cannot be read ({reason}); delete it, then run "
+                "`thesis retrieve` to make it again"
             ) from None

@@ -1,10 +1,12 @@
-"""Metrics and their intervals, from the true and the predicted classes alone.
+"""Compute classification metrics and confidence intervals from true and predicted classes.
 
-Accuracy, macro precision, recall and F1 are scikit-learn's, the macro means taken over all
-classes of the data set with 0 for a class without a test image or without a prediction.
+Accuracy and macro-averaged precision, recall and F1 are defined as in scikit-learn. The macro
+averages are taken over all classes of the data set, with 0 for classes where a metric is
+undefined because they have no test image or no prediction.
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,48 +15,52 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 METRICS = ("accuracy", "precision", "recall", "f1")
 RESAMPLES = 10_000
+Labels: TypeAlias = Sequence[Any] | np.ndarray | pd.Series  # class names or integers
 
 
-def confusion_counts(
-    true: Sequence, predicted: Sequence, classes: Sequence | None = None
-) -> np.ndarray:
-    """Count images by true (rows) and predicted (columns) class: (classes, classes).
+def confusion_counts(true: Labels, predicted: Labels, classes: Labels | None = None) -> np.ndarray:
+    """Compute the confusion matrix: counts of images by true (rows) and predicted (columns) class.
 
     Args:
-        true, predicted: (n,) classes, as names or numbers.
+        true, predicted: (n,) classes, as names or integers.
         classes: all classes of the data set; by default those that occur, sorted.
 
+    Returns:
+        (num_classes, num_classes) counts.
+
     Raises:
-        ValueError: for arrays of different or no length, or a class that ``classes`` lacks.
+        ValueError: if the arrays are empty or differ in length, or if ``classes`` lacks one of
+            their classes.
     """
-    true, predicted = np.asarray(true), np.asarray(predicted)
-    if true.shape != predicted.shape or true.ndim != 1 or not len(true):
+    rows: np.ndarray = np.asarray(true)
+    columns: np.ndarray = np.asarray(predicted)
+    if rows.shape != columns.shape or rows.ndim != 1 or not len(rows):
         raise ValueError(
-            f"true and predicted must be of one length, not {true.shape} and {predicted.shape}"
+            f"true and predicted must have the same length, not {rows.shape} and {columns.shape}"
         )
-    occurring = np.unique(np.concatenate((true, predicted)))
-    classes = occurring if classes is None else np.asarray(classes)
-    unknown = set(occurring.tolist()) - set(classes.tolist())
+    occurring = np.unique(np.concatenate((rows, columns)))
+    labels = occurring if classes is None else np.asarray(classes)
+    unknown = set(occurring.tolist()) - set(labels.tolist())
     if unknown:
         raise ValueError(f"classes lacks {', '.join(map(repr, sorted(unknown)))}")
-    return confusion_matrix(true, predicted, labels=classes)
+    return confusion_matrix(rows, columns, labels=labels)
 
 
 def metrics_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy and macro precision, recall and F1 of confusion counts.
+    """Compute accuracy and macro precision, recall and F1 from confusion matrices.
 
     Args:
-        counts: (..., classes, classes), rows the true classes.
+        counts: (..., num_classes, num_classes), with one row per true class.
 
     Returns:
-        Each metric of METRICS, (...).
+        Metric name -> values (...), for each of METRICS.
     """
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     return _metrics(hits, counts.sum(-1), counts.sum(-2))
 
 
 def _metrics(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """The metrics from hits, true and predicted images per class, (..., classes) each."""
+    """Compute METRICS from counts of hits, true and predicted images, (..., num_classes) each."""
     return {
         "accuracy": hits.sum(-1) / true.sum(-1),
         "precision": _share(hits, predicted).mean(-1),
@@ -68,7 +74,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, as fractions."""
+    """Compute Wilson's 95 % confidence interval of correct / n, as fractions."""
     interval = binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -76,18 +82,27 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 def bootstrap_intervals(
     counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 42
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap 95 % intervals over test images of the macro metrics.
+    """Compute percentile bootstrap 95 % confidence intervals of the macro metrics.
 
-    Drawing n images with replacement is drawing the counts of the cells of the confusion
-    matrix that are not empty from a multinomial distribution, which is what is done.
+    The bootstrap resamples test images. Instead of drawing n images with replacement, the counts
+    of the nonzero cells of the confusion matrix are drawn from a multinomial distribution, which
+    is equivalent.
+
+    Args:
+        counts: (num_classes, num_classes) confusion matrix.
+        resamples: number of bootstrap samples.
+        seed: seed of the random numbers.
+
+    Returns:
+        Metric name -> (low, high), as fractions.
     """
     rows, columns = counts.nonzero()
     cells = counts[rows, columns]
-    n, classes = int(cells.sum()), len(counts)
+    n, num_classes = int(cells.sum()), len(counts)
     hit = rows == columns
     random = np.random.default_rng(seed)
-    # (cells, classes) each: the sums over cells become matrix products
-    to_true, to_predicted = np.eye(classes)[rows], np.eye(classes)[columns]
+    # (cells, num_classes) each: sums over cells become matrix products
+    to_true, to_predicted = np.eye(num_classes)[rows], np.eye(num_classes)[columns]
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
     for size in [1000] * (resamples // 1000) + [resamples % 1000] * (resamples % 1000 > 0):
         sample = random.multinomial(n, cells / n, size=size).astype(float)  # (size, cells)
@@ -101,18 +116,18 @@ def bootstrap_intervals(
 
 
 def classification_metrics(
-    true: Sequence, predicted: Sequence, classes: Sequence | None = None
-) -> dict[str, float | int | list[float]]:
-    """Accuracy and macro precision, recall and F1 with their 95 % intervals.
+    true: Labels, predicted: Labels, classes: Labels | None = None
+) -> dict[str, Any]:
+    """Compute accuracy and macro precision, recall and F1 with 95 % confidence intervals.
 
     Args:
-        true, predicted: (n,) classes, as names or numbers.
-        classes: all classes of the data set, over which the macro means are taken; by default
+        true, predicted: (n,) classes, as names or integers.
+        classes: all classes of the data set, over which the macro averages are taken; by default
             those that occur.
 
     Returns:
-        For each metric its value and ``<metric>_interval`` [low, high], all fractions, and n.
-        Wilson's interval for accuracy, a bootstrap's for the others.
+        For each metric its value and ``<metric>_interval`` [low, high], all as fractions, and n.
+        Intervals are Wilson's for accuracy and bootstrap intervals for the others.
     """
     counts = confusion_counts(true, predicted, classes)
     n = int(counts.sum())
@@ -124,8 +139,13 @@ def classification_metrics(
     return result | {"n": n}
 
 
-def per_class_table(true: Sequence, predicted: Sequence, classes: Sequence) -> pd.DataFrame:
-    """A row a class: class, precision, recall, f1 (fractions), images, predicted_images."""
+def per_class_table(true: Labels, predicted: Labels, classes: Sequence) -> pd.DataFrame:
+    """Make a table of metrics with one row per class.
+
+    Returns:
+        The columns class, precision, recall and f1 (fractions), images and predicted_images
+        (numbers of images of this true and predicted class).
+    """
     precision, recall, f1, images = precision_recall_fscore_support(
         true, predicted, labels=list(classes), zero_division=0
     )
@@ -143,11 +163,17 @@ def per_class_table(true: Sequence, predicted: Sequence, classes: Sequence) -> p
 
 
 def most_confused(counts: np.ndarray, classes: Sequence[str], pairs: int = 15) -> pd.DataFrame:
-    """The pairs of classes that are confused most, both ways added.
+    """Make a table of the pairs of classes that are confused most often.
+
+    Args:
+        counts: (num_classes, num_classes) confusion matrix.
+        classes: class names.
+        pairs: largest number of pairs to return.
 
     Returns:
-        class_a, class_b, a_as_b, b_as_a, images (their sum), and share of the two classes'
-        images; no pair without a confusion.
+        One row per pair with at least one confusion: class_a, class_b, a_as_b and b_as_a (counts
+        in each direction), images (their sum), and share (their fraction of both classes'
+        images).
     """
     rows = [
         {
@@ -168,13 +194,13 @@ def most_confused(counts: np.ndarray, classes: Sequence[str], pairs: int = 15) -
     return table.head(pairs).reset_index(drop=True)
 
 
-def worst_mistakes(predictions: pd.DataFrame, images: int = 12) -> pd.DataFrame:
-    """The wrong predictions that the classifier was surest of, surest first.
+def worst_mistakes(predictions: pd.DataFrame, num_images: int = 12) -> pd.DataFrame:
+    """Return the wrong predictions with the highest confidence, most confident first.
 
     Args:
-        predictions: columns path, true, predicted, confidence (a fraction) and more.
-        images: how many at most.
+        predictions: with the columns path, true, predicted, confidence (a fraction) and more.
+        num_images: largest number of predictions to return.
     """
     wrong = predictions[predictions["true"] != predictions["predicted"]]
-    worst = wrong.sort_values("confidence", ascending=False, kind="stable").head(images)
+    worst = wrong.sort_values("confidence", ascending=False, kind="stable").head(num_images)
     return worst[["path", "true", "predicted", "confidence"]].reset_index(drop=True)

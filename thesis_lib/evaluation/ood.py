@@ -1,7 +1,9 @@
-"""How well classes that nobody trained on are told from known ones: measured by leaving some out.
+"""Measure out-of-distribution (OOD) detection by leaving classes out.
 
-The backbone has seen the classes that are left out; head and table have not. So this flatters all
-three scores alike: of a class that the backbone has never seen less is found.
+Images of the left-out classes count as OOD. The linear head and the look-up table are made
+without these classes, but the backbone was pretrained on them. The results are therefore
+optimistic for all three scores: OOD images of classes that are new to the backbone as well are
+harder to detect.
 """
 
 from collections.abc import Iterator
@@ -30,62 +32,78 @@ def measure_ood(
     classes: list[str],
     config: RunConfig,
 ) -> pd.DataFrame:
-    """Leave a fifth of the classes out of table and head in turn, and find their images.
+    """Measure how well three scores separate images of left-out classes from known classes.
 
-    Each class is left out once. The scores, high for what is known: cosine similarity to the
-    nearest image of the table; the head's largest softmax probability (Hendrycks and Gimpel,
-    ICLR 2017), as its log-odds, since most of them are 1 to the last digit; its negative energy,
-    the log of the sum of exponentials of its logits (Liu et al., NeurIPS 2020). The head is
-    trained on the same features, for each fold anew.
+    The classes are divided into five folds. Each fold is left out of the look-up table and of a
+    newly trained linear head once, and its query images count as OOD. The scores, which are high
+    for known classes, are:
+
+    - similarity: the cosine similarity to the nearest image in the look-up table;
+    - max softmax: the head's largest softmax probability (Hendrycks and Gimpel, ICLR 2017), as
+      log-odds, since most of the probabilities would be rounded to 1;
+    - energy: the head's negative energy, which is the logarithm of the sum of the exponentials
+      of its logits (Liu et al., NeurIPS 2020).
 
     Args:
         train: (n, d) features of the training images.
-        train_labels: (n,) index ``classes``.
-        kept: (n,) which of them the pruned table holds.
-        queries: (m, d) features of other images.
-        query_labels: (m,).
-        classes: names.
+        train_labels: (n,) indices into ``classes``.
+        kept: (n,) bool, whether the pruned table keeps the image.
+        queries: (m, d) features of the query images.
+        query_labels: (m,) indices into ``classes``.
+        classes: class names.
         config: the ``head_*`` settings and the seed.
 
     Returns:
-        A row a fold and score: fold, left_out (names), known_images, ood_images, score, auroc;
-        fpr: the share of known images called novel where RECALL of the novel ones are
-        found; found: the share of novel images found where FALSE_ALARMS of the known ones are
-        called novel. Empty for fewer than three classes.
+        One row per fold and score: fold, left_out (class names), known_images, ood_images,
+        score, auroc, fpr (the fraction of known images flagged as OOD when TPR of the OOD images
+        are detected) and tpr (the fraction of OOD images detected when at most
+        FALSE_POSITIVE_RATE of the known images are flagged). Empty for fewer than three classes.
     """
     rows = []
     for fold, left_out in enumerate(class_folds(len(classes), config.seed), 1):
         known = ~np.isin(train_labels, left_out)
-        novel = np.isin(query_labels, left_out)
-        if novel.all() or not novel.any():
+        is_ood = np.isin(query_labels, left_out)
+        if is_ood.all() or not is_ood.any():
             continue
-        scores = _scores(train, train_labels, known, kept, queries, query_labels, ~novel, config)
+        scores = _scores(train, train_labels, known, kept, queries, query_labels, ~is_ood, config)
         facts = {
             "fold": fold,
             "left_out": "; ".join(classes[label] for label in left_out),
-            "known_images": int((~novel).sum()),
-            "ood_images": int(novel.sum()),
+            "known_images": int((~is_ood).sum()),
+            "ood_images": int(is_ood.sum()),
         }
         rows += [
-            facts | {"score": name, **detection_metrics(scores[name], novel)} for name in SCORES
+            facts | {"score": name, **detection_metrics(scores[name], is_ood)} for name in SCORES
         ]
     return pd.DataFrame(rows)
 
 
-def class_folds(classes: int, seed: int) -> Iterator[np.ndarray]:
-    """Class numbers in FOLDS parts (fewer for few classes), each class in one; none below three."""
-    if classes >= 3:
-        order = np.random.default_rng(seed).permutation(classes)
-        yield from map(np.sort, np.array_split(order, min(FOLDS, classes)))
+def class_folds(num_classes: int, seed: int) -> Iterator[np.ndarray]:
+    """Divide the class indices at random into FOLDS folds, or one fold per class if fewer.
+
+    With fewer than three classes there are no folds, since leaving one out would leave only one.
+    """
+    if num_classes >= 3:
+        order = np.random.default_rng(seed).permutation(num_classes)
+        yield from map(np.sort, np.array_split(order, min(FOLDS, num_classes)))
 
 
-def detection_metrics(known_score: np.ndarray, novel: np.ndarray) -> dict[str, float]:
-    """How well a score (n,), high for what is known, finds the novel images (n,)."""
-    fpr, recall, _ = roc_curve(novel, -known_score, drop_intermediate=False)
+def detection_metrics(known_score: np.ndarray, is_ood: np.ndarray) -> dict[str, float]:
+    """Compute AUROC, FPR and TPR of detecting OOD images by a low score.
+
+    Args:
+        known_score: (n,) score, high for images of known classes.
+        is_ood: (n,) bool, whether each image is OOD.
+
+    Returns:
+        auroc, fpr (at a true positive rate of TPR) and tpr (at a false positive rate of
+        FALSE_POSITIVE_RATE), as fractions.
+    """
+    fpr, tpr, _ = roc_curve(is_ood, -known_score, drop_intermediate=False)
     return {
-        "auroc": float(roc_auc_score(novel, -known_score)),
-        "fpr": float(fpr[np.argmax(recall >= TPR)]),
-        "tpr": float(recall[fpr <= FALSE_POSITIVE_RATE].max()),
+        "auroc": float(roc_auc_score(is_ood, -known_score)),
+        "fpr": float(fpr[np.argmax(tpr >= TPR)]),
+        "tpr": float(tpr[fpr <= FALSE_POSITIVE_RATE].max()),
     }
 
 
@@ -99,17 +117,17 @@ def _scores(
     known_queries: np.ndarray,
     config: RunConfig,
 ) -> dict[str, np.ndarray]:
-    """Each of SCORES for the queries, by a table and a head of the known classes alone."""
-    # Pruning goes within classes: the table without some classes is the others' part of it.
+    """Compute SCORES for the queries, with a table and a head of the known classes only."""
+    # Pruning is done within classes, so leaving classes out does not change it for the others.
     table = Index(unit_vectors(train[known & kept]))
     similarity, _ = table.search(unit_vectors(queries), 1)
-    names, numbers = np.unique(train_labels[known], return_inverse=True)
+    known_labels, new_labels = np.unique(train_labels[known], return_inverse=True)
     weights, _ = train_heads(
         torch.from_numpy(train[known])[None],
-        torch.from_numpy(numbers),
+        torch.from_numpy(new_labels),
         torch.from_numpy(queries[known_queries]),
-        torch.from_numpy(np.searchsorted(names, query_labels[known_queries])),
-        len(names),
+        torch.from_numpy(np.searchsorted(known_labels, query_labels[known_queries])),
+        len(known_labels),
         config,
     )
     logits = queries @ weights["weight"].numpy().T + weights["bias"].numpy()
@@ -122,7 +140,7 @@ def _scores(
 
 
 def ood_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a score: mean over the folds, and lowest to highest fold, in %."""
+    """Make a table with one row per score: the mean over the folds and their range, in %."""
     found = []
     for name in SCORES if len(rows) else ():
         folds = rows[rows["score"] == name]

@@ -1,4 +1,4 @@
-"""Stage 2: a linear head on the frozen backbone of each checkpoint; selection on validation."""
+"""Probe checkpoints (stage 2): train linear heads on frozen backbones, select on validation."""
 
 import contextlib
 import os
@@ -35,25 +35,25 @@ from thesis_lib.training.checkpoints import kept_epochs
 from thesis_lib.training.launcher import run_under_torchrun
 from thesis_lib.training.stage import run_data
 
-SMOOTHING_SHARE = 20  # the loss is averaged over a twentieth of the epochs to find its plateau
+SMOOTHING_SHARE = 20  # to find its plateau, the loss is averaged over 1/20 of the epochs
 FEWEST_PROBED = 3
 
 
 def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
-    """Train heads for every checkpoint from the plateau on and choose one on validation.
+    """Train linear heads for all checkpoints from the loss plateau on; choose one on validation.
 
     Reads the checkpoints, ``metrics.csv``, and the train and val images. Writes ``heads/``,
     ``probe.csv``, ``probe_curves.csv``, ``head.pth`` and, last, ``selection.json``. Returns at
-    once where the selection was made with the same settings; goes on after the last finished
-    checkpoint where a probing was cut short.
+    once if the selection was made with the same settings. If probing was interrupted, it resumes
+    after the last finished checkpoint.
 
     Returns:
-        A row a checkpoint: checkpoint (epoch), head_epoch, val_accuracy and its Wilson 95 %
-        interval (fractions), val_correct, val_images, head_learning_rate, knn_accuracy (of the
-        nearest training image's class, by cosine similarity of the features).
+        One row per checkpoint: checkpoint (epoch), head_epoch, val_accuracy and its Wilson 95 %
+        confidence interval (fractions), val_correct, val_images, head_learning_rate, and
+        knn_accuracy (validation accuracy of the nearest neighbour by cosine similarity).
 
     Raises:
-        InputError: where the run is not trained to its end, or its data have changed.
+        InputError: if the run is not trained to its last epoch, or its data have changed.
     """
     inputs = probe_inputs(run)
     if is_probed(run) or run_under_torchrun("probe", run):
@@ -70,7 +70,7 @@ def _probe(
     )
     epochs = epochs_to_probe(run)
     run.selection_file.unlink(missing_ok=True)
-    if run.test_file.is_file():  # it is no result of this choice, but the next test tells of it
+    if run.test_file.is_file():  # tests another choice; kept for the history of the next test
         os.replace(run.test_file, run.superseded_test_file)
     run.write_config()
 
@@ -95,7 +95,9 @@ def _probe(
             write_csv(run.probe_file, pd.DataFrame(rows))
 
         if not rows:
-            raise InputError(f"no checkpoint of {run.path.name} from epoch {epochs[0]} on is sound")
+            raise InputError(
+                f"all checkpoints of {run.path.name} from epoch {epochs[0]} on are damaged"
+            )
         probe = pd.DataFrame(rows)
         chosen = best_checkpoint(probe)
         head = heads[int(chosen["checkpoint"])]
@@ -122,9 +124,9 @@ def _probe(
 
 
 def _against_last(heads: dict[int, dict[str, Any]], chosen: dict[str, Any]) -> str:
-    """Whether the chosen checkpoint is shown to differ from the last one, in words.
+    """Describe whether the chosen checkpoint differs significantly from the last one.
 
-    It was chosen for its accuracy on these images, which flatters it: the test is generous.
+    The test favours the chosen checkpoint, which was chosen for its accuracy on the same images.
     """
     last = heads[max(heads)]
     if last is chosen:
@@ -139,7 +141,7 @@ def _against_last(heads: dict[int, dict[str, Any]], chosen: dict[str, Any]) -> s
 
 
 def _read_head(file: Path) -> dict[str, Any]:
-    """A head that was trained before; empty where there is none, or it is damaged."""
+    """Read a head that was trained before; return {} if it is missing or damaged."""
     with contextlib.suppress(checkpoints.DamagedError):
         return checkpoints.load(file) if file.is_file() else {}
     return {}
@@ -148,13 +150,13 @@ def _read_head(file: Path) -> dict[str, Any]:
 def _probe_checkpoint(
     run: RunDirectory, epoch: int, dataset: DataSet, train: Images, val: Images
 ) -> dict[str, Any]:
-    """What ``heads/head_<epoch>.pth`` holds: the best head of a checkpoint, and all curves."""
+    """Train the heads of a checkpoint, and return the content of ``heads/head_<epoch>.pth``."""
     device = choose_device(run.config)
     backbone, facts = checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
     common = (run.config, facts["mean"], facts["std"], device)
     views = run.config.head_views
-    whole = extract_features(backbone, train, *common)
-    train_features = extract_features(backbone, train, *common, views) if views else whole
+    center_crops = extract_features(backbone, train, *common)
+    train_features = extract_features(backbone, train, *common, views) if views else center_crops
     val_features = extract_features(backbone, val, *common)[0]
     weights, curve = train_heads(
         train_features,
@@ -169,7 +171,7 @@ def _probe_checkpoint(
     return {
         "temperature": fit_temperature(logits, labels),
         "val_right": logits.argmax(1) == labels,
-        "knn_right": _knn_right(whole[0], train, val_features, val, dataset.classes),
+        "knn_right": _knn_right(center_crops[0], train, val_features, val, dataset.classes),
         "checkpoint": epoch,
         "classes": dataset.classes,
         "mean": facts["mean"],
@@ -182,7 +184,7 @@ def _probe_checkpoint(
 def _knn_right(
     features: Tensor, train: Images, queries: Tensor, val: Images, classes: list[str]
 ) -> Tensor:
-    """Which val images (m,) have the class of the nearest training image."""
+    """Return whether each val image (m,) has the class of its nearest training image."""
     vectors = unit_vectors(features.numpy())
     table = LookupTable(vectors, train.split.labels, train.split.files, classes)
     _, rows = table.search(unit_vectors(queries.numpy()))
@@ -190,7 +192,7 @@ def _knn_right(
 
 
 def best_curves(curves: pd.DataFrame) -> pd.DataFrame:
-    """Of each checkpoint the curve of the head learning rate that reached its best accuracy."""
+    """Select, for each checkpoint, the curve of the best learning rate of the linear head."""
     kept = []
     for _, rows in curves.groupby("checkpoint"):
         rate = best_row(rows.to_dict("records"))["head_learning_rate"]
@@ -199,15 +201,15 @@ def best_curves(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_checkpoint(probe: pd.DataFrame) -> pd.Series:
-    """The row with the highest validation accuracy; of equal ones the latest checkpoint."""
+    """Return the row with the highest validation accuracy; ties go to the latest checkpoint."""
     ordered = probe.sort_values(["val_accuracy", "checkpoint"])
     return ordered.iloc[-1]
 
 
-def _probe_row(epoch: int, curve: list[dict[str, float]], images: int) -> dict[str, float]:
+def _probe_row(epoch: int, curve: list[dict[str, float]], num_images: int) -> dict[str, float]:
     best = best_row(curve)
-    correct = round(best["val_accuracy"] * images)
-    low, high = wilson_interval(correct, images)
+    correct = round(best["val_accuracy"] * num_images)
+    low, high = wilson_interval(correct, num_images)
     return {
         "checkpoint": epoch,
         "head_epoch": best["head_epoch"],
@@ -215,28 +217,29 @@ def _probe_row(epoch: int, curve: list[dict[str, float]], images: int) -> dict[s
         "val_accuracy_low": low,
         "val_accuracy_high": high,
         "val_correct": correct,
-        "val_images": images,
+        "val_images": num_images,
         "head_learning_rate": best["head_learning_rate"],
     }
 
 
 def smooth(loss: Sequence[float]) -> np.ndarray:
-    """Centred moving average over a twentieth of the epochs, shorter towards both ends."""
+    """Smooth the loss by a centred moving average over 1/20 of the epochs, fewer at the ends."""
     half = len(loss) // SMOOTHING_SHARE // 2
     padded = pd.Series(np.asarray(loss, dtype=float))
     return padded.rolling(2 * half + 1, center=True, min_periods=1).mean().to_numpy()
 
 
 def find_plateau(loss: Sequence[float], epochs: Sequence[int], share: float) -> int | None:
-    """The first saved checkpoint after which the smoothed loss has little of its fall to go.
+    """Find the first saved checkpoint at which the smoothed loss has nearly reached its end value.
 
     Args:
-        loss: of epochs 1, 2, ...
-        epochs: of the saved checkpoints, ascending.
-        share: of the total fall (first to last smoothed value) that counts as little.
+        loss: loss of epochs 1, 2, ...
+        epochs: epochs of the saved checkpoints, ascending.
+        share: the plateau starts where less than this fraction of the total decrease (from the
+            first to the last smoothed value) remains.
 
     Returns:
-        The checkpoint's epoch; None where the loss has not fallen at all.
+        The checkpoint's epoch; None if the loss has not decreased.
     """
     smoothed = smooth(loss)
     fall = smoothed[0] - smoothed[-1]
@@ -247,7 +250,7 @@ def find_plateau(loss: Sequence[float], epochs: Sequence[int], share: float) -> 
 
 
 def run_plateau(run: RunDirectory) -> int | None:
-    """The plateau of a trained run, among the checkpoints that it keeps; None for none found."""
+    """Return the first kept checkpoint on a trained run's loss plateau; None if there is none."""
     loss = [row["loss"] for row in read_metrics(run)]
     if len(loss) < run.config.epochs or not np.isfinite(loss).all():  # imported without losses
         return None
@@ -255,16 +258,19 @@ def run_plateau(run: RunDirectory) -> int | None:
 
 
 def epochs_to_probe(run: RunDirectory) -> list[int]:
-    """Checkpoints from the plateau (or ``probe_from``) to the last; never fewer than three.
+    """Return the checkpoints to probe: from the plateau (or ``probe_from``) to the last.
 
-    All of them where no loss is known, since the run was imported without.
+    At least the last three are probed. If the losses are unknown because the run was imported
+    without them, all checkpoints are probed.
 
     Raises:
-        InputError: where the run keeps no checkpoint.
+        InputError: if the run has no kept checkpoint.
     """
     kept, config = kept_epochs(run), run.config
     if not kept:
-        raise InputError(f"{relative_to_root(run.checkpoints)} holds no checkpoint epoch_....pth")
+        raise InputError(
+            f"{relative_to_root(run.checkpoints)} contains no checkpoint epoch_....pth"
+        )
     known = np.isfinite([row["loss"] for row in read_metrics(run)]).any()
     first = run_plateau(run) or (kept[-1] if known else kept[0])
     if config.probe_from is not None:

@@ -1,4 +1,4 @@
-"""Which images of a look-up table stay when near-copies within a class are dropped, exactly."""
+"""Prune a look-up table: drop near-copies within a class, and choose the pruning threshold."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -14,62 +14,62 @@ from thesis_lib.evaluation.knn import LookupTable
 from thesis_lib.evaluation.metrics import METRICS, classification_metrics
 
 THRESHOLDS = tuple(step / 100 for step in range(80, 101))
-FULL = 1.0  # the threshold that drops nothing
-MARGIN = 0.005  # of accuracy, a fraction
+FULL = 1.0  # the threshold that drops no image
+MARGIN = 0.005  # largest loss of accuracy that a pruned table may have, a fraction
 
 ROWS_AT_ONCE = 256
-MOST_THRESHOLDS = 31  # two bits for each in 64
-CELLS = 2**16  # in which similarities are looked up, from 0 to 1: scaling by it rounds nothing
-BEYOND = 64  # cells past 1 and -1, for vectors that rounding made longer than 1
-SHIFT = CELLS + BEYOND  # the cell of similarity 0; none is negative
+MOST_THRESHOLDS = 31  # each needs two bits of 64
+CELLS = 2**16  # cells from similarity 0 to 1; a power of 2, so scaling by it is exact
+BEYOND = 64  # extra cells beyond 1 and -1, for vectors slightly longer than 1 by rounding
+SHIFT = CELLS + BEYOND  # the cell of similarity 0, so that no cell has a negative index
 
 
 def kept_images(vectors: np.ndarray, labels: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
-    """The images that pruning keeps at each threshold.
+    """Find the images that pruning keeps at each threshold.
 
-    Within each class, in the order of the rows, an image is kept, and every later one of its
-    class whose cosine similarity to a kept one exceeds the threshold is dropped. As a cosine
-    cannot exceed 1, nothing is dropped at a threshold of 1 or more, whatever rounding makes of
-    the similarity of identical images.
+    Within a class, images are considered in the order of their rows. An image is dropped if its
+    cosine similarity to a kept image exceeds the threshold. At a threshold of 1 or more no image
+    is dropped, even if rounding makes the similarity of identical images larger than 1.
 
-    All thresholds take one pass over the float32 products of each block of images with the
-    earlier ones that some threshold keeps. A product that rounding might have moved across a
-    threshold is computed anew in float64, so the result is that of comparing every pair in
-    float64.
+    All thresholds are evaluated in one pass: float32 products of each block of images with the
+    earlier images that any threshold keeps. Products so close to a threshold that rounding might
+    matter are computed again in float64. The result is therefore the same as if every pair were
+    compared in float64.
 
     Args:
-        vectors: (n, d) float32, of length 1.
-        labels: (n,) the classes.
-        thresholds: at most 31, in any order.
+        vectors: (n, d) float32, of unit length.
+        labels: (n,) class labels.
+        thresholds: at most 31 thresholds, in any order.
 
     Returns:
-        (thresholds, n) bool, in the order of ``thresholds``.
+        (num_thresholds, n) bool, in the order of ``thresholds``.
 
     Raises:
-        ValueError: for more than 31 thresholds.
+        ValueError: if there are more than 31 thresholds.
     """
-    thresholds = np.asarray(thresholds, dtype=np.float64)
     if len(thresholds) > MOST_THRESHOLDS:
-        raise ValueError(f"{len(thresholds)} thresholds; at most {MOST_THRESHOLDS} at once")
-    below = thresholds < 1
+        raise ValueError(f"{len(thresholds)} thresholds; at most {MOST_THRESHOLDS} are possible")
+    asked = np.asarray(thresholds, dtype=np.float64)
+    below = asked < 1
     kept = np.ones((len(thresholds), len(labels)), dtype=bool)
-    table = _bits_of_cells(thresholds[below], vectors.shape[1])
+    table = _bits_of_cells(asked[below], vectors.shape[1])
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        bits = _kept_of_class(vectors, rows, thresholds[below], table)
+        bits = _kept_of_class(vectors, rows, asked[below], table)
         kept[np.ix_(below, rows)] = bits >> np.arange(below.sum())[:, None] & 1
     return kept
 
 
 def _bits_of_cells(thresholds: np.ndarray, d: int) -> torch.Tensor:
-    """What a similarity says of each threshold, by the cell that its float32 value lies in.
+    """Make a table of which thresholds a float32 similarity exceeds, given its cell, as bits.
 
-    Bit t: it exceeds threshold t; bit 31 + t: it may or may not.
+    Bit t is set if the similarity certainly exceeds threshold t, bit 31 + t if rounding leaves
+    that open.
     """
     low = np.arange(-SHIFT, SHIFT)[:, None] / CELLS  # (cells, 1)
     high = low + 1 / CELLS
-    # A float32 sum of d products of unit vectors errs by this at most, in whatever order it is
-    # summed (Higham 2002, section 3.1); d + 4, as the shift rounds too.
+    # The largest rounding error of a float32 sum of d products of unit vectors, in any order of
+    # summation (Higham 2002, section 3.1); d + 4 instead of d because the shift rounds as well.
     error = (d + 4) * 2.0**-24
     error /= 1 - error
     exceeds = low - error >= thresholds
@@ -81,26 +81,26 @@ def _bits_of_cells(thresholds: np.ndarray, d: int) -> torch.Tensor:
 def _kept_of_class(
     vectors: np.ndarray, rows: np.ndarray, thresholds: np.ndarray, table: torch.Tensor
 ) -> np.ndarray:
-    """For each of a class's rows the thresholds that keep it, as bits: (rows,) int64."""
+    """Return, for each row of a class, the thresholds that keep it, as bits: (rows,) int64."""
     bit = 1 << np.arange(len(thresholds))
     every = int(bit.sum())
     kept = np.empty(len(rows), dtype=np.int64)
-    # The earlier images that some threshold keeps, then the block: their vectors, and their bits
-    # twice, as the table has them.
+    # Vectors and bits of the earlier images that any threshold keeps, followed by the block. Each
+    # bit is stored twice, to match both kinds of bits in the table.
     own = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
     own_bits = np.zeros(len(rows), dtype=np.int64)
     earlier = 0
     for start in range(0, len(rows), ROWS_AT_ONCE):
         block = rows[start : start + ROWS_AT_ONCE]
         end = earlier + len(block)
-        # The mode is for speed: by the default one, take fills a copy first.
+        # mode="clip" is faster: with the default mode, take buffers its output.
         np.take(vectors, block, axis=0, out=own[earlier:end], mode="clip")
         columns, bits = torch.from_numpy(own[:end]), own_bits[:end]
         similarity = columns[earlier:] @ columns.T  # (block, end)
         cells = similarity.mul_(CELLS).add_(SHIFT).long()
         pairs = table.gather(0, cells.flatten()).view_as(cells).numpy()
-        for image, says in enumerate(pairs, start=earlier):
-            hits = says & bits  # (end,): itself and those after it have no bits yet
+        for image, exceeds in enumerate(pairs, start=earlier):
+            hits = exceeds & bits  # (end,); the bits of this image and later ones are still 0
             found = int(np.bitwise_or.reduce(hits))
             if unsure := found >> MOST_THRESHOLDS & ~found:
                 near = np.flatnonzero(hits >> MOST_THRESHOLDS & unsure)
@@ -111,7 +111,7 @@ def _kept_of_class(
             bits[image] = left | left << MOST_THRESHOLDS
         kept[start : start + len(block)] = bits[earlier:] & every
         staying = earlier + np.flatnonzero(bits[earlier:])
-        if len(staying) < len(block):  # close the gaps
+        if len(staying) < len(block):  # move the kept images together
             stop = earlier + len(staying)
             own[earlier:stop], bits[earlier:stop], bits[stop:] = own[staying], bits[staying], 0
         earlier += len(staying)
@@ -124,16 +124,16 @@ def query_table(
     """Classify unit vectors (m, d) by the nearest images of a table.
 
     Args:
-        table: to search.
+        table: look-up table to search.
         queries: unit vectors.
-        neighbours: how many vote.
+        neighbours: number of nearest neighbours that vote.
         exclude: see :meth:`thesis_lib.evaluation.knn.LookupTable.search`.
 
     Returns:
-        predicted (m,) labels; similarity (m,) and row (m,) of the nearest image; seconds, of
-        search and vote alone.
+        predicted (m,) labels; similarity (m,) and row (m,) of the nearest image; seconds, the
+        time of search and vote only.
     """
-    # The first search builds the index and starts threads, which no image is to be charged with.
+    # Warm up first, so that building the index and starting threads is not timed.
     some = slice(0, 16)
     table.search(queries[some], neighbours, None if exclude is None else exclude[some])
     began = time.perf_counter()
@@ -151,22 +151,22 @@ def query_table(
 def curve_row(
     table: LookupTable, threshold: float, split: str, true: np.ndarray, found: dict[str, Any]
 ) -> dict[str, Any]:
-    """What ``retrieval.csv`` says of a table at a threshold.
+    """Make the row of ``retrieval.csv`` for one pruning threshold.
 
     Args:
-        table: as pruned.
-        threshold: of the pruning.
-        split: whose images were classified: val, test, or train by leave-one-out.
-        true: (m,) their classes.
-        found: what :func:`query_table` gave for them.
+        table: the pruned table.
+        threshold: the pruning threshold.
+        split: the split of the query images: val, test, or train (leave-one-out).
+        true: (m,) class labels of the query images.
+        found: result of :func:`query_table` for the query images.
     """
-    classes = len(table.classes)
-    measured = classification_metrics(true, found["predicted"], range(classes))
+    num_classes = len(table.classes)
+    measured = classification_metrics(true, found["predicted"], range(num_classes))
     row = {"threshold": threshold, "split": split, "images": len(table)}
     for name in METRICS:
         low, high = measured[f"{name}_interval"]
         row |= {name: measured[name], f"{name}_low": low, f"{name}_high": high}
-    counts = np.bincount(table.labels, minlength=classes)
+    counts = np.bincount(table.labels, minlength=num_classes)
     return row | {
         "n": measured["n"],
         "index_mib": table.mib,
@@ -185,24 +185,27 @@ def pruning_curve(
     exclude: np.ndarray | None = None,
     thresholds: Iterable[float] = THRESHOLDS,
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The table at each threshold: a row each, and what :func:`query_table` gave there.
-
-    Rows tell of the difference to the full table on the same images: difference (fraction), its
-    paired 95 % interval, and p of the exact McNemar test.
+    """Classify the queries with the table pruned at each threshold.
 
     Args:
-        table: of all training images.
-        kept: (thresholds, n), in the order of ``thresholds``, the last of which is FULL.
+        table: look-up table of all training images.
+        kept: (num_thresholds, n) bool, see :func:`kept_images`.
         split, queries, true, neighbours: see :func:`curve_row` and :func:`query_table`.
-        exclude: (m,) the row of ``table`` that each query is; None where they are other images.
-        thresholds: ascending.
+        exclude: (m,) row index of each query in ``table``; None if the queries are not in it.
+        thresholds: ascending; the last one is FULL.
+
+    Returns:
+        One row per threshold, and the result of :func:`query_table` for each. Besides the
+        columns of :func:`curve_row`, rows have the accuracy difference to the full table on the
+        same images (a fraction), its paired 95 % confidence interval, and the p-value of the
+        exact McNemar test.
     """
     rows, all_found = [], []
     for threshold, holds in zip(thresholds, kept, strict=True):
         pruned = table.only(holds)
-        numbers = np.where(holds, np.cumsum(holds) - 1, -1)  # of each image in the pruned table
+        new_rows = np.where(holds, np.cumsum(holds) - 1, -1)  # row indices in the pruned table
         found = query_table(
-            pruned, queries, neighbours, None if exclude is None else numbers[exclude]
+            pruned, queries, neighbours, None if exclude is None else new_rows[exclude]
         )
         rows.append(curve_row(pruned, threshold, split, true, found))
         all_found.append(found)
@@ -215,13 +218,13 @@ def pruning_curve(
 
 
 def choose_threshold(curve: pd.DataFrame) -> float:
-    """The threshold of the smallest table that is no worse than the full one, as far as is seen.
+    """Choose the threshold of the smallest table that is not worse than the full table.
 
-    Worse are tables that the paired test shows to be, and tables that measure worse by more than
-    MARGIN: with few images the test shows nothing, and would let anything pass. Each table is
-    tested at LEVEL, not adjusted for their number: with an adjustment fewer would be shown to be
-    worse, and the choice be less careful. Of equally small tables the one with the highest
-    threshold.
+    A table counts as worse if the paired test shows a significantly lower accuracy, or if its
+    accuracy is lower by more than MARGIN. The margin is needed because with few images hardly
+    any difference is significant. Each table is tested at LEVEL, without adjustment for multiple
+    testing: an adjustment would call fewer tables worse and make the choice less cautious. Among
+    equally small tables, the one with the highest threshold is chosen.
     """
     shown = (curve["p"] < LEVEL) & (curve["difference"] < 0)
     worse = shown | (curve["difference"] < -MARGIN)

@@ -1,4 +1,4 @@
-"""Cosine retrieval: a look-up table of a run's training features, pruned, chosen, tested once."""
+"""Build, prune and test the look-up table of a run's training features (cosine retrieval)."""
 
 import time
 from typing import Any
@@ -44,24 +44,24 @@ from thesis_lib.training import checkpoints
 from thesis_lib.training.launcher import run_under_torchrun
 from thesis_lib.training.stage import run_data
 
-# What the threshold was chosen on, by ``chosen_on`` of table.json.
+# Descriptions of the values of ``chosen_on`` in table.json.
 CHOSEN_ON = {"val": "validation images", "train": "training images, leaving one out"}
-QUERY_SHARE = 5  # without val/: every fifth training image asks how ood is found
+QUERY_SHARE = 5  # without val/, every fifth training image is a query image for OOD detection
 
 
 def stored_table(run: RunDirectory) -> StoredTable:
-    """The run's look-up table, with the pruning threshold that was chosen; made where missing.
+    """Return the run's look-up table with its chosen pruning threshold; make it if missing.
 
-    Reads the checkpoint (the chosen one, or ``config.table_checkpoint``), and the train and val
-    images; never the test images. Writes ``table.safetensors``, ``retrieval.csv`` (a row a
-    threshold), ``ood.csv`` and, last, ``table.json``.
+    Reads the checkpoint (the chosen one, or ``config.table_checkpoint``) and the train and val
+    images, but never the test images. Writes ``table.safetensors``, ``retrieval.csv`` (one row
+    per threshold), ``ood.csv`` and, last, ``table.json``.
 
     Raises:
-        InputError: where nothing has been selected yet, the checkpoint is not there, or the
+        InputError: if no checkpoint has been selected yet, the checkpoint is missing, or the
             data have changed.
     """
     if not is_table_made(run):
-        table_inputs(run)  # raises where there is nothing to go by
+        table_inputs(run)  # raises if the run is not ready
         with (
             run_data(run, ("train",)) as (dataset, statistics),
             stage(run, "retrieve"),
@@ -72,21 +72,21 @@ def stored_table(run: RunDirectory) -> StoredTable:
 
 
 def retrieve(run: RunDirectory) -> dict[str, Any]:
-    """Make the look-up table where it is missing, and test it once, at the chosen threshold.
+    """Test the look-up table once, at its chosen threshold; make the table if it is missing.
 
-    Writes ``retrieval_predictions.csv`` (path, true, predicted, similarity, nearest), the test's
-    row of ``retrieval.csv`` (with ``config.test_curve`` a row for every threshold) and, last,
-    ``retrieval.json``. Returns at once where they are of the same table.
+    Writes ``retrieval_predictions.csv`` (path, true, predicted, similarity, nearest), the test
+    row of ``retrieval.csv`` (with ``config.test_curve``, a row for every threshold) and, last,
+    ``retrieval.json``. Returns at once if the same table was tested already.
 
     Returns:
-        The content of ``retrieval.json``: see
-        :func:`thesis_lib.evaluation.metrics.classification_metrics`; ``threshold``, ``images`` and
-        ``index_mib`` of the table, and ``history``: what other tables were tested before.
+        The content of ``retrieval.json``: the values of
+        :func:`thesis_lib.evaluation.metrics.classification_metrics`; ``threshold``, ``images``
+        and ``index_mib`` of the table; and ``history``, the other tables tested before.
 
     Raises:
         InputError: see :func:`stored_table`.
     """
-    table_inputs(run)  # raises where there is nothing to go by
+    table_inputs(run)  # raises if the run is not ready
     if is_retrieved(run) or run_under_torchrun("retrieve", run):
         return read_json(run.retrieval_test_file)
     with (
@@ -100,7 +100,7 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
 
 
 def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> None:
-    """Features, pruning, curve, choice and ood; ``table.json`` says last that all is there."""
+    """Make the table, choose its threshold and measure OOD detection; write ``table.json`` last."""
     run.table_choice_file.unlink(missing_ok=True)
     run.write_config()
     backbone, facts = _load_backbone(run)
@@ -115,13 +115,13 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
     kept = kept_images(table.vectors, table.labels, THRESHOLDS)
     if len(dataset.splits.get("val", ())):
         split, true, exclude = "val", dataset.splits["val"].labels, None
-        asking = _features(run, backbone, facts, dataset, "val", statistics)[0]
-        known, asking_labels = np.ones(len(table), dtype=bool), true
-    else:  # each training image asks the others
+        ood_queries = _features(run, backbone, facts, dataset, "val", statistics)[0]
+        known, ood_labels = np.ones(len(table), dtype=bool), true
+    else:  # leave-one-out: each training image is classified by the others
         split, true, exclude = "train", train.labels, np.arange(len(table))
         known = exclude % QUERY_SHARE > 0
-        asking, asking_labels = features[~known], true[~known]
-    queries = table.vectors if exclude is not None else unit_vectors(asking)
+        ood_queries, ood_labels = features[~known], true[~known]
+    queries = table.vectors if exclude is not None else unit_vectors(ood_queries)
     neighbours = run.config.neighbours
     curve, found = pruning_curve(table, kept, split, queries, true, neighbours, exclude)
     threshold = choose_threshold(curve)
@@ -130,8 +130,8 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
         features[known],
         train.labels[known],
         kept[chosen][known],
-        asking,
-        asking_labels,
+        ood_queries,
+        ood_labels,
         dataset.classes,
         run.config.updated(head_learning_rates=(_head_learning_rate(run),)),
     )
@@ -167,7 +167,7 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
 
 
 def _head_learning_rate(run: RunDirectory) -> float:
-    """That of the chosen head; without a selection the first of the settings."""
+    """Return the learning rate of the chosen head, or the first in the settings if none is."""
     if run.selection_file.is_file():
         return read_json(run.selection_file)["head_learning_rate"]
     return run.config.head_learning_rates[0]
@@ -177,7 +177,7 @@ def _load_backbone(run: RunDirectory) -> tuple[nn.Module, dict[str, Any]]:
     epoch, kept = table_checkpoint(run), checkpoints.kept_epochs(run)
     if epoch not in kept:
         listed = ", ".join(map(str, kept)) or "none"
-        raise InputError(f"{run.path.name} keeps no checkpoint of epoch {epoch}; it keeps {listed}")
+        raise InputError(f"{run.path.name} has no checkpoint of epoch {epoch}; it has {listed}")
     return checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
 
 
@@ -189,7 +189,7 @@ def _features(
     split: str,
     statistics: DataStatistics,
 ) -> tuple[np.ndarray, float]:
-    """Features (n, d) of the central views of a split, and the seconds that they took."""
+    """Return the features (n, d) of a split's center crops, and the seconds this took."""
     images, _ = open_images(dataset, split, statistics, run.config)
     began = time.perf_counter()
     device = choose_device(run.config)
@@ -198,7 +198,7 @@ def _features(
 
 
 def _test(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> dict[str, Any]:
-    """Look the test images up in the chosen table; all thresholds only where that was asked."""
+    """Classify the test images with the chosen table, and with all if ``test_curve`` is set."""
     stored, choice = StoredTable.load(run.table_file), read_json(run.table_choice_file)
     history = _history(run)
     backbone, facts = _load_backbone(run)
@@ -245,7 +245,7 @@ def _test(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> di
 
 
 def _history(run: RunDirectory) -> list[dict[str, Any]]:
-    """What other tables of the run were tested before, oldest first."""
+    """Return the other tables of the run that were tested before, oldest first."""
     if not run.retrieval_test_file.is_file():
         return []
     before = read_json(run.retrieval_test_file)

@@ -1,4 +1,4 @@
-"""Stage 3: the chosen backbone and head on the test set, once the choice is on disk."""
+"""Test the chosen backbone and head on the test split (stage 3), after the choice is saved."""
 
 import os
 from typing import Any
@@ -29,26 +29,26 @@ MOST_EMBEDDED = 10_000
 
 
 def final_test(run: RunDirectory) -> dict:
-    """Classify the test set with the chosen checkpoint and head.
+    """Classify the test split with the chosen checkpoint and head.
 
     Reads ``selection.json``, ``head.pth``, the chosen checkpoint and the test images. Writes
     ``predictions.csv`` (path, true, predicted, confidence, then each class's probability),
     ``embedding.csv`` (x, y, true, predicted), ``calibration.csv`` and, last, ``test.json``.
-    Returns at once where they were made from the same selection. A test of another choice
-    before is kept in the ``history`` of ``test.json``.
+    Returns at once if they were made from the same selection. Earlier tests of other choices
+    are listed in the ``history`` of ``test.json``.
 
     Returns:
-        The content of ``test.json``: see
-        :func:`thesis_lib.evaluation.metrics.classification_metrics`; all values are fractions.
+        The content of ``test.json``, with the values of
+        :func:`thesis_lib.evaluation.metrics.classification_metrics` (metrics as fractions).
 
     Raises:
-        InputError: where nothing has been selected yet, or the data have changed.
+        InputError: if no checkpoint has been selected yet, or the data have changed.
     """
     digest = selection_digest(run)
     if not is_probed(run):
         raise InputError(
-            f"{run.path.name} was not probed with these settings; run notebook 03 or "
-            f"`thesis probe {run.path.name}` with them first"
+            f"{run.path.name} was not probed with these settings; first run notebook 03 or "
+            f"`thesis probe {run.path.name}` with them"
         )
     if is_tested(run) or run_under_torchrun("test", run):
         return read_json(run.test_file)
@@ -113,7 +113,7 @@ def _test(run: RunDirectory, dataset: DataSet, digest: str) -> dict:
 
 
 def _history(run: RunDirectory, digest: str) -> list[dict]:
-    """What other choices were tested before, oldest first: the test set has been seen then."""
+    """Return the other choices that were tested before, oldest first."""
     if not run.superseded_test_file.is_file():
         return []
     before = read_json(run.superseded_test_file)
@@ -121,22 +121,25 @@ def _history(run: RunDirectory, digest: str) -> list[dict]:
 
 
 def tested_before(before: dict[str, Any], names: tuple[str, ...], now: str) -> list[dict[str, Any]]:
-    """What other choices a test's result tells of, itself among them, oldest first.
+    """Return the history of tests of other choices: an earlier result and its own history.
 
     Args:
-        before: the result, with its ``history``.
-        names: what is kept of it; the first is the hash of the choice.
-        now: that of the choice tested now.
+        before: the earlier result, with its ``history``.
+        names: keys of the result to keep; the first is the key of the hash of the choice.
+        now: hash of the choice tested now, which is left out.
+
+    Returns:
+        The kept keys of each result, oldest first.
     """
     entries = [*before.get("history", []), {name: before.get(name) for name in names}]
     return [entry for entry in entries if entry[names[0]] != now]
 
 
 def embedding_table(features: np.ndarray, predictions: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Features (n, d) on a plane: x, y, true, predicted, a row an image.
+    """Embed features (n, d) in two dimensions: x, y, true, predicted, with one row per image.
 
-    Of more than MOST_EMBEDDED images as many are drawn: nobody could see more, and t-SNE's time
-    grows faster than their number.
+    If there are more than MOST_EMBEDDED images, only that many are drawn at random: a plot
+    cannot show more, and the time that t-SNE takes grows faster than their number.
     """
     random = np.random.default_rng(seed)
     chosen = np.sort(random.permutation(len(features))[:MOST_EMBEDDED])
@@ -145,9 +148,9 @@ def embedding_table(features: np.ndarray, predictions: pd.DataFrame, seed: int) 
 
 
 def embed(features: np.ndarray, seed: int) -> np.ndarray:
-    """Lay features out on a plane by t-SNE, after PCA to 50 dimensions: (n, d) -> (n, 2).
+    """Embed features in two dimensions by PCA to 50 dimensions, then t-SNE: (n, d) -> (n, 2).
 
-    Fewer than ten images are laid out by PCA alone.
+    Features are scaled to unit length first. For fewer than ten images, only PCA is used.
     """
     n, d = features.shape
     if n == 1:

@@ -1,19 +1,20 @@
-"""Every plot, in one style: arrays and tables in, a matplotlib Figure out.
+"""All plots of the thesis in one style: arrays and tables in, a matplotlib Figure out.
 
-Knows nothing of runs. A new plot is a function in the module of its subject; it becomes part of
-the chapter by an entry in ``thesis_lib.reporting.catalogue.figures``. Lengths are in millimetres
-and text in points, both at print size. pyplot does not hold the figures, so a notebook shows each
-once.
+To add a plot, write a function in the module of its subject. To show it in the chapter, add an
+entry to ``FIGURES`` in ``thesis_lib.reporting.catalogue.figures`` and call ``draw`` in a notebook.
+Lengths are in millimetres and font sizes in points, both at print size. Figures are closed in
+pyplot as soon as they are created, so a notebook shows each of them only once.
 
 Reads  nothing.
-Writes the PDF and PNG that ``save`` is asked for.
+Writes the PDF and PNG files that ``save`` is called for.
+Imports system; nothing about runs.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "set_style": "style",
     "save": "style",

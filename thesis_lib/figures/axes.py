@@ -1,6 +1,7 @@
-"""What axes carry beside their data: ticks, legends, colour bars and names of points."""
+"""Ticks, legends, colour bars and point labels for the axes of a figure."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,7 +15,10 @@ from thesis_lib.figures.style import POINT, TICK, TINY, text_width
 
 
 def legend(figure: Figure, axes: Axes, side: str) -> None:
-    """Lay a legend of the axes outside them, on the upper or lower side, if it has entries."""
+    """Place a legend outside the axes, if there is anything to list.
+
+    side: "upper" or "lower".
+    """
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = int(text_width() // (max(printed_width(label, TICK) for label in labels) + 12))
@@ -23,30 +27,30 @@ def legend(figure: Figure, axes: Axes, side: str) -> None:
 
 
 class _PercentFormatter(Formatter):
-    """Fractions in percent, with as many decimals as the tick that needs most of them."""
+    """Format fractions as percentages, with just enough decimals for every tick."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return self.format_ticks([x])[0]
 
     def format_ticks(self, values: Sequence[float]) -> list[str]:
-        """Give all ticks the same number of decimals."""
-        percents = [round(100 * value, 4) + 0.0 for value in values]  # + 0.0 makes -0 a 0
+        """Format all ticks with the same number of decimals."""
+        percents = [round(100 * value, 4) + 0.0 for value in values]  # + 0.0 turns -0 into 0
         decimals = max((len(f"{value:g}".partition(".")[2]) for value in percents), default=0)
         return [f"{value:.{decimals}f} %" for value in percents]
 
 
 def percent_ticks(axis: Axis) -> None:
-    """Label an axis of fractions in percent, every tick with the same number of decimals."""
+    """Label an axis of fractions as percentages, with the same number of decimals on every tick."""
     axis.set_major_formatter(_PercentFormatter())
 
 
 def whole_numbers() -> MaxNLocator:
-    """Locator of ticks that stand at whole numbers only."""
+    """Return a locator that places ticks at whole numbers only."""
     return MaxNLocator(integer=True, steps=[1, 2, 5, 10])
 
 
 def plain_log_ticks(axis: Axis) -> None:
-    """Label a log axis 1, 10, 100 instead of in powers, which would need mathtext."""
+    """Label a log axis 1, 10, 100 instead of with powers of ten, which would need mathtext."""
     low, high = axis.get_view_interval()
     subs = (1,) if high / low > 300 else (1, 2, 5) if high / low > 6 else range(1, 10)
     axis.set_major_locator(LogLocator(subs=subs))
@@ -57,42 +61,58 @@ def plain_log_ticks(axis: Axis) -> None:
 def log_colorbar(
     figure: FigureBase, mappable: plt.cm.ScalarMappable, axes: Axes, label: str
 ) -> None:
-    """Lay a bar beside the axes that tells their log colours in plain numbers."""
-    bar = figure.colorbar(mappable, ax=axes, label=label, aspect=30, pad=0.02)
+    """Add a colour bar for a log colour scale, labelled with plain numbers."""
+    bar: Any = figure.colorbar(mappable, ax=axes, label=label, aspect=30, pad=0.02)
     bar.formatter = lambda value, _: f"{value:,g}"
     bar.minorformatter = NullFormatter()
     bar.outline.set_visible(False)
 
 
 def number_ticks(axes: Axes, numbers: Sequence[str], side: float) -> None:
-    """Number the cells of a matrix; every other number stands further out, so more fit."""
+    """Number the rows and columns of a matrix.
+
+    Every other number is placed further from the axis, so that more of them fit.
+
+    numbers: one label per row and column; side: of the matrix, in millimetres.
+    """
     step = int(np.ceil(1.25 * TINY * POINT / (2 * side / len(numbers))))
     further = 4 + max(printed_width(number, TINY) for number in numbers) / POINT
     for start, minor, outward in ((0, False, 2), (step, True, further)):
         places = range(start, len(numbers), 2 * step)
-        style = {"labels": [numbers[i] for i in places], "minor": minor, "fontsize": TINY}
+        style: dict[str, Any] = {
+            "labels": [numbers[i] for i in places],
+            "minor": minor,
+            "fontsize": TINY,
+        }
         axes.set_xticks(places, rotation=90, **style)
         axes.set_yticks(places, **style)
         axes.tick_params(which="minor" if minor else "major", length=outward, pad=1)
 
 
 def label_points(
-    axes: Axes, points: np.ndarray, names: Sequence[str], size: float, others: np.ndarray = ()
+    axes: Axes,
+    points: np.ndarray,
+    names: Sequence[str],
+    size: float,
+    others: np.ndarray | tuple[()] = (),
 ) -> None:
-    """Name points (n, 2) of the data, no name over another and hardly one over a point.
+    """Write a name beside each point; names do not overlap and avoid covering points.
 
-    Each name takes the free place nearest to its point; a line leads back from one far away.
+    Each name goes to the nearest free place. A name far from its point is joined to it by a line.
+
+    points: (n, 2), in data coordinates; names: one per point; size: of the text, in points;
+    others: (m, 2), further points that the names should not cover.
     """
-    figure = axes.get_figure(root=True)
-    figure.draw_without_rendering()  # settles where the axes lie
+    figure: Any = axes.get_figure(root=True)
+    figure.draw_without_rendering()  # the layout fixes the position of the axes only here
     to_points = 72 / figure.dpi
 
-    def place(data: np.ndarray) -> np.ndarray:
+    def place(data: np.ndarray | tuple[()]) -> np.ndarray:
         return axes.transData.transform(np.reshape(data, (-1, 2))) * to_points
 
     taken = place(others)
     taken_boxes = np.full_like(taken, 6.0)
-    costs = np.full(len(taken), 40.0)  # better to cover a point than to stand 40 pt away
+    costs = np.full(len(taken), 40.0)  # covering a point costs as much as being 40 pt away
     shifts = np.stack(np.meshgrid(np.arange(-240, 241, 5), np.arange(-150, 151, 3)), -1)
     leader = {"arrowstyle": "-", "color": "0.4", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0}
     for point, anchor, name in zip(points, place(points), names, strict=True):

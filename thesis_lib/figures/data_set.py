@@ -1,6 +1,7 @@
-"""Figures of the data set: its classes, its images and what the augmentation makes of them."""
+"""Figures of the data set: class counts, image sizes, sample images and augmented views."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,18 +33,18 @@ from thesis_lib.figures.style import (
 )
 
 COLUMNS = 8
-LINE = 1.25 * POINT  # height of a line of text in millimetres, for each point of its size
+LINE = 1.25 * POINT  # line height in millimetres per point of font size
 
-CAPTION_LINES = 6  # of a pair of images, at most
+CAPTION_LINES = 6  # maximum for a pair of images
 
 
 def class_counts(counts: pd.DataFrame) -> Figure:
-    """Images a class and split, on a log axis, the largest class on top.
+    """Plot the number of images per class and split on a log axis, with the largest class on top.
 
-    counts: index = class names, columns among train, val, test; ints. A class without images in
-    a split has no mark for it.
+    counts: ints; index = class names, columns = any of train, val, test. A class without images
+    in a split gets no mark for that split.
     """
-    upward = counts.iloc[::-1]  # bars are drawn from the bottom; equal ones keep their order
+    upward = counts.iloc[::-1]  # bars are drawn from the bottom; ties keep their order
     counts = upward.loc[upward.sum(axis=1).sort_values(kind="stable").index]
     rows = np.arange(len(counts))
     pitch = np.clip((PAGE_HEIGHT_MM - 22) / len(counts), 2.35, 4.5)
@@ -54,7 +55,7 @@ def class_counts(counts: pd.DataFrame) -> Figure:
     seen = counts.where(counts > 0)
     marks = [axes.barh(rows, seen[first], height=0.7, color=SPLIT_COLORS[first], label=first)]
     for split, marker in zip(others, ("o", "|"), strict=False):
-        style = {"color": SPLIT_COLORS[split], "markersize": 3, "linestyle": "none"}
+        style: dict[str, Any] = {"color": SPLIT_COLORS[split], "markersize": 3, "linestyle": "none"}
         marks += axes.plot(seen[split], rows, marker=marker, label=split, **style)
     width = figure.get_figwidth() * INCH
     size = np.clip(0.8 * pitch / POINT, TINY, TICK)
@@ -70,14 +71,15 @@ def class_counts(counts: pd.DataFrame) -> Figure:
 
 
 def image_sizes(sizes: pd.DataFrame) -> Figure:
-    """How large the images are: all widths and heights, and the longer side for each split.
+    """Plot image widths against heights, and the distribution of the longer side per split.
 
-    sizes: one row an image, columns split, width, height; pixels.
+    sizes: one row per image; columns split, width, height (pixels).
     """
     figure, (plane, cumulative) = subplots(68, ncols=2)
     limits = {}
     for side in ("width", "height"):
-        limits[side] = sizes[side].min() / 1.6, sizes[side].max() * 1.6  # holds also one size alone
+        # The margins also keep the limits apart if all images have the same size.
+        limits[side] = sizes[side].min() / 1.6, sizes[side].max() * 1.6
     extent = np.log10([*limits["width"], *limits["height"]])
     plane.set(xscale="log", yscale="log", xlabel="width (pixels)", ylabel="height (pixels)")
     hexagons = plane.hexbin(
@@ -89,13 +91,13 @@ def image_sizes(sizes: pd.DataFrame) -> Figure:
         extent=extent,
         cmap="crest",
         linewidths=0,
-        rasterized=True,  # vector hexagons show seams
+        rasterized=True,  # vector hexagons would show thin gaps between them
     )
     hexagons.set_norm(LogNorm(1, max(10, hexagons.get_array().max())))
     plane.set(xlim=limits["width"], ylim=limits["height"])
     log_colorbar(figure, hexagons, plane, "images")
     longer = sizes[["width", "height"]].max(axis=1)
-    # Ever thinner, as the curves of a good split lie on top of each other.
+    # Later lines are thinner, because the curves of a good split lie on top of each other.
     for split, width in zip(SPLIT_COLORS, (3.0, 1.6, 0.6), strict=True):
         values = longer[sizes["split"] == split]
         if len(values):
@@ -110,9 +112,9 @@ def image_sizes(sizes: pd.DataFrame) -> Figure:
 
 
 def sample_images(samples: dict[str, list[np.ndarray]]) -> Figure:
-    """A strip of thumbnails for each class, under its name.
+    """Draw a row of thumbnails for each class, below the class name.
 
-    samples: class name -> uint8 arrays (h, w, 3) of any size.
+    samples: class name -> list of uint8 arrays (h, w, 3) of any size.
     """
     longest = max(len(images) for images in samples.values())
     width, size = text_width(), SMALL if len(samples) <= NAMED_CLASSES else TINY
@@ -134,13 +136,14 @@ def views(
     views: Sequence[Sequence[np.ndarray]],
     names: Sequence[str],
 ) -> Figure:
-    """What the augmentation makes of some images: original and views below each name.
+    """Draw images and their augmented views: one column per image, below its class name.
 
-    originals, and each row of views: as many uint8 arrays (h, w, 3); names: their classes.
+    originals: uint8 arrays (h, w, 3), one per image; views: one such list per view; names: class
+    name of each image.
     """
     labels = 15
     pitch = min((text_width() - labels) / len(names), 30)
-    wrapped = [wrap(name, pitch - 1.5, SMALL, lines=3) for name in names]
+    wrapped = [wrap(name, pitch - 1.5, SMALL, max_lines=3) for name in names]
     top = max(len(lines) for lines in wrapped) * 1.25 * SMALL * POINT + 1
     rows = {"original": originals}
     rows |= {f"view {number}": images for number, images in enumerate(views, start=1)}
@@ -155,21 +158,21 @@ def views(
     return figure
 
 
-def image_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]], none: str) -> Figure:
-    """Images beside their counterparts.
+def image_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]], empty_text: str) -> Figure:
+    """Draw pairs of images side by side, each above its caption.
 
-    pairs: two uint8 arrays (h, w, 3) of any size and a caption, its lines parted by newlines;
-    none: what the figure says where there are no pairs.
+    pairs: two uint8 arrays (h, w, 3) of any size and a caption, whose lines are separated by
+    newlines; empty_text: written on the figure if there are no pairs.
     """
     if not pairs:
         figure, canvas = page(20)
-        canvas.text(text_width() / 2, 10, none, size=BODY, ha="center", va="center")
+        canvas.text(text_width() / 2, 10, empty_text, size=BODY, ha="center", va="center")
         return figure
     line, gap = 1.25 * SMALL * POINT, 0.8
     columns, side = thumbnail_grid(len(pairs), 2, CAPTION_LINES * line + 3, largest=22)
     pitch = text_width() / columns
     wrapped = [
-        [part for text in caption.split("\n") for part in wrap(text, pitch - 2, SMALL, lines=2)]
+        [part for text in caption.split("\n") for part in wrap(text, pitch - 2, SMALL, max_lines=2)]
         for _, _, caption in pairs
     ]
     height = side + max(len(lines) for lines in wrapped) * line + 3
@@ -185,20 +188,21 @@ def image_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray, str]], none: str) 
 def picture_groups(
     groups: Sequence[tuple[str, Sequence[np.ndarray | None], Sequence[str]]],
 ) -> Figure:
-    """Groups of pictures, each group under its heading and each picture over its caption.
+    """Draw groups of pictures, each group below its heading and each picture above its caption.
 
-    groups: heading; uint8 arrays (h, w, 3) of any size, None for an empty frame; as many
-    captions, lines parted by newlines. A group may have no picture.
+    groups: tuples of a heading, a list of pictures and a list of captions. A picture is a uint8
+    array (h, w, 3) of any size, or None for an empty frame; each picture has one caption, whose
+    lines are separated by newlines. A group may be empty.
     """
     pitch = text_width() / COLUMNS
     side = pitch - 1.5
     rows: list[tuple[float, list[str], list[tuple[np.ndarray | None, list[str]]]]] = []
     for heading, images, captions in groups:
         wrapped = [
-            [part for text in caption.split("\n") for part in wrap(text, side, SMALL, lines=3)]
+            [part for text in caption.split("\n") for part in wrap(text, side, SMALL, max_lines=3)]
             for caption in captions
         ]
-        titles = wrap(heading, text_width(), BODY, lines=2)
+        titles = wrap(heading, text_width(), BODY, max_lines=2)
         rows.append((len(titles) * LINE * BODY + 1.5, titles, []))
         pictures = list(zip(images, wrapped, strict=True))
         for start in range(0, len(pictures), COLUMNS):
@@ -211,22 +215,23 @@ def picture_groups(
     for height, titles, row in rows:
         if titles:
             canvas.text(0, y, "\n".join(titles), size=BODY, va="top")
-        for column, (image, lines) in enumerate(row):
-            x = column * pitch
+        for position, (image, caption_lines) in enumerate(row):
+            x = position * pitch
             if image is None:
-                frame = {"fill": False, "edgecolor": "0.7", "linewidth": 0.6}
+                frame: dict[str, Any] = {"fill": False, "edgecolor": "0.7", "linewidth": 0.6}
                 canvas.add_patch(Rectangle((x, y), side, side, **frame))
             else:
                 draw_image(canvas, image, x, y, side)
-            canvas.text(x, y + side + 0.8, "\n".join(lines), size=SMALL, va="top")
+            canvas.text(x, y + side + 0.8, "\n".join(caption_lines), size=SMALL, va="top")
         y += height
     return figure
 
 
 def threshold_curve(curve: pd.DataFrame, threshold: float) -> Figure:
-    """Accuracy and size of a look-up table against its pruning threshold, one of them marked.
+    """Plot accuracy and size of a look-up table against the pruning threshold.
 
-    curve: columns threshold, images, and accuracy, accuracy_low, accuracy_high (fractions).
+    curve: columns threshold, images (number of images kept in the table), and accuracy,
+    accuracy_low, accuracy_high (fractions); threshold: the one to mark.
     """
     figure, (left, right) = subplots(48, ncols=2)
     x, marked = curve["threshold"], curve[curve["threshold"] == threshold]

@@ -1,8 +1,9 @@
-"""What lies where on a figure: empty figures and canvases, text that fits, and thumbnails."""
+"""The layout of a figure: empty figures and canvases, fitting text, and thumbnails."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import count
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,44 +22,50 @@ from thesis_lib.figures.style import (
     text_width,
 )
 
-READABLE_MM = 25.0  # of a key's column: about twenty letters
+READABLE_MM = 25.0  # narrowest column of a class key: about twenty letters
 
 
 def _figure(height: float, layout: str | None = "constrained") -> Figure:
-    """Return an empty figure of the text width and a height, no longer held by pyplot."""
-    # Not simply Figure(): pyplot is what makes a notebook able to show it.
+    """Return an empty figure of the text width and the given height (mm), closed in pyplot."""
+    # Created by pyplot rather than by Figure(), so that a notebook can display it.
     figure = plt.figure(figsize=figure_size(1.0, height / text_width()), layout=layout)
     plt.close(figure)
     return figure
 
 
-def subplots(height: float, **panels) -> tuple[Figure, Axes | np.ndarray]:
-    """Return a figure of the text width and a height, and its axes; panels: as of pyplot."""
+def subplots(height: float, **panels: Any) -> tuple[Figure, Any]:
+    """Return a figure of the text width and the given height (mm), and its axes.
+
+    panels: keyword arguments of ``Figure.subplots``.
+    """
     figure = _figure(height)
     return figure, figure.subplots(**panels)
 
 
 def _canvas(parent: FigureBase, width: float, height: float) -> Axes:
-    """Axes over a whole (sub)figure, in millimetres from its top left corner."""
-    limits = {"xlim": (0, width), "ylim": (height, 0), "autoscale_on": False}
+    """Return axes that cover a (sub)figure, in millimetres from its top left corner."""
+    limits: dict[str, Any] = {"xlim": (0, width), "ylim": (height, 0), "autoscale_on": False}
     axes = parent.add_axes((0, 0, 1, 1), **limits)
     axes.set_axis_off()
     return axes
 
 
 def page(height: float) -> tuple[Figure, Axes]:
-    """Return an empty figure of the text width and a height, and its canvas in millimetres."""
+    """Return an empty figure of the text width and the given height (mm), and its canvas in mm."""
     figure = _figure(height + 1, layout=None)
     canvas = _canvas(figure, text_width(), height)
-    canvas.set_ylim(height + 0.5, -0.5)  # letters reach a little over their line
+    canvas.set_ylim(height + 0.5, -0.5)  # letters reach slightly beyond their line
     return figure, canvas
 
 
 def figure_over_key(height: float, classes: Sequence[str]) -> tuple[Figure, SubFigure]:
-    """Return a figure and its upper part, over a key of class numbers (none without classes).
+    """Return a figure with a class key at the bottom, and the subfigure above the key.
 
-    Names that keep the figure from fitting a page are shortened, as little as possible; where
-    that would leave too little of them, the upper part becomes lower than `height`.
+    The key lists the number and name of each class; without classes there is no key. If the
+    figure does not fit a page, names are shortened as little as possible. If they would become
+    too short to read, the subfigure is made smaller than `height` instead.
+
+    height: of the subfigure, in millimetres.
     """
     numbers = class_numbers(classes)
     names = [
@@ -81,7 +88,8 @@ def figure_over_key(height: float, classes: Sequence[str]) -> tuple[Figure, SubF
     key = rows * line + 2
     height = min(height, PAGE_HEIGHT_MM - key)
     figure = _figure(height + key)
-    above, below = figure.subfigures(2, 1, height_ratios=[height, key])
+    subfigures: Any = figure.subfigures(2, 1, height_ratios=[height, key])
+    above, below = subfigures
     canvas = _canvas(below, width, key)
     for i, (number, name) in enumerate(zip(numbers, names, strict=True)):
         x, y = i // rows * width / columns, i % rows * line
@@ -91,13 +99,16 @@ def figure_over_key(height: float, classes: Sequence[str]) -> tuple[Figure, SubF
 
 
 def printed_width(text: str, size: float) -> float:
-    """Printed width of a line of text in millimetres."""
+    """Return the printed width of a line of text in millimetres; size: in points."""
     font = font_manager.FontProperties(size=size)
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] * POINT
 
 
 def shorten(text: str, width: float, size: float) -> str:
-    """Cut the middle of a text out until it fits a width: both ends of class names tell most."""
+    """Cut out the middle of a text until it fits a width in millimetres.
+
+    Both ends are kept, because they are the most distinctive parts of class names.
+    """
     shortened, keep = text, len(text)
     while printed_width(shortened, size) > width and keep > 2:
         keep -= 1
@@ -105,35 +116,47 @@ def shorten(text: str, width: float, size: float) -> str:
     return shortened
 
 
-def wrap(text: str, width: float, size: float, lines: int) -> list[str]:
-    """Break a text after blanks, "_" or "-" into lines of a width, the last one shortened."""
-    if lines == 1 or printed_width(text, size) <= width:
+def wrap(text: str, width: float, size: float, max_lines: int) -> list[str]:
+    """Wrap a text after spaces, "_" or "-" to lines of a width (mm); shorten the last if needed."""
+    if max_lines == 1 or printed_width(text, size) <= width:
         return [shorten(text, width, size)]
     fits = bisect_right(range(1, len(text)), width, key=lambda end: printed_width(text[:end], size))
     gaps = [i + 1 for i in range(fits) if text[i] in " _-" and text[i + 1] != "%"]
     end = max(gaps, default=max(fits, 1))
-    return [text[:end].rstrip(), *wrap(text[end:], width, size, lines - 1)]
+    return [text[:end].rstrip(), *wrap(text[end:], width, size, max_lines - 1)]
 
 
-def thumbnail_grid(cells: int, images: int, text: float, largest: float) -> tuple[int, float]:
-    """Columns and thumbnail side (mm) that make cells of so many images largest on a page.
+def thumbnail_grid(
+    num_cells: int, num_images: int, text: float, largest: float
+) -> tuple[int, float]:
+    """Return the number of columns that gives the largest thumbnails on a page, and their side.
 
-    text: height in millimetres under or over each cell's images; largest: of the side.
+    Args:
+        num_cells: cells on the page.
+        num_images: thumbnails side by side in each cell.
+        text: height of the text above or below each cell's thumbnails, in millimetres.
+        largest: upper limit of a thumbnail's side, in millimetres.
+
+    Returns:
+        The number of columns of cells, and the side of a thumbnail in millimetres.
     """
     sides = {}
-    for columns in range(1, cells + 1):
-        across = (text_width() / columns - 2) / images - 0.5
-        down = (PAGE_HEIGHT_MM - 1) / -(-cells // columns) - text
+    for columns in range(1, num_cells + 1):
+        across = (text_width() / columns - 2) / num_images - 0.5
+        down = (PAGE_HEIGHT_MM - 1) / -(-num_cells // columns) - text
         sides[columns] = max(min(across, down, largest), 2.0)
     return max(sides.items(), key=lambda item: (item[1], item[0]))
 
 
 def draw_image(canvas: Axes, image: np.ndarray, x: float, y: float, side: float) -> None:
-    """Fit an image into a square of a canvas, its shape kept, on the left and half-way down."""
+    """Draw an image in a square of a canvas, left-aligned and vertically centred.
+
+    The aspect ratio is kept. x, y: top left corner of the square; side: of the square (all mm).
+    """
     longest = max(image.shape[:2])
     height, width = side * np.array(image.shape[:2]) / longest
     y += (side - height) / 2
-    # Averaging blocks first is much faster than leaving all of the shrinking to matplotlib.
+    # Averaging blocks of pixels first is much faster than letting matplotlib do all the shrinking.
     block = max(1, round(longest / (side / INCH * plt.rcParams["savefig.dpi"])))
     rows, columns = (max(1, n // block) for n in image.shape[:2])
     if block > 1:

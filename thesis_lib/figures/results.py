@@ -1,6 +1,7 @@
-"""Figures of the final test: confusion, features, mistakes, and the accuracy of all runs."""
+"""Figures of the final test: confusion matrix, embedding, mistakes, calibration, run accuracies."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,14 +41,17 @@ from thesis_lib.figures.style import (
     text_width,
 )
 
-CELL_MAP = "crest"  # the colours of a confusion matrix
+CELL_MAP = "crest"  # colour map of confusion matrices
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool) -> Figure:
-    """Confusion matrix on a log colour scale; cells of zero stay white.
+    """Plot a confusion matrix on a log colour scale; zero cells stay white.
 
-    counts: (k, k) ints, rows = true, columns = predicted; normalize: each row in percent of its
-    sum, rows without an image blank. Above 15 classes a key under the matrix tells the names.
+    With more than 15 classes, the axes are numbered and a key below the matrix gives the names.
+
+    counts: (k, k) ints, rows = true, columns = predicted; normalize: show each row in percent of
+    its sum; rows without images stay blank. Raises ValueError if the shape of counts is not
+    (k, k) for k classes.
     """
     counts, k = np.asarray(counts), len(classes)
     if counts.shape != (k, k):
@@ -58,7 +62,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool
     unit = "share of the true class (%)" if normalize else "images"
     norm = LogNorm(0.1, 100, clip=True) if normalize else _count_norm(counts.max())
     edges = np.arange(k + 1) - 0.5
-    style = {"cmap": CELL_MAP, "norm": norm, "edgecolor": "0.92", "linewidth": 0.2}
+    style: dict[str, Any] = {"cmap": CELL_MAP, "norm": norm, "edgecolor": "0.92", "linewidth": 0.2}
     if k <= NAMED_CLASSES:
         names = [shorten(name, 45, TICK) for name in classes]
         longest = max(printed_width(name, TICK) for name in names)
@@ -89,16 +93,16 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool
 
 
 def cell_colors(counts: Sequence[int]) -> tuple[list[str], list[str]]:
-    """Colours of cells of a confusion matrix and of the numbers in them, as hex strings.
+    """Return the fill and text colours of confusion-matrix cells as hex strings.
 
-    counts: of all cells that hold any; the colours are those of :func:`confusion_matrix`.
+    The colours are the same as in :func:`confusion_matrix`. counts: of all non-zero cells.
     """
     shades = np.asarray(_count_norm(max(counts, default=0))(counts))
     return [to_hex(color) for color in colormaps[CELL_MAP](shades)], [*map(_ink_on, shades)]
 
 
 def _count_norm(most: int) -> LogNorm:
-    """From the count of a cell to its shade on [0, 1]."""
+    """Return the scale that maps the count of a cell to its shade on [0, 1]."""
     return LogNorm(1, max(most, 10), clip=True)
 
 
@@ -107,20 +111,23 @@ def _ink_on(shade: float) -> str:
 
 
 def embedding(points: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Features in the plane, coloured by class and labelled at each class's median.
+    """Plot a 2-D embedding of the features, coloured by class, with a label at each class median.
 
-    points: one row an image, columns x, y, true, predicted (class names); classes: their order.
-    Above 15 classes colours repeat, and the labels are numbers that a key below explains.
+    With more than 15 classes, the labels are numbers, which a key below explains, and colours
+    are used more than once.
+
+    points: one row per image; columns x, y, true, predicted (class names); classes: all class
+    names, in order.
     """
     named = len(classes) <= NAMED_CLASSES
     figure, part = figure_over_key(text_width() * 0.85, [] if named else classes)
     axes = part.subplots()
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(classes)}
     size = np.clip(4000 / len(points), 2, 12)
-    dots = {"s": size, "linewidths": 0, "rasterized": True}
+    dots: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": True}
     axes.scatter(points["x"], points["y"], c=points["true"].map(colors), alpha=0.7, **dots)
     wrong = points[points["true"] != points["predicted"]]
-    cross = {"marker": "x", "color": "black", "linewidths": 0.6, "rasterized": True}
+    cross: dict[str, Any] = {"marker": "x", "color": "black", "linewidths": 0.6, "rasterized": True}
     axes.scatter(wrong["x"], wrong["y"], s=size + 5, label="misclassified", **cross)
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
@@ -134,9 +141,10 @@ def embedding(points: pd.DataFrame, classes: Sequence[str]) -> Figure:
 
 
 def mistakes(images: list[np.ndarray], captions: list[str]) -> Figure:
-    """Misclassified images, each over its caption; a line that says so where there are none.
+    """Draw misclassified images, each above its caption, or "no mistakes" if there are none.
 
-    images: uint8 arrays (h, w, 3) of any size; captions: as many, lines parted by newlines.
+    images: uint8 arrays (h, w, 3) of any size; captions: one per image, lines separated by
+    newlines.
     """
     if not images:
         figure, canvas = page(20)
@@ -146,7 +154,7 @@ def mistakes(images: list[np.ndarray], captions: list[str]) -> Figure:
     columns, side = thumbnail_grid(len(images), 1, 4 * line + 3, largest=28)
     pitch = text_width() / columns
     wrapped = [
-        [part for text in caption.split("\n") for part in wrap(text, pitch - 2, SMALL, lines=3)]
+        [part for text in caption.split("\n") for part in wrap(text, pitch - 2, SMALL, max_lines=3)]
         for caption in captions
     ]
     height = side + max(len(lines) for lines in wrapped) * line + 3
@@ -159,13 +167,16 @@ def mistakes(images: list[np.ndarray], captions: list[str]) -> Figure:
 
 
 def per_class_f1(table: pd.DataFrame) -> Figure:
-    """F1 of each class against its training images, with the worst eight named.
+    """Plot the F1 score of each class against its number of training images.
 
-    table: columns class, support (training images), f1 (0 to 1; NaN is left out).
+    The eight classes with the lowest F1 are named.
+
+    table: columns class, support (number of training images), f1 (0 to 1; rows with NaN are
+    skipped).
     """
     table = table.dropna(subset="f1").sort_values("f1")
     figure, axes = subplots(90)
-    # A class without a training image stands left of 1, where the log axis still holds it.
+    # A class without training images is drawn at 0.5, because a log axis cannot show 0.
     points = np.column_stack([table["support"].clip(lower=0.5), table["f1"]])
     axes.scatter(*points.T, s=14, color=PALETTE[0], alpha=0.8, linewidths=0)
     axes.set(xscale="log", xlim=(points[:, 0].min() / 1.8, points[:, 0].max() * 1.8))
@@ -178,21 +189,26 @@ def per_class_f1(table: pd.DataFrame) -> Figure:
 
 
 def runs_accuracy(table: pd.DataFrame) -> Figure:
-    """Test accuracy of runs with 95 % intervals, the first row on top.
+    """Plot the test accuracy of runs with 95 % intervals, with the first row on top.
 
     table: columns run, backbone, batch_size, accuracy, low, high (fractions), and optionally
-    published (fraction or NaN), drawn as a hollow diamond.
+    published (fraction or NaN), which is drawn as a hollow diamond.
     """
     figure, axes = subplots(18 + 6 * len(table))
     for i, run in enumerate(table.itertuples()):
-        style = {
+        style: dict[str, Any] = {
             "color": run_color(run.backbone),
             "marker": run_line_style(run.batch_size)["marker"],
         }
         axes.plot([run.low, run.high], [i, i], color=style["color"])
         axes.plot(run.accuracy, i, **style, markersize=5)
     if "published" in table and table["published"].notna().any():
-        hollow = {"marker": "D", "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
+        hollow: dict[str, Any] = {
+            "marker": "D",
+            "facecolors": "none",
+            "edgecolors": "black",
+            "linewidths": 0.8,
+        }
         rows = np.arange(len(table))
         axes.scatter(table["published"], rows, s=24, zorder=3, label="published", **hollow)
         legend(figure, axes, "upper")
@@ -206,24 +222,28 @@ def runs_accuracy(table: pd.DataFrame) -> Figure:
 
 
 def reliability(table: pd.DataFrame, errors: Sequence[float]) -> Figure:
-    """Accuracy against confidence, as the classifier says and after temperature scaling.
+    """Plot accuracy against confidence, before and after temperature scaling.
 
-    table: columns temperature (two values, 1 first), low, high, images and accuracy (fractions,
-    NaN for an empty bin); errors: the expected calibration errors of both, fractions. Under each
-    the images of a bin.
+    A histogram below each panel shows the number of images per confidence bin.
+
+    table: one row per temperature and bin; columns temperature (two values, 1 first), low, high
+    (bounds of the bin), images (a count) and accuracy (fraction, NaN for an empty bin); errors:
+    expected calibration error (ECE) before and after scaling (fractions).
     """
     panels = {"nrows": 2, "ncols": 2, "height_ratios": (3, 1), "sharex": True, "sharey": "row"}
     figure, axes = subplots(95, **panels)
-    figure.get_layout_engine().set(wspace=0.08)  # "100 %" and "0 %" stand side by side
+    layout: Any = figure.get_layout_engine()
+    layout.set(wspace=0.08)  # keeps the labels "100 %" and "0 %" apart
     half = len(table) // 2
-    titles = ("as the classifier says", f"at temperature {table['temperature'].iloc[-1]:.2f}")
+    scaled = f"after temperature scaling (T = {table['temperature'].iloc[-1]:.2f})"
+    titles = ("before temperature scaling", scaled)
     for column, (error, title) in enumerate(zip(errors, titles, strict=True)):
         upper, lower = axes[:, column]
         bins = table[column * half : (column + 1) * half]
         middle, width = (bins["low"] + bins["high"]) / 2, bins["high"] - bins["low"]
         upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8)
         upper.bar(middle, bins["accuracy"].fillna(0), 0.94 * width, color=PALETTE[column])
-        upper.set(xlim=(0, 1), ylim=(0, 1), title=f"{title}\nerror {100 * error:.2f} points")
+        upper.set(xlim=(0, 1), ylim=(0, 1), title=f"{title}\nECE {100 * error:.2f} %")
         lower.bar(middle, bins["images"], 0.94 * width, color="0.5")
         lower.set(xlabel="confidence", yscale="log")
         lower.set_ylim(0.7, 1.5 * table["images"].max())

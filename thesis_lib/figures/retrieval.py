@@ -1,4 +1,4 @@
-"""Figures of the look-up table: its pruning curve, and how ood is found."""
+"""Figures of cosine retrieval: the pruning curve and out-of-distribution (OOD) detection."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,19 +10,19 @@ from thesis_lib.figures.style import PALETTE, SPLIT_COLORS, TICK
 
 SPLIT_WORDS = {
     "val": "validation",
-    "train": "training images, leaving one out",
-    "test": "test (not used for the choice)",
+    "train": "training images (leave-one-out)",
+    "test": "test (not used to choose)",
 }
 
 
 def retrieval_curve(
     curve: pd.DataFrame, threshold: float, color: str, head: float | None = None
 ) -> Figure:
-    """Accuracy, size and time of a look-up table against its pruning threshold.
+    """Plot accuracy, size and search time of a look-up table against the pruning threshold.
 
-    curve: a row a threshold and split: threshold, split, accuracy, accuracy_low, accuracy_high
-    (fractions), images, index_mib, seconds_per_image; threshold: the chosen one; head: the
-    linear head's validation accuracy, if there is one.
+    curve: one row per threshold and split; columns threshold, split, accuracy, accuracy_low,
+    accuracy_high (fractions), images, index_mib, seconds_per_image; threshold: the chosen one;
+    head: validation accuracy of the linear head (fraction), or None to leave it out.
     """
     figure, (accuracy, size, time) = subplots(125, nrows=3, sharex=True, height_ratios=[2.2, 1, 1])
     for split, points in curve.sort_values("threshold").groupby("split", sort=False):
@@ -55,17 +55,19 @@ def retrieval_curve(
     time.xaxis.set_major_locator(MultipleLocator(0.05))
     accuracy.set_ylabel("accuracy")
     size.set(ylabel="size (MiB)", ylim=(0, None))
-    time.set(ylabel="search\n(ms an image)", ylim=(0, None), xlabel="pruning threshold (cosine)")
+    time.set(ylabel="search\n(ms per image)", ylim=(0, None), xlabel="pruning threshold (cosine)")
     figure.align_ylabels()
     legend(figure, accuracy, "lower")
     return figure
 
 
 def ood(rows: pd.DataFrame) -> Figure:
-    """How well three scores find images of classes that were left out, part by part.
+    """Plot how well each score detects images of held-out classes.
 
-    rows: fold, score, auroc, fpr (fractions), as
-    :func:`thesis_lib.evaluation.ood.measure_ood` gives them.
+    A dot is one fold, a vertical bar the mean over the folds.
+
+    rows: columns fold, score, auroc, fpr (fractions), as returned by
+    :func:`thesis_lib.evaluation.ood.measure_ood`.
     """
     figure, panels = subplots(60, ncols=2, sharey=True)
     scores = list(dict.fromkeys(rows["score"]))

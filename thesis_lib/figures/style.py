@@ -1,10 +1,9 @@
-"""The one style of all figures: sizes, colours and line styles, and how a figure is saved.
+"""The common style of all figures (sizes, colours, line styles), and how to save a figure.
 
 Importing this module sets the style.
 """
 
 import json
-import re
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,10 +18,10 @@ from matplotlib.figure import Figure
 from thesis_lib.system.files import atomic_path
 
 TEXT_WIDTH_MM = 160.0
-PAGE_HEIGHT_MM = 230.0  # of A4, with room left for a caption
+PAGE_HEIGHT_MM = 230.0  # usable height of an A4 page, with room left for a caption
 INCH, POINT = 25.4, 25.4 / 72  # in millimetres
-TITLE, BODY, TICK, SMALL, TINY = 9.0, 8.0, 8.0, 7.0, 5.5  # text sizes in points
-NAMED_CLASSES = 15  # with more classes than this, axes carry numbers and a key tells the names
+TITLE, BODY, TICK, SMALL, TINY = 9.0, 8.0, 8.0, 7.0, 5.5  # font sizes in points
+NAMED_CLASSES = 15  # with more classes than this, axes show numbers and a key gives the names
 
 PALETTE = sns.color_palette("colorblind").as_hex()
 BACKBONE_COLORS = {
@@ -31,17 +30,18 @@ BACKBONE_COLORS = {
     "lenet5": PALETTE[2],
     "test_resnet": PALETTE[4],
 }
-# Nine hues, away from the first three, in three lightnesses: all have a contrast of 3 on white.
+# Nine hues, distinct from the first three, at three lightness levels. All of them have a contrast
+# ratio of at least 3 on white.
 OTHER_COLORS = [
     color
     for lightness in (0.3, 0.45, 0.6)
     for color in sns.husl_palette(9, h=20 / 359, s=1, l=lightness).as_hex()
 ]
-COLOR_SEED = 14161  # of all below 20,000, the one that tells the commonest backbones apart best
+COLOR_SEED = 14161  # of all seeds below 20,000, this one separates common backbones best
 SPLIT_COLORS = {"train": "0.72", "val": PALETTE[9], "test": "black"}
 BATCH_STYLES = {32: ("solid", "o"), 64: ("dashed", "s")}
 OTHER_STYLES = [("dotted", "^"), ("dashdot", "v"), ((0, (6, 1)), "P"), ((0, (3, 1, 1, 1)), "X")]
-SOURCE = "Source"  # the name of a PNG's text that tells what it was made from
+SOURCE = "Source"  # key of the PNG text chunk that records what the figure was made from
 CJK_FONTS = [
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Source Han Sans SC"),
     *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAexGothic"),
@@ -50,10 +50,10 @@ CJK_FONTS = [
 
 
 def set_style(text_width: float = TEXT_WIDTH_MM) -> None:
-    """Set the one style of all figures.
+    """Set the style of all figures.
 
-    text_width: width of the thesis's text block, in millimetres. Raises ValueError unless it is
-    above zero.
+    text_width: width of the thesis's text block in millimetres. Raises ValueError unless it is
+    positive.
     """
     if not text_width > 0:
         raise ValueError(f"text_width is {text_width}; give the thesis's text width in millimetres")
@@ -61,10 +61,10 @@ def set_style(text_width: float = TEXT_WIDTH_MM) -> None:
     width = text_width / INCH
     plt.rcParams.update(
         {
-            "figure.figsize": (width, 0.62 * width),  # also remembers the text width
+            "figure.figsize": (width, 0.62 * width),  # text_width() reads the width from here
             "figure.dpi": 120,
             "savefig.dpi": 300,
-            "savefig.bbox": "standard",  # "tight" would change the width that was asked for
+            "savefig.bbox": "standard",  # "tight" would change the figure's width
             "pdf.fonttype": 42,
             "svg.fonttype": "none",
             "font.family": ["DejaVu Sans", *(font for font in CJK_FONTS if font in installed)],
@@ -75,7 +75,7 @@ def set_style(text_width: float = TEXT_WIDTH_MM) -> None:
             "ytick.labelsize": TICK,
             "legend.fontsize": TICK,
             "legend.frameon": False,
-            "text.parse_math": False,  # a class name may hold "$"
+            "text.parse_math": False,  # a class name may contain "$"
             "axes.linewidth": 0.6,
             "xtick.major.width": 0.6,
             "ytick.major.width": 0.6,
@@ -87,7 +87,7 @@ def set_style(text_width: float = TEXT_WIDTH_MM) -> None:
             "axes.spines.right": False,
         }
     )
-    # Without a font that has the script, a box is drawn; saying so for every letter helps nobody.
+    # Letters that no installed font has are drawn as boxes; a warning per letter is just noise.
     warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
 
 
@@ -95,12 +95,12 @@ set_style()
 
 
 def text_width() -> float:
-    """Width in millimetres of a figure that fills the text block."""
+    """Return the width in millimetres of a figure that fills the text block."""
     return plt.rcParams["figure.figsize"][0] * INCH
 
 
 def figure_size(fraction: float, aspect: float) -> tuple[float, float]:
-    """Width and height in inches of a figure that fills a fraction of the text width.
+    """Return the width and height, in inches, of a figure that fills a fraction of the text width.
 
     aspect: height / width.
     """
@@ -111,38 +111,45 @@ def figure_size(fraction: float, aspect: float) -> tuple[float, float]:
 def save(figure: Figure, stem: Path, source: Mapping[str, Any]) -> list[Path]:
     """Write `stem`.pdf and `stem`.png and return their paths.
 
-    Both are finished beside their place and then renamed, so a crash leaves the old ones whole;
-    the same data gives the same bytes. Both carry what they were made from, `source`, which JSON
-    can hold: the PDF as Subject (`source["line"]`) and Keywords, the PNG as a text of that name.
+    Both are written to temporary files and then renamed, so a crash leaves existing files intact.
+    The same data gives the same bytes.
+
+    source: what the figure was made from, a mapping that JSON can hold. It is stored in both
+    files: in the PDF as Subject (`source["line"]`) and Keywords (all of it), in the PNG as the
+    text chunk "Source".
     """
-    stem, told = Path(stem), json.dumps(source)
-    metadata = {"Subject": source["line"], "Keywords": told, "CreationDate": None}
+    stem, source_text = Path(stem), json.dumps(source)
+    metadata = {"Subject": source["line"], "Keywords": source_text, "CreationDate": None}
     pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
     with atomic_path(pdf) as partial_pdf, atomic_path(png) as partial_png:
         figure.savefig(partial_pdf, format="pdf", metadata=metadata)
-        figure.savefig(partial_png, format="png", metadata={SOURCE: told})
+        figure.savefig(partial_png, format="png", metadata={SOURCE: source_text})
     return [pdf, png]
 
 
 def run_color(backbone: str) -> str:
-    """Colour of a backbone as a hex string, the same on every figure.
+    """Return the colour of a backbone as a hex string; it is the same in every figure.
 
-    It follows from the name alone, so two uncommon backbones may share one of the colours.
+    The colour depends only on the name, so two uncommon backbones may have the same colour.
     """
     other = zlib.crc32(backbone.encode(), COLOR_SEED) % len(OTHER_COLORS)
     return BACKBONE_COLORS.get(backbone, OTHER_COLORS[other])
 
 
 def run_line_style(batch_size: int) -> dict:
-    """Keywords `linestyle` and `marker` that tell a batch size, the same on every figure."""
-    other = batch_size.bit_length() % len(OTHER_STYLES)  # powers of two take turns
+    """Return the `linestyle` and `marker` keywords for a batch size, the same in every figure."""
+    other = batch_size.bit_length() % len(OTHER_STYLES)  # successive powers of two differ
     linestyle, marker = BATCH_STYLES.get(batch_size, OTHER_STYLES[other])
     return {"linestyle": linestyle, "marker": marker}
 
 
 def class_numbers(classes: Sequence[str]) -> list[str]:
-    """Short labels: the digits that begin each name if all do and differ, otherwise 1 to k."""
-    digits = [re.match("[0-9]*", name).group() for name in classes]
+    """Return a short label for each of the k classes.
+
+    The labels are the leading digits of the class names if every name has some and they are all
+    different; otherwise they are 1 to k.
+    """
+    digits = [name[: len(name) - len(name.lstrip("0123456789"))] for name in classes]
     if all(digits) and len(set(digits)) == len(digits):
         return digits
     return [str(i + 1) for i in range(len(classes))]

@@ -1,4 +1,4 @@
-"""Figures of the training: pretraining losses, and the linear heads on the checkpoints."""
+"""Figures of training: pretraining losses, and linear probes of the checkpoints."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from thesis_lib.figures.axes import legend, percent_ticks, whole_numbers
 from thesis_lib.figures.layout import subplots
 from thesis_lib.figures.style import TICK, run_color, run_line_style
 
-ALIKE_MARKERS = "osD^v"  # of further runs with the same backbone and batch size
+ALIKE_MARKERS = "osD^v"  # for further runs with the same backbone and batch size
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """A run's saved checkpoints, by their epochs.
+    """The epochs of a run's checkpoints.
 
-    ``saved``: all of them; ``probed_from``: the first that is probed; ``plateau``: where the
-    loss levels off, None if it does not.
+    ``saved``: epochs of all saved checkpoints; ``probed_from``: the first one that is probed;
+    ``plateau``: epoch at which the loss levels off, or None if it does not.
     """
 
     saved: Sequence[int]
@@ -34,10 +34,12 @@ class Checkpoints:
 def pretraining(
     metrics: pd.DataFrame, checkpoints: Checkpoints, color: str, loss_name: str
 ) -> Figure:
-    """Pretraining loss above its learning rate, with the checkpoints that will be probed.
+    """Plot the pretraining loss and, below it, the learning rate; mark the saved checkpoints.
 
-    metrics: columns epoch, loss, smoothed (the smoothed loss), learning_rate; color: of the
-    loss; loss_name: of its axis. Where no loss was recorded, the figure says so.
+    If no loss was recorded, the figure says so.
+
+    metrics: columns epoch, loss, smoothed (the smoothed loss), learning_rate; color: of the loss
+    curve; loss_name: label of the loss axis.
     """
     smoothed, plateau = metrics["smoothed"], checkpoints.plateau
     probed_from = checkpoints.probed_from
@@ -53,7 +55,7 @@ def pretraining(
         loss.text(0.5, 0.6, "imported checkpoints; their loss was not recorded", **middle)
         loss.set_yticks([])
     heights, probed = np.interp(saved, epochs, smoothed), saved >= probed_from
-    dots = {"color": color, "linestyle": "none", "marker": "o"}
+    dots: dict[str, Any] = {"color": color, "linestyle": "none", "marker": "o"}
     for these, fill, label in (~probed, "none", "saved"), (probed, "full", "saved, to be probed"):
         if these.any():
             loss.plot(saved[these], heights[these], **dots, fillstyle=fill, label=label)
@@ -87,16 +89,19 @@ def loss_curves(
     batch_sizes: dict[str, int],
     loss_name: str,
 ) -> Figure:
-    """Pretraining loss of runs: colour tells the backbone, line style the batch size.
+    """Plot the pretraining loss of several runs.
 
-    metrics: run -> columns epoch, loss, and optionally smoothed, the smoothed loss: then this is
-    the run's line, over a pale one of the loss; backbones and batch_sizes: of the same runs;
-    loss_name: of the axis. Runs that differ in neither are told apart by markers.
+    The colour shows the backbone and the line style the batch size. Runs with the same backbone
+    and batch size get different markers.
+
+    metrics: run -> table with columns epoch, loss, and optionally smoothed (the smoothed loss),
+    which is then drawn as the main line over a pale line of the loss; backbones and batch_sizes:
+    run -> value; loss_name: label of the loss axis.
     """
     figure, axes = subplots(95)
     drawn: Counter[tuple[str, int]] = Counter()
     for run, table in metrics.items():
-        style = {"linestyle": run_line_style(batch_sizes[run])["linestyle"]}
+        style: dict[str, Any] = {"linestyle": run_line_style(batch_sizes[run])["linestyle"]}
         color = run_color(backbones[run])
         line = table["loss"]
         if "smoothed" in table:
@@ -115,19 +120,24 @@ def loss_curves(
 
 
 def checkpoint_accuracy(probe: pd.DataFrame, chosen: int, color: str) -> Figure:
-    """Validation accuracy of the linear head on each checkpoint.
+    """Plot the validation accuracy of the linear head for each checkpoint.
 
-    probe: columns checkpoint (epoch), val_accuracy, val_accuracy_low, val_accuracy_high and, if
-    it is there, knn_accuracy (fractions); chosen: epoch of the chosen checkpoint.
+    probe: columns checkpoint (epoch), val_accuracy, val_accuracy_low, val_accuracy_high and
+    optionally knn_accuracy (fractions); chosen: epoch of the chosen checkpoint.
     """
     figure, axes = subplots(75)
     probe = probe.sort_values("checkpoint")
     x, low, high = (probe[c] for c in ("checkpoint", "val_accuracy_low", "val_accuracy_high"))
     axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, label="95 % interval")
-    axes.vlines(x, low, high, color=color, alpha=0.4, linewidth=0.8)  # shows also one alone
+    axes.vlines(x, low, high, color=color, alpha=0.4, linewidth=0.8)  # visible even for one point
     axes.plot(x, probe["val_accuracy"], color=color, marker="o", label="linear head")
     if "knn_accuracy" in probe:
-        style = {"color": "0.3", "marker": "s", "markersize": 3, "linestyle": "dashed"}
+        style: dict[str, Any] = {
+            "color": "0.3",
+            "marker": "s",
+            "markersize": 3,
+            "linestyle": "dashed",
+        }
         axes.plot(x, probe["knn_accuracy"], **style, label="nearest neighbour (cosine)")
     best = probe[probe["checkpoint"] == chosen]
     star = {"linestyle": "none", "marker": "*", "markersize": 11, "markeredgecolor": "black"}
@@ -141,7 +151,7 @@ def checkpoint_accuracy(probe: pd.DataFrame, chosen: int, color: str) -> Figure:
 
 
 def head_curves(curves: pd.DataFrame, chosen: int) -> Figure:
-    """Training loss and validation accuracy of each checkpoint's linear head, epoch by epoch.
+    """Plot the training loss and validation accuracy of each checkpoint's linear head per epoch.
 
     curves: columns checkpoint (epoch), head_epoch, train_loss, val_accuracy (fraction);
     chosen: epoch of the chosen checkpoint, drawn in black.
@@ -150,7 +160,7 @@ def head_curves(curves: pd.DataFrame, chosen: int) -> Figure:
     checkpoints = np.sort(curves["checkpoint"].unique())
     colors = plt.cm.ScalarMappable(Normalize(checkpoints[0], checkpoints[-1]), "crest")
     for checkpoint, rows in curves.groupby("checkpoint"):
-        style = {"color": colors.to_rgba(checkpoint), "linewidth": 0.8}
+        style: dict[str, Any] = {"color": colors.to_rgba(checkpoint), "linewidth": 0.8}
         if checkpoint == chosen:
             style = {"color": "black", "label": f"chosen: epoch {chosen}", "zorder": 3}
         for panel, column in zip(panels, ("train_loss", "val_accuracy"), strict=True):
@@ -165,7 +175,7 @@ def head_curves(curves: pd.DataFrame, chosen: int) -> Figure:
 
 
 def head_learning_rates(curves: pd.DataFrame, chosen: int) -> Figure:
-    """Best validation accuracy of each checkpoint's linear head against its learning rate.
+    """Plot the best validation accuracy of each checkpoint's linear head against its learning rate.
 
     curves: columns checkpoint (epoch), head_learning_rate, val_accuracy (fraction); chosen:
     epoch of the chosen checkpoint, drawn in black.
@@ -174,7 +184,11 @@ def head_learning_rates(curves: pd.DataFrame, chosen: int) -> Figure:
     best = curves.groupby(["checkpoint", "head_learning_rate"])["val_accuracy"].max().unstack(0)
     colors = plt.cm.ScalarMappable(Normalize(best.columns[0], best.columns[-1]), "crest")
     for checkpoint in best.columns:
-        style = {"color": colors.to_rgba(checkpoint), "linewidth": 0.8, "markersize": 3}
+        style: dict[str, Any] = {
+            "color": colors.to_rgba(checkpoint),
+            "linewidth": 0.8,
+            "markersize": 3,
+        }
         if checkpoint == chosen:
             style = {"color": "black", "label": f"chosen: epoch {chosen}", "zorder": 3}
         axes.plot(best.index, best[checkpoint], marker="o", **style)
@@ -189,7 +203,7 @@ def head_learning_rates(curves: pd.DataFrame, chosen: int) -> Figure:
 
 
 def _checkpoint_bar(figure: Figure, axes: Any, colors: plt.cm.ScalarMappable) -> None:
-    """A colour bar of checkpoints, where there is more than one."""
+    """Add a colour bar of checkpoint epochs if there is more than one checkpoint."""
     if colors.norm.vmin < colors.norm.vmax:
         bar = figure.colorbar(colors, ax=axes, label="checkpoint (epoch)", aspect=30, pad=0.02)
         bar.locator = whole_numbers()

@@ -1,14 +1,16 @@
-"""A finished model at work: new images, EcoTaxa tables, export.
+"""Use a finished model: classify new images, write EcoTaxa tables, export the model.
 
-Reads  a run's ``selection.json``, ``head.pth``, checkpoint and look-up table, or an export; images.
-Writes a table of predictions, and ``export/`` of a run.
+Reads  a run's ``selection.json``, ``head.pth``, checkpoint and look-up table (or an exported
+       model), and image files.
+Writes a table of predictions, and the folder ``export/`` of a run.
+Imports system, data, runs, training, evaluation, config, errors.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "load_run_model": "finished_model",
     "load_exported_model": "finished_model",

@@ -1,7 +1,7 @@
-"""Predictions as a table that EcoTaxa imports with the images (https://ecotaxa.obs-vlfr.fr).
+"""Write predictions as a TSV table that EcoTaxa (https://ecotaxa.obs-vlfr.fr) can import.
 
-Its rules are those of its import page (ecotaxa_front: appli/templates/jobs/
-import_create_shared_doc.html) and of its code (ecotaxa_back: py/BO/Bundle.py, BO/TSVFile.py,
+The format follows EcoTaxa's import page (ecotaxa_front: appli/templates/jobs/
+import_create_shared_doc.html) and its source code (ecotaxa_back: py/BO/Bundle.py, BO/TSVFile.py,
 BO/Mappings.py, BO/Image.py, DB/Object.py, DB/Image.py).
 """
 
@@ -16,25 +16,29 @@ from thesis_lib.data.images import UNWRITABLE
 from thesis_lib.prediction.predictions import Prediction, ranked
 from thesis_lib.system.files import atomic_path
 
-# Bundle.TSV_FILTERS: what EcoTaxa takes for a table, in a folder of images or below it.
+# Bundle.TSV_FILTERS: the file names that EcoTaxa recognises as tables when it imports a folder.
 TABLE_NAME = re.compile(r"ecotaxa.*\.(tsv|txt)")
-MOST_ID = 255  # characters of object_id (ObjectHeader.orig_id)
-MOST_FILE_NAME = 255  # characters of img_file_name (Image.orig_file_name)
-MOST_TEXT = 250  # characters of a free text column (ObjectFields.t01 to t20)
-# Image.SUPPORTED_FORMATS
+MOST_ID = 255  # maximum length of object_id (ObjectHeader.orig_id)
+MOST_FILE_NAME = 255  # maximum length of img_file_name (Image.orig_file_name)
+MOST_TEXT = 250  # maximum length of a free text column (ObjectFields.t01 to t20)
+# Image.SUPPORTED_FORMATS, as file endings
 SUFFIXES = (".gif", ".jpeg", ".jpg", ".png")
-TEXT, NUMBER = "[t]", "[f]"
+TEXT, NUMBER = "[t]", "[f]"  # column types, as the second row of the table gives them
 
 
-def columns(classes: int) -> dict[str, str]:
-    """The columns and what the row of types says of them.
+def columns(num_classes: int) -> dict[str, str]:
+    """Return the table's columns and their EcoTaxa types, ``[t]`` (text) or ``[f]`` (number).
 
-    A category must come with a status. Of a prediction EcoTaxa keeps neither person nor time of
-    the annotation, and notes its own (TSVFile.ensure_consistent_fields); so there are none. From
-    ``object_confidence`` on they are free columns, of which a project can have 500 numbers and 20
-    texts: truth is a number, which leaves more texts to others.
+    EcoTaxa requires a status for every category. There are no columns for the annotator and the
+    time of annotation: EcoTaxa ignores both for predictions and records its own
+    (TSVFile.ensure_consistent_fields). The columns from ``object_confidence`` on are free
+    columns. A project can have 500 numeric and 20 text columns, so ``looks_unlike`` is stored as
+    a number to leave text columns for other uses.
+
+    Args:
+        num_classes: number of classes of the model.
     """
-    (_, confidence), *later = ranked(classes)
+    (_, confidence), *later = ranked(num_classes)
     free = {confidence: NUMBER}
     for name, its_confidence in later:
         free |= {name: TEXT, its_confidence: NUMBER}
@@ -55,66 +59,67 @@ def columns(classes: int) -> dict[str, str]:
 
 
 def file_names(images: Sequence[str], output: Path) -> list[str]:
-    """The images' paths from the table's folder, from which EcoTaxa takes them."""
+    """Return the images' paths relative to the table's folder, as EcoTaxa expects them."""
     folder = os.path.abspath(output.parent)
     return [Path(os.path.relpath(image, folder)).as_posix() for image in images]
 
 
 def object_ids(names: Sequence[str]) -> list[str]:
-    """Of each image's path its stem; where two agree in that the path itself.
+    """Return an id for each image: the stem of its path, or the path if the stem is not unique.
 
-    EcoTaxa takes images of one id for views of one organism.
+    Ids must be unique because EcoTaxa treats images with the same id as views of one organism.
     """
     stems = [PurePosixPath(name).stem for name in names]
     times = Counter(stems)
-    # A stem holds no slash; so no path is the stem of another image.
+    # Stems contain no slash, so a path with a slash cannot equal the stem of another image.
     paths = (name if "/" in name else f"./{name}" for name in names)
     return [stem if times[stem] == 1 else path for stem, path in zip(stems, paths, strict=True)]
 
 
 def import_hints(images: Sequence[str], output: Path) -> list[str]:
-    """What to do before EcoTaxa can import the table, a line each."""
+    """List what the user must change before EcoTaxa can import the table, one line each."""
     hints = []
     if not TABLE_NAME.fullmatch(output.name):
         hints.append(
-            f"EcoTaxa reads tables named ecotaxa*.tsv alone: rename {output.name} before you "
-            f"import it, such as to ecotaxa_{output.stem}.tsv"
+            f"EcoTaxa only reads tables named ecotaxa*.tsv: rename {output.name} before you "
+            f"import it, for example to ecotaxa_{output.stem}.tsv"
         )
     outside = [name for name in file_names(images, output) if name.startswith("../")]
     if outside:
         hints.append(
-            f"{len(outside):,} images do not lie below the table's folder {output.parent}/, with "
-            "which EcoTaxa imports them: write the table above them"
+            f"{len(outside):,} images are outside the table's folder {output.parent}/, but EcoTaxa "
+            "imports images from that folder: write the table to a folder that contains them all"
         )
     return hints
 
 
 def unreadable_file(output: Path) -> Path:
-    """The CSV beside the table that lists the images which cannot be imported."""
+    """Return the path of the CSV file, next to the table, that lists images left out of it."""
     return output.with_name(f"{output.name}.unreadable.csv")
 
 
 def write_ecotaxa(
-    found: Iterable[Prediction], output: Path, images: Sequence[str], classes: int
+    found: Iterable[Prediction], output: Path, images: Sequence[str], num_classes: int
 ) -> int:
-    """Write predictions as a TSV for EcoTaxa, a row an image as they come.
+    """Write predictions as a TSV table for EcoTaxa, one row per image.
 
-    Images that cannot be imported go to :func:`unreadable_file`, with the reason.
+    Images that EcoTaxa cannot import are left out of the table and listed with the reason in
+    the file given by :func:`unreadable_file`.
 
     Args:
-        found: the predictions, in the order of the images.
-        output: the file; one that is there is replaced.
-        images: their paths.
-        classes: how many the model tells apart.
+        found: the predictions, in the order of ``images``; each is written as it arrives.
+        output: the file to write; an existing file is replaced.
+        images: paths of the images.
+        num_classes: number of classes of the model.
 
     Returns:
-        How many images were left out.
+        The number of images left out.
     """
     names, left_out = file_names(images, output), []
-    kinds = columns(classes)
+    kinds = columns(num_classes)
     with (
         atomic_path(output) as partial,
-        # The BOM tells EcoTaxa that it is UTF-8; without it, it would read latin-1.
+        # EcoTaxa needs the BOM to recognise UTF-8; without it, it reads the file as Latin-1.
         open(partial, "w", newline="", encoding="utf-8-sig") as file,
     ):
         writer = csv.writer(file, "excel-tab", lineterminator="\n")
@@ -132,24 +137,24 @@ def write_ecotaxa(
         ):
             csv.writer(file, lineterminator="\n").writerows([("path", "problem"), *left_out])
     else:
-        unreadable_file(output).unlink(missing_ok=True)  # of a table before
+        unreadable_file(output).unlink(missing_ok=True)  # left by an earlier table
     return len(left_out)
 
 
 def _refusal(name: str, identity: str) -> str:
-    """Why EcoTaxa would refuse an image; "" where it takes it."""
+    """Return why EcoTaxa would refuse an image, or "" if it would accept it."""
     if not name.lower().endswith(SUFFIXES):
-        return f"EcoTaxa takes images of the kinds {', '.join(SUFFIXES)} alone; convert it"
+        return f"EcoTaxa only accepts images of type {', '.join(SUFFIXES)}; convert it"
     if len(name) > MOST_FILE_NAME or len(identity) > MOST_ID:
         return (
-            f"its path from the table has {len(name)} characters, EcoTaxa takes "
-            f"{MOST_FILE_NAME}; move or rename it"
+            f"its path relative to the table has {len(name)} characters, but EcoTaxa accepts at "
+            f"most {MOST_FILE_NAME}; move or rename it"
         )
     return ""
 
 
 def _cells(one: Prediction) -> list[str | float | None]:
-    """The values from ``object_annotation_category`` on."""
+    """Return the row's values from the column ``object_annotation_category`` on."""
     first, *later = zip(one.classes, one.confidences, strict=True)
     unlike = None if one.looks_unlike is None else int(one.looks_unlike)
     return [
@@ -157,7 +162,7 @@ def _cells(one: Prediction) -> list[str | float | None]:
         "predicted",
         first[1],
         *(cell for name, share in later for cell in (_one_line(name)[:MOST_TEXT], share)),
-        _one_line(one.nearest_image)[-MOST_TEXT:],  # of a long path the end tells more
+        _one_line(one.nearest_image)[-MOST_TEXT:],  # keep the end, with the file name
         _one_line(one.nearest_class)[:MOST_TEXT],
         one.similarity,
         unlike,
@@ -165,5 +170,5 @@ def _cells(one: Prediction) -> list[str | float | None]:
 
 
 def _one_line(text: str) -> str:
-    """Text without tabs and line ends, which divide cells and rows."""
+    """Replace tabs and line breaks by spaces, as they separate the cells and rows of a TSV."""
     return UNWRITABLE.sub(" ", text)

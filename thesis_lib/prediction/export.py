@@ -1,4 +1,4 @@
-"""A finished run as files that need it no more: timm's safetensors and config.json, and ONNX."""
+"""Export a finished run as a timm model (safetensors and config.json) and as an ONNX model."""
 
 import contextlib
 import io
@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,27 +30,32 @@ from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import relative_to_root
 from thesis_lib.training import checkpoints
 
-TOLERANCE = 1e-4  # of the largest logit; what the exported models may differ from the run's
+TOLERANCE = 1e-4  # largest allowed difference of exported logits, relative to the largest logit
 
 
 def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
-    """Write the chosen backbone and head as a model of timm and as ONNX.
+    """Export the selected backbone and head as a timm model and as an ONNX model.
 
-    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads the folder; for LeNet-5 and
-    the small-image stem, which timm does not know, after ``import thesis_lib.models``. Both
-    files take normalised images (n, 3, size, size) and give logits (n, classes); ``config.json``
-    (and the ONNX file's metadata) names mean, std, size and classes; the temperature in it
-    calibrates the confidence. ``table.safetensors`` is the pruned look-up table, made where it is
-    missing; where it cannot be made the folder does without, which is printed. The folder appears
-    whole or not at all, after its models have been held against the run's own.
+    Load the folder with ``timm.create_model("local-dir:FOLDER", pretrained=True)``. LeNet-5 and
+    the small-image stem are not part of timm; for these, ``import thesis_lib.models`` first.
+    Both models take normalised images (n, 3, size, size) and return logits (n, num_classes).
+    ``config.json`` and the ONNX file's metadata give the mean, std, image size and class names.
+    Divide the logits by the temperature in ``config.json`` to get calibrated confidences.
+
+    ``table.safetensors`` is the pruned look-up table. It is built if it is missing; if it cannot
+    be built, a message says so and the folder is written without it. The folder is only put in
+    place once the exported models have reproduced the run's logits.
 
     Args:
-        run: with a selection.
-        destination: a new folder; by default ``export/`` of the run, which is made anew.
+        run: a run with a selection.
+        destination: a new folder; by default ``export/`` in the run's folder, which is replaced.
+
+    Returns:
+        The folder.
 
     Raises:
-        InputError: where nothing has been selected, the destination is taken, or the backbone's
-            classifier in timm is not a linear one.
+        InputError: if the run has no current selection, the destination exists, the classifier
+            of the timm backbone is not a linear layer, or the exported logits differ.
     """
     if not is_probed(run):
         raise InputError(
@@ -57,10 +63,10 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
         )
     folder = destination or run.path / "export"
     if destination is not None and folder.exists():
-        raise InputError(f"{folder} is there already; give another place, or delete it")
+        raise InputError(f"{folder} already exists; choose another folder, or delete it")
     ours, facts = checkpoints.load_classifier(run)
     facts |= {"temperature": read_json(run.selection_file)["temperature"]}
-    # Before the export begins: making a table removes what killed writers left in the run.
+    # Before the export folder exists: building a table removes partial files from the run.
     table = _table(run, facts["checkpoint"])
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +84,7 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
             _compare(model(images), expected, "timm's model")
         _write_onnx(partial / "model.onnx", model, images, facts | {"image_size": size})
         session = onnxruntime.InferenceSession(partial / "model.onnx")
-        for some in (images, images[:1]):  # another batch size than it was traced with
+        for some in (images, images[:1]):  # also test a batch size it was not traced with
             (logits,) = session.run(None, {"images": some.numpy()})
             _compare(torch.from_numpy(logits), expected[: len(some)], "the ONNX model")
         if destination is None:
@@ -90,35 +96,36 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
 
 
 def _table(run: RunDirectory, checkpoint: int) -> StoredTable | None:
-    """The run's look-up table, for `thesis predict`; the model is as good without."""
+    """Return the run's look-up table, or None (with a message) if it cannot be built."""
     try:
         return table_of(run, checkpoint)
     except InputError as error:
-        print(f"the export goes without a look-up table: {error}", flush=True)
+        print(f"exporting without a look-up table: {error}", flush=True)
         return None
 
 
 def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) -> None:
-    """``model.safetensors`` and ``config.json`` of a model that timm builds and loads."""
+    """Write ``model.safetensors`` and ``config.json`` of a model that timm can build and load."""
     options = {"num_classes": len(facts["classes"])}
     if has_small_stem(ours.backbone):
-        arguments = {"architecture": config.backbone}
-        model = timm.create_model("small_image_stem", **arguments, **options)
+        architecture = "small_image_stem"
+        arguments: dict[str, Any] = {"architecture": config.backbone}
     else:
-        arguments = size_options(config.backbone, config.image_size)
-        model = timm.create_model(config.backbone, **arguments, **options)
+        architecture = config.backbone
+        arguments = dict(size_options(config.backbone, config.image_size))
+    model = timm.create_model(architecture, **arguments, **options)
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Linear):
         raise InputError(
-            f"{config.backbone} cannot be exported: timm classifies with "
-            f"{type(classifier).__name__} there, not with a linear layer"
+            f"{config.backbone} cannot be exported: its classifier in timm is a "
+            f"{type(classifier).__name__}, not a linear layer"
         )
     weights = ours.backbone.state_dict()
     name = next(name for name, module in model.named_modules() if module is classifier)
     weights |= {f"{name}.{key}": value for key, value in ours.head.state_dict().items()}
     checkpoints.load_weights(model, weights, config.backbone)
     model.pretrained_cfg |= {
-        "architecture": "small_image_stem" if "architecture" in arguments else config.backbone,
+        "architecture": architecture,
         "input_size": (3, config.image_size, config.image_size),
         "mean": tuple(facts["mean"]),
         "std": tuple(facts["std"]),
@@ -130,7 +137,7 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
         "tag": "",
     }
     for other in ("test_input_size", "test_crop_pct", "license", "origin_url", "paper_ids", "url"):
-        model.pretrained_cfg.pop(other, None)  # they describe timm's own weights
+        model.pretrained_cfg.pop(other, None)  # these describe timm's own weights
     description = {
         "label_names": facts["classes"],
         "description": f"{config.run_name} on {config.data_name}, checkpoint "
@@ -140,15 +147,15 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
     save_for_hf(
         model, folder, model_config=description, model_args=arguments, safe_serialization=True
     )
-    # safetensors lets its owner alone read what it writes.
+    # safetensors writes files that only their owner can read.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 def _write_onnx(path: Path, model: nn.Module, images: Tensor, facts: dict) -> None:
-    """``model.onnx``: images (n, 3, size, size) -> logits (n, classes), any n."""
+    """Write ``model.onnx``: images (n, 3, size, size) -> logits (n, num_classes), for any n."""
     batch = torch.export.Dim("n")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    # The exporter tells of its steps and of operators that are not asked for.
+    # Silence the exporter, which prints its progress and warns about operators not used here.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -169,17 +176,18 @@ def _write_onnx(path: Path, model: nn.Module, images: Tensor, facts: dict) -> No
 
 
 def _compare(found: Tensor, expected: Tensor, what: str) -> None:
+    """Raise InputError if exported logits differ from the run's by more than TOLERANCE."""
     largest = expected.abs().max().clamp(min=1)
     difference = float((found - expected).abs().max() / largest)
     if not np.isfinite(difference) or difference > TOLERANCE:
         raise InputError(
-            f"{what} gives other logits than the run: they differ by {difference:.1e} of the "
-            "largest; nothing was exported"
+            f"the logits of {what} differ from the run's by {difference:.1e} of the largest "
+            "logit; nothing was exported"
         )
 
 
 def describe_export(folder: Path, run: RunDirectory) -> str:
-    """What was written, and how to load it."""
+    """Describe an export in one line: the files that were written and their sizes in MB."""
     files = ", ".join(
         f"{file.name} ({file.stat().st_size / 1e6:.1f} MB)" for file in sorted(folder.iterdir())
     )

@@ -1,4 +1,4 @@
-"""A finished classifier: of a run, or of the folder that ``thesis export`` made of it."""
+"""Load a finished model from a run, or from a folder written by ``thesis export``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +20,17 @@ from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import relative_to_root, workbook_root
 from thesis_lib.training.checkpoints import load_classifier
 
-TABLE_NAME = "table.safetensors"  # in an export, beside timm's two files
+TABLE_NAME = "table.safetensors"  # the look-up table in an export folder
 
 
 @dataclass(frozen=True)
 class FinishedModel:
-    """What classifies new images.
+    """A backbone and head with everything needed to classify new images.
 
-    ``mean`` and ``std`` normalise views of ``image_size`` px; logits are divided by
-    ``temperature``. ``table`` holds the training images to compare with, or ``lacking`` says why
-    there is none. ``config`` says where to compute.
+    ``mean`` and ``std`` normalise center crops of ``image_size`` px; logits are divided by
+    ``temperature`` to calibrate the confidence. ``table`` is the look-up table of training
+    images, or None if ``lacking`` says why there is none. ``config`` sets the device and the
+    number of workers.
     """
 
     classifier: Classifier
@@ -44,19 +45,19 @@ class FinishedModel:
 
 
 def load_run_model(run: RunDirectory) -> FinishedModel:
-    """The chosen backbone and head of a run, with its look-up table.
+    """Load the selected backbone and head of a run, with its look-up table.
 
-    The table is made on first use. Where it cannot be made, since the data are gone or others,
-    the model does without.
+    The table is built on first use. If it cannot be built because the data set is missing or
+    has changed, the model is returned without a table.
 
     Raises:
-        InputError: where nothing has been selected, or the table is damaged or another
-            checkpoint's.
+        InputError: if the run has no current selection, or the table is damaged or belongs to
+            another checkpoint.
     """
     if not is_probed(run):
         raise InputError(
-            f"{run.path.name} was not probed with these settings; run notebook 03 or "
-            f"`thesis probe {run.path.name}` with them first"
+            f"{run.path.name} was not probed with these settings; first run notebook 03 or "
+            f"`thesis probe {run.path.name}` with the same settings"
         )
     classifier, head = load_classifier(run)
     table, lacking = None, ""
@@ -80,37 +81,47 @@ def load_run_model(run: RunDirectory) -> FinishedModel:
 
 
 def table_of(run: RunDirectory, checkpoint: int) -> StoredTable:
-    """The run's look-up table, made where it is missing.
+    """Load the run's look-up table, and build it if it is missing.
+
+    Args:
+        run: a run with a selection.
+        checkpoint: the epoch whose features the table must contain.
 
     Raises:
-        InputError: where it cannot be made or read, or holds another checkpoint's features.
+        InputError: if the table cannot be built or read, or contains the features of another
+            checkpoint.
     """
     stored = stored_table(run)
     if stored.checkpoint != checkpoint:
         raise InputError(
-            f"{relative_to_root(run.table_file)} holds features of checkpoint {stored.checkpoint}, "
-            f"but the chosen head belongs to checkpoint {checkpoint}; make the table again: "
+            f"{relative_to_root(run.table_file)} has features of checkpoint {stored.checkpoint}, "
+            f"but the selected head belongs to checkpoint {checkpoint}; build the table again: "
             f"thesis retrieve {relative_to_root(run.path)} --table-checkpoint {checkpoint}"
         )
     return stored
 
 
 def find_export(place: str) -> Path | None:
-    """The folder of ``thesis export`` at a path from here or from the workbook's root, if any."""
+    """Find an exported model by its path, relative to here or to the workbook's root.
+
+    Returns:
+        The folder, or None if there is no exported model at this path.
+    """
     path = Path(place).expanduser()
     folder = path if path.exists() else workbook_root() / path
     return folder if (folder / "model.safetensors").is_file() else None
 
 
 def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel:
-    """The model that ``thesis export`` wrote, on its own.
+    """Load a model written by ``thesis export``; the run itself is not needed.
 
     Args:
-        folder: what it wrote.
-        settings: of RunConfig, such as device and workers.
+        folder: the export folder.
+        settings: fields of RunConfig to set, such as device and workers.
 
     Raises:
-        InputError: for another folder, one of an earlier version, or damaged files.
+        InputError: if the folder is not an export, was written by an earlier version, or
+            contains damaged files.
     """
     described = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     try:
@@ -139,6 +150,6 @@ def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel
         std,
         temperature,
         StoredTable.load(file) if file.is_file() else None,
-        f"{folder} holds no {TABLE_NAME}",
+        f"{folder} contains no {TABLE_NAME}",
         RunConfig.from_dict(settings),
     )

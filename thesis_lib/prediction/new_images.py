@@ -1,4 +1,7 @@
-"""Images from anywhere, for a finished model: found on disk, and read as it was tested."""
+"""Find new images on disk and load them for a finished model.
+
+Images are resized and center-cropped exactly as in validation and testing.
+"""
 
 import glob
 import os
@@ -16,24 +19,26 @@ from thesis_lib.errors import InputError, nearest
 
 
 def find_images(places: Sequence[str]) -> list[str]:
-    """The images at some places, each file once, in the order of the places.
+    """Find all images in some folders, files and patterns; list each file once.
 
-    A folder is searched at any depth, a pattern such as ``new/**/*.jpg`` is expanded; what they
-    hold is sorted, and an image by its suffix. A file that is named is taken whatever its suffix.
+    Folders are searched recursively and patterns such as ``new/**/*.jpg`` are expanded; both
+    yield only files with an image suffix, sorted. A file that is named explicitly is used
+    whatever its suffix.
 
     Args:
-        places: folders, files and patterns.
+        places: folders, files and patterns; the images are listed in this order.
 
     Raises:
-        InputError: for a place that is not there, a pattern that nothing matches, or no image.
+        InputError: if a place does not exist, a pattern matches no image, or there is no image
+            at all.
     """
-    found: dict[str, str] = {}  # where a file really lies -> where it was found first
+    found: dict[str, str] = {}  # resolved path -> path under which it was found first
     for place in places:
         for image in _images_at(place):
             found.setdefault(os.path.realpath(image), image)
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise InputError(f"there is no image in {', '.join(places)}; images end in {suffixes}")
+        raise InputError(f"found no image in {', '.join(places)}; images end in {suffixes}")
     return list(found.values())
 
 
@@ -41,7 +46,7 @@ def _images_at(place: str) -> list[str]:
     if os.path.isdir(place):
         inside = glob.glob(os.path.join(glob.escape(place), "**", "*"), recursive=True)
         return sorted(path for path in inside if is_image(path) and _is_file(path))
-    if os.path.lexists(place):  # before any pattern: a file's name can hold brackets
+    if os.path.lexists(place):  # checked before patterns, as a file name may contain brackets
         if not _is_file(place):
             raise InputError(f"{place} is neither a file nor a folder")
         return [place]
@@ -59,12 +64,15 @@ def _images_at(place: str) -> list[str]:
 
 
 def _is_file(path: str) -> bool:
-    """Whether it can be opened without waiting for ever; a link to nothing is listed as such."""
+    """Return whether opening the path cannot block, as it would for a pipe.
+
+    A broken link counts as a file, so that it is listed as unreadable.
+    """
     return os.path.isfile(path) or not os.path.exists(path)
 
 
 def _nearest_to(place: str) -> str:
-    """The names most like the first part of a path that is not there, as an error ends."""
+    """Suggest names similar to the first missing part of a path, as the end of an error message."""
     missing = Path(place)
     while not missing.parent.exists():
         missing = missing.parent
@@ -73,27 +81,32 @@ def _nearest_to(place: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name as a table can hold it: what it cannot, as Python's escapes."""
+    """Replace characters that a table cannot hold in a file name by Python escapes."""
     return UNWRITABLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), name)
 
 
 class CentralViews(Dataset):
-    """Images as the views of evaluation, a batch of numbers at a time, whatever is wrong with one.
+    """A data set of center crops that reports unreadable images instead of failing on them.
 
-    A batch is the paths; the views of those images that can be read (k, size, size, 3) uint8; and
-    for each image why it cannot be read, "" where it can.
+    Indexing with a list of indices returns a batch: the paths; the center crops of the readable
+    images, (k, size, size, 3) uint8; and for each image the reason why it cannot be read, or ""
+    if it can.
+
+    Args:
+        paths: paths of the images.
+        size: side of the center crop in pixels.
     """
 
     def __init__(self, paths: Sequence[str], size: int) -> None:
         self.paths, self.size = paths, size
 
-    def __getitem__(self, numbers: list[int]) -> tuple[list[str], Tensor, list[str]]:
-        """The views of a batch of images."""
-        paths = [self.paths[number] for number in numbers]
+    def __getitem__(self, indices: list[int]) -> tuple[list[str], Tensor, list[str]]:
+        """Load a batch of images."""
+        paths = [self.paths[index] for index in indices]
         views, problems = [], []
         for path in paths:
             try:
-                views.append(_central_view(path, self.size))
+                views.append(_center_crop(path, self.size))
                 problems.append("")
             except InputError as error:
                 problems.append(printable(str(error)))
@@ -101,18 +114,18 @@ class CentralViews(Dataset):
         return paths, torch.from_numpy(stacked), problems
 
 
-def _central_view(path: str, size: int) -> np.ndarray:
+def _center_crop(path: str, size: int) -> np.ndarray:
     if UNWRITABLE.search(path):
         raise InputError(
-            "its name has a control character or bytes that are not UTF-8; rename the image"
+            "its name contains a control character or bytes that are not UTF-8; rename the image"
         )
     image = read_pixels(Path(path))
     height, width = image.shape[:2]
     shorter, longer = sorted((height, width))
-    # The shorter side is resized to the view's: of a line of pixels that makes a vast image.
+    # Resizing scales the shorter side, so a very thin image would become enormous.
     if longer / shorter * (size * EVALUATION_RESIZE) ** 2 > MAX_PIXELS:
         raise InputError(
-            f"cannot read the image {path!r}: {width} x {height} px are too long and thin for a "
-            "view; replace or remove it"
+            f"cannot read the image {path!r}: {width} x {height} px is too long and thin for a "
+            "center crop; replace or remove it"
         )
     return center_crop(image, size)

@@ -1,4 +1,4 @@
-"""A finished model on new images: their classes, how sure, and what they look like."""
+"""Classify new images with a finished model and find their nearest training images."""
 
 import csv
 from collections import Counter
@@ -27,7 +27,7 @@ from thesis_lib.system.files import atomic_path
 from thesis_lib.system.progress import track
 from thesis_lib.system.torch_errors import translate_torch_errors
 
-MOST_SHOWN = 5  # likeliest classes of an image
+MOST_SHOWN = 5  # number of most likely classes listed per image
 IMAGES_PER_BATCH = 64
 BATCH = f"{IMAGES_PER_BATCH} images"
 DECIMALS = 6
@@ -35,10 +35,13 @@ DECIMALS = 6
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a finished model says of one image, or the problem with it.
+    """The prediction for one image, or the ``problem`` that prevented it.
 
-    ``classes`` are the likeliest, with their calibrated ``confidences``; ``nearest_image`` is the
-    training image whose features are most like its own, by cosine ``similarity``.
+    ``classes`` are the most likely classes, best first, with their calibrated ``confidences``.
+    ``nearest_image`` is the training image with the highest cosine ``similarity`` of features,
+    and ``nearest_class`` its class. ``looks_unlike`` is True if that similarity is below the
+    threshold of the out-of-distribution detection. The last four are empty without a look-up
+    table.
     """
 
     path: str
@@ -54,15 +57,18 @@ class Prediction:
 def predict_images(
     model: FinishedModel, images: Sequence[str], false_positive_rate: float = FALSE_POSITIVE_RATE
 ) -> Iterator[Prediction]:
-    """Classify images, in their order, in little memory however many there are.
+    """Classify images one batch at a time and yield their predictions in order.
+
+    Memory use does not depend on the number of images.
 
     Args:
-        model: what classifies.
-        images: their paths.
-        false_positive_rate: share of images like those trained on that may look unlike them.
+        model: the finished model.
+        images: paths of the images.
+        false_positive_rate: share of in-distribution images that may be flagged as unlike the
+            training images; it sets the similarity threshold.
 
     Raises:
-        InputError: for a share that is none.
+        InputError: if the false positive rate is not between 0 and 1.
     """
     if not 0 < false_positive_rate < 1:
         raise InputError(
@@ -94,7 +100,7 @@ def _predictions(
 
 
 def _help(classifier: Classifier, images: Sequence[str], *facts: Any) -> None:
-    """Send rank 0 the outputs of this rank's batches."""
+    """Compute the outputs of this rank's batches and send them to rank 0."""
     with translate_torch_errors(BATCH, facts[-1].worker_timeout):
         for outputs in _own_outputs(classifier, images, *facts):
             distributed.send_batch(outputs)
@@ -112,7 +118,7 @@ def _own_outputs(
     std: Sequence[float],
     config: RunConfig,
 ) -> Iterator[tuple[list[str], list[str], Tensor, Tensor]]:
-    """Yield paths, problems, logits and features of each batch that falls to this rank."""
+    """Yield the paths, problems, logits and features of each batch assigned to this rank."""
     device = choose_device(config)
     classifier.to(device, memory_format=torch.channels_last)
     dataset = CentralViews(images, image_size)
@@ -130,7 +136,7 @@ def _own_outputs(
 def _classify(
     model: FinishedModel, logits: Tensor, features: Tensor, false_positive_rate: float
 ) -> list[dict[str, Any]]:
-    """The fields of the predictions of a batch, by logits (n, classes) and features (n, d)."""
+    """Turn a batch's logits (n, num_classes) and features (n, d) into fields of predictions."""
     sound = features.isfinite().all(1) & logits.isfinite().all(1)  # (n,)
     shares = (logits.double() / model.temperature).softmax(1)
     order = logits.argsort(dim=1, descending=True, stable=True)[:, :MOST_SHOWN]  # (n, k)
@@ -141,15 +147,15 @@ def _classify(
             "confidences": tuple(row),
         }
         if is_sound
-        else {"problem": "the backbone's features of it are not finite; look at the image"}
+        else {"problem": "the backbone's features of this image are not finite; check the image"}
         for labels, row, is_sound in zip(
             order.tolist(), shares.tolist(), sound.tolist(), strict=True
         )
     ]
     if model.table is not None and sound.any():
         neighbours = _neighbours(model.table, features[sound].numpy(), false_positive_rate)
-        for number, neighbour in zip(sound.nonzero().flatten().tolist(), neighbours, strict=True):
-            answers[number] |= neighbour
+        for index, neighbour in zip(sound.nonzero().flatten().tolist(), neighbours, strict=True):
+            answers[index] |= neighbour
     return answers
 
 
@@ -161,7 +167,17 @@ def _outputs(
     std: Sequence[float],
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) and features (n, d) of views (n, size, size, 3) uint8, on the CPU."""
+    """Compute logits and features of center crops on the device, and return them on the CPU.
+
+    Args:
+        classifier: the backbone and head, on the device.
+        pixels: (n, size, size, 3) uint8.
+        mean, std: of the channels, on a scale of 0 to 1.
+        device: where to compute.
+
+    Returns:
+        Logits (n, num_classes) and features (n, d).
+    """
     views = transforms.to_float(pixels.to(device, non_blocking=True))
     features = classifier.backbone(transforms.normalize(views, mean, std))
     return classifier.head(features).cpu(), features.cpu()
@@ -170,7 +186,7 @@ def _outputs(
 def _neighbours(
     stored: StoredTable, features: np.ndarray, false_positive_rate: float
 ) -> list[dict[str, Any]]:
-    """The nearest training image of each of the features (n, d)."""
+    """Find the nearest training image for each of the features (n, d)."""
     table, least = stored.chosen, stored.unlike_below(false_positive_rate)
     similarity, rows = table.search(unit_vectors(features))
     return [
@@ -185,7 +201,7 @@ def _neighbours(
 
 
 def counted(found: Iterable[Prediction], counts: Counter) -> Iterator[Prediction]:
-    """Pass predictions on, and count ``images``, ``unreadable`` and ``unlike`` ones."""
+    """Yield the predictions unchanged while counting ``images``, ``unreadable`` and ``unlike``."""
     for prediction in found:
         counts["images"] += 1
         counts["unreadable"] += bool(prediction.problem)
@@ -193,24 +209,24 @@ def counted(found: Iterable[Prediction], counts: Counter) -> Iterator[Prediction
         yield prediction
 
 
-def ranked(classes: int) -> list[tuple[str, str]]:
-    """Names of the columns of an image's likeliest classes and their confidences."""
-    later = range(2, min(classes, MOST_SHOWN) + 1)
+def ranked(num_classes: int) -> list[tuple[str, str]]:
+    """Return the column names of the most likely classes and of their confidences, best first."""
+    later = range(2, min(num_classes, MOST_SHOWN) + 1)
     return [
         ("predicted", "confidence"),
         *((f"predicted_{rank}", f"confidence_{rank}") for rank in later),
     ]
 
 
-def write_predictions(found: Iterable[Prediction], output: Path, classes: int) -> None:
-    """Write predictions as CSV, a row an image as they come; the file is whole or not there.
+def write_predictions(found: Iterable[Prediction], output: Path, num_classes: int) -> None:
+    """Write predictions as CSV, one row per image, without ever leaving a partial file.
 
     Args:
-        found: the predictions.
-        output: the file; one that is there is replaced.
-        classes: how many the model tells apart.
+        found: the predictions; each is written as it arrives.
+        output: the file to write; an existing file is replaced.
+        num_classes: number of classes of the model.
     """
-    names = [name for pair in ranked(classes) for name in pair]
+    names = [name for pair in ranked(num_classes) for name in pair]
     nearest = ["nearest_image", "nearest_class", "similarity", "looks_unlike"]
     with (
         atomic_path(output) as partial,
@@ -227,10 +243,14 @@ def write_predictions(found: Iterable[Prediction], output: Path, classes: int) -
 
 
 def check_output(output: Path, images: Sequence[str]) -> None:
-    """Refuse a place where no file can be written, or where an image, a link or a device lies.
+    """Check that the output file can be written without overwriting an image, link or device.
+
+    Args:
+        output: the file to write.
+        images: paths of the images to classify.
 
     Raises:
-        InputError: saying which.
+        InputError: if it cannot, with the reason.
     """
     if output.is_dir():
         raise InputError(f"{output} is a folder; give the file to write, such as {output}/NAME")
@@ -238,7 +258,9 @@ def check_output(output: Path, images: Sequence[str]) -> None:
     if not there.is_dir():
         raise InputError(f"{output} cannot be written: {there} is a file, not a folder")
     if output.exists() and any(output.samefile(image) for image in images if Path(image).exists()):
-        raise InputError(f"{output} is one of the images; give another file to write")
+        raise InputError(f"{output} is one of the images; choose another output file")
     if output.is_symlink() or (output.exists() and not output.is_file()):
-        # Written whole or not at all, the file would take the place of the link or the device.
-        raise InputError(f"{output} is a link or a device, no plain file; give a file to write")
+        # The finished file is moved into place, which would replace the link or the device.
+        raise InputError(
+            f"{output} is a link or a device, not a regular file; choose another output file"
+        )

@@ -1,18 +1,19 @@
-"""From results to the chapter (notebook 06): figures, tables, numbers, LaTeX, report, verify.
+"""Turn results into figures, tables, LaTeX numbers, the results chapter and the HTML report.
 
-Figures are drawn and tables written by name: ``draw("pretraining", results)``,
-``write_table("test", results)``.
+Figures are drawn and tables are written by name: ``draw("pretraining", results)``,
+``write_table("test", results)``. ``verify`` checks that they still agree with the runs.
 
-Reads  every run's files, and the data set where it is on this disk.
+Reads  the files of every run, and the data set if it is on this machine.
 Writes ``figures/<data>/`` and ``figures/<data>/<run>/``: plots (PDF, PNG), tables (CSV, Markdown,
        LaTeX), ``numbers.tex``, ``chapter.tex``, ``report.html``.
+Imports system, data, runs, figures, training, evaluation, workbook, config, errors.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "draw": "catalogue.figures",
     "write_table": "catalogue.tables",

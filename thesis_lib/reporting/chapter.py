@@ -1,4 +1,4 @@
-"""The results chapter: every figure and table of a data set, with captions, as LaTeX."""
+"""Write the results chapter: every figure and table of a data set, with captions, as LaTeX."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +22,7 @@ from thesis_lib.system.files import write_text
 from thesis_lib.system.paths import figures_folder, relative_to_root
 
 BODY, DOCUMENT, NUMBERS = "chapter_body.tex", "chapter.tex", "numbers.tex"
-# part -> what it shows, in the order of the chapter: tables by t/, figures by f/
+# For each part, its tables (t/) and figures (f/) in the order of the chapter.
 ORDER = {
     "data": (
         *("f/class_counts", "t/class_counts", "t/imbalance", "f/image_sizes", "t/channels"),
@@ -35,42 +35,49 @@ ORDER = {
         *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),
     ),
     "pretrain": ("f/views", "f/pretraining"),
-    "probe": ("t/probe", "f/checkpoint_accuracy", "f/head_curves", "f/head_learning_rates"),
+    "probe": (
+        *("t/probe", "t/selection", "f/checkpoint_accuracy", "f/head_curves"),
+        "f/head_learning_rates",
+    ),
     "test": (
-        *("t/test", "t/choices", "t/without_leaks", "f/confusion_matrix"),
+        *("t/test", "t/counted_as_zero", "t/choices", "t/without_leaks", "f/confusion_matrix"),
         *("f/confusion_matrix_counts", "t/most_confused", "t/per_class", "f/per_class_f1"),
         *("f/reliability", "f/worst_mistakes", "f/embedding"),
     ),
     "retrieve": (
-        *("t/retrieval", "t/retrieval_size", "f/retrieval_curve", "t/retrieval_curve"),
-        *("t/retrieval_test_curve", "f/nearest_images", "t/ood", "f/ood"),
+        *("t/table_choice", "t/retrieval", "t/retrieval_size", "f/retrieval_curve"),
+        *("t/retrieval_curve", "t/retrieval_test_curve", "f/nearest_images", "t/ood", "f/ood"),
     ),
 }
-FEW_PAIRS = 6  # with more, only those that differ are told one by one
-# Names may be broken after "_" as they may after "-", also where they stand in headings.
+FEW_PAIRS = 6  # with more pairs, only significant differences are listed one by one
+# Let LaTeX break names after "_", as it does after "-", in headings too.
 BREAKABLE = "\\begingroup\\sloppy\\protected\\def\\_{\\textunderscore\\allowbreak}\n"
-PAGE_MM = 254.0  # of A4; a figure of a whole page leaves 24 of them to its caption
-# What pdfLaTeX's T1 fonts have above Latin Extended-A; of anything else it has no idea.
+PAGE_MM = 254.0  # text height on A4; a full-page figure leaves 24 mm of it for its caption
+# The only characters above Latin Extended-A that pdfLaTeX's T1 fonts contain.
 TYPOGRAPHIC = "–—‘’‚“”„†‡•…‰‹›€™"
 
 
 def write_chapter(data_name: str) -> list[Path]:
-    """Write ``chapter.tex``, which compiles, and ``chapter_body.tex``, for a thesis to take in.
+    """Write ``chapter.tex``, a complete document, and ``chapter_body.tex``, to include in a thesis.
 
-    They hold every figure and table in ``figures/<data>/`` and below it.
+    They contain every figure and table in ``figures/<data>/`` and its run folders.
+
+    Args:
+        data_name: the name of the data set.
 
     Returns:
         Both files.
 
     Raises:
-        InputError: where the data set has no figures yet.
+        InputError: if the data set has no figures yet, or its tables do not show the runs that
+            have been tested.
     """
     folder = figures_folder(data_name)
     if not any(folder.glob("*.pdf")):
         known = [path.name for path in figures_folder("").glob("*") if path.is_dir()]
         raise InputError(
-            f"{relative_to_root(folder)} holds no figures{nearest(data_name, known)}; run the "
-            "notebooks first, with `thesis run`"
+            f"{relative_to_root(folder)} contains no figures{nearest(data_name, known)}; first "
+            "run the notebooks with `thesis run`"
         )
     _check_runs(data_name)
     texts = chapter_text(data_name)
@@ -80,31 +87,31 @@ def write_chapter(data_name: str) -> list[Path]:
 
 
 def _check_runs(data_name: str) -> None:
-    """Refuse tables of other runs than there are."""
+    """Raise InputError if the tables do not show exactly the runs that have been tested."""
     file = figures_folder(data_name) / "test.json"
     if not file.is_file():
         return
-    told = {
+    shown = {
         name for name, facts in read_source(file)["runs"].items() if "test.json" in facts["files"]
     }
-    there = {run.path.name for run in find_runs(data_name) if is_tested(run)}
-    if told != there:
+    tested = {run.path.name for run in find_runs(data_name) if is_tested(run)}
+    if shown != tested:
         raise InputError(
-            f"{relative_to_root(file.parent)} does not show the tested runs that there are "
-            f"({', '.join(sorted(told ^ there))}); run notebook 06 again, with `thesis run`"
+            f"the tables in {relative_to_root(file.parent)} do not match the tested runs "
+            f"({', '.join(sorted(shown ^ tested))}); run notebook 06 again with `thesis run`"
         )
 
 
 def chapter_text(data_name: str) -> dict[str, str]:
-    """The text of each file of the chapter, by its name."""
+    """Return the content of each file of the chapter, by file name."""
     folder, parts = figures_folder(data_name), chapter_parts(data_name)
-    body = comment("written by `thesis chapter`, which writes it again; not to be edited")
+    body = comment("written by `thesis chapter`; do not edit, it will be overwritten")
     body += _body(parts)
     return {DOCUMENT: _document(body + _printed_tables(folder), parts[0].config), BODY: body}
 
 
 def chapter_parts(data_name: str) -> list[Results]:
-    """The results of the data set, of all runs, and of each run's parts, in this order."""
+    """Return the results of the data set, of all runs, and of each part of each run."""
     settings = _settings(figures_folder(data_name))
     config = RunConfig(**{"data": f"data/{data_name}", **settings})
     everything = results_of_runs(config)
@@ -113,7 +120,7 @@ def chapter_parts(data_name: str) -> list[Results]:
 
 
 def _settings(folder: Path) -> dict:
-    """The settings that notebook 01 made its tables with."""
+    """Read the settings with which notebook 01 wrote its tables."""
     file = folder / "leakage.json"
     if not file.is_file():
         return {}
@@ -136,27 +143,28 @@ def _body(parts: list[Results]) -> str:
 
 
 def _section(title: str) -> str:
-    """A section's heading, before which none of its figures stands."""
+    """Format a section heading, and keep LaTeX from placing the section's figures above it."""
     return f"\\section{{{escape_latex(title)}}}\n\\suppressfloats[t]\n"
 
 
 def _sentences(everything: Results) -> str:
-    """What the comparison of all pairs allows to say."""
+    """Summarise the comparison of all pairs of runs as a list of sentences."""
     tested = [run for run in everything.runs if is_tested(run)]
     pairs = everything.pairs
-    told = pairs if len(pairs) <= FEW_PAIRS else [pair for pair in pairs if pair.is_shown]
+    listed_pairs = pairs if len(pairs) <= FEW_PAIRS else [pair for pair in pairs if pair.is_shown]
     if not pairs:
         return ""
-    items = [f"{pair.sentence}." for pair in told]
-    if len(told) < len(pairs):
-        items.append(f"Between the other {len(pairs) - len(told)} pairs no difference is shown.")
+    items = [f"{pair.sentence}." for pair in listed_pairs]
+    others = len(pairs) - len(listed_pairs)
+    if others:
+        items.append(f"In the other {others} pairs, the difference is not significant.")
     listed = "".join(f"\\item {escape_latex(item)}\n" for item in items)
     intro = f"{len(tested)} runs were tested on the same images."
     return f"{intro}\n\\begin{{itemize}}\n{listed}\\end{{itemize}}\n\n"
 
 
 def _shown(results: Results) -> str:
-    """The figures and tables of a part that are there, each with its caption."""
+    """Include the existing figures and tables of a part, each with its caption."""
     below = "" if results.part in ("data", "comparison") else f"{results.run.path.name}/"
     text, needed = "", FILES[results.part] if below else ()
     for entry in ORDER[results.part]:
@@ -185,11 +193,11 @@ def _printed_tables(folder: Path) -> str:
 
 
 def _document(text: str, config: RunConfig) -> str:
-    """A document around the body, of the thesis's text width."""
+    """Wrap the body in a document that has the text width of the thesis."""
     margin = (210 - config.text_width) / 2
     lines = [
-        comment("written by `thesis chapter`; compile it where it lies, with pdflatex or lualatex"),
-        comment(f"for your own preamble: the packages below, and \\input of {BODY}"),
+        comment("written by `thesis chapter`; compile it in its folder with pdflatex or lualatex"),
+        comment(f"to include it in a thesis: load the packages below and \\input {BODY}"),
         "\\documentclass[11pt]{report}",
         f"\\usepackage[a4paper,textwidth={config.text_width:g}mm,left={margin:g}mm,"
         f"textheight={PAGE_MM:g}mm,top=20mm]{{geometry}}",
@@ -198,7 +206,7 @@ def _document(text: str, config: RunConfig) -> str:
         f"\\usepackage{{{','.join(PACKAGES)}}}",
         "\\usepackage[font=small]{caption}",
         *_unknown_letters(text),
-        f"\\newcommand{{\\resultsfolder}}{{}}  {comment('where the figures are, with a / last')}",
+        f"\\newcommand{{\\resultsfolder}}{{}}  {comment('folder of the figures, ending with /')}",
         f"\\IfFileExists{{{NUMBERS}}}{{\\input{{{NUMBERS}}}}}{{}}",
         "\\begin{document}",
         f"\\input{{{BODY}}}",
@@ -208,7 +216,7 @@ def _document(text: str, config: RunConfig) -> str:
 
 
 def _unknown_letters(text: str) -> Iterable[str]:
-    """For pdfLaTeX: letters that it has no font for are printed by their number."""
+    """Let pdfLaTeX print characters that its fonts lack as their Unicode numbers."""
     for letter in sorted(set(text)):
         if ord(letter) > 0x17F and letter not in TYPOGRAPHIC:
             yield (

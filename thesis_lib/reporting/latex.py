@@ -1,4 +1,4 @@
-"""Tables and texts as LaTeX: booktabs rules, siunitx columns, nothing wider than the page."""
+"""Write tables and text as LaTeX, with booktabs rules and siunitx columns that fit the page."""
 
 import math
 import re
@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 PACKAGES = ("array", "booktabs", "graphicx", "longtable", "rotating", "siunitx")
-LONG_TABLE_ROWS = 40  # with more, a table runs over pages
-LETTER_MM, COLUMN_GAP_MM = 1.6, 2.8  # at \footnotesize of a 10 or 11 pt document, on average
-SLACK_MM = 5  # since widths are of average letters
-LEAST_TEXT_MM = 15  # of a text column that is broken into lines
+LONG_TABLE_ROWS = 40  # a table with more rows is split over pages
+LETTER_MM, COLUMN_GAP_MM = 1.6, 2.8  # average widths at \footnotesize in a 10 or 11 pt document
+SLACK_MM = 5  # safety margin, as widths are estimated from an average letter
+LEAST_TEXT_MM = 15  # minimum width of a text column that is broken into lines
 SMALL, TINY = (
     f"\\{size}\n\\setlength{{\\tabcolsep}}{{{COLUMN_GAP_MM / 2}mm}}\n"
     for size in ("footnotesize", "scriptsize")
 )
-TINY_SCALE = 0.9  # of \scriptsize to \footnotesize
-SIDEWAYS = 1.35  # a table this many times wider than the text is turned rather than shrunk
+TINY_SCALE = 0.9  # size of \scriptsize relative to \footnotesize
+SIDEWAYS = 1.35  # a table wider than this many text widths is rotated instead of shrunk
 
 SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -27,14 +27,14 @@ SPECIAL = {
 }
 TWO_COLUMNS = r"\multicolumn{2}{c}"
 NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?")
-QUANTITY = re.compile(r"[+-]?\d[\d,.]*(?: |$)")  # "11,831 of 12,288 MiB", and no "012_Acartia"
-# A number, and what is said of it: "95.10 (94.57 to 95.58)", "95.10 / 37 *".
+QUANTITY = re.compile(r"[+-]?\d[\d,.]*(?: |$)")  # "11,831 of 12,288 MiB", but not "012_Acartia"
+# A number followed by more text: "95.10 (94.57 to 95.58)", "95.10 / 37 *".
 NUMBER_AND_MORE = re.compile(r"([+-]?\d+(?:\.\d+)?)( [(/].*)")
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of a tabular: its specification, header and cells as LaTeX; widths in mm."""
+    """A column of a LaTeX table: specification, header and cells as LaTeX, and widths in mm."""
 
     specification: str
     header: str
@@ -44,18 +44,18 @@ class _Column:
 
     @property
     def width(self) -> float:
-        """What the column takes with its header in one line."""
+        """Width in mm with the header on one line."""
         return max(self.cell_width, self.header_width)
 
 
 def escape_latex(text: str) -> str:
-    """A plain text as LaTeX prints it."""
+    """Escape plain text for LaTeX."""
     escaped = "".join(SPECIAL.get(character, character) for character in text)
-    return re.sub("-(?=-)", "-{}", escaped)  # which else would be a dash
+    return re.sub("-(?=-)", "-{}", escaped)  # LaTeX would join two hyphens into a dash
 
 
 def comment(text: str) -> str:
-    """A line that LaTeX passes over."""
+    """Return the text as a one-line LaTeX comment."""
     return f"% {' '.join(text.split())}\n"
 
 
@@ -67,18 +67,18 @@ def latex_table(
     decimals: int = 2,
     bold: Collection[tuple[int, str]] = (),
 ) -> str:
-    r"""A float with a booktabs table, numbers aligned at their points by siunitx.
+    r"""Format a table as a LaTeX float with booktabs rules and decimal-aligned numbers.
 
-    A table wider than the text is shrunk to it, a much wider one turned; one of many rows runs
-    over pages, its long texts broken.
+    A table wider than the text is shrunk to fit, and a much wider one is rotated. A table with
+    many rows is split over pages, with line breaks in long texts.
 
     Args:
-        table: its cells are printed as they are.
-        caption: plain text; its first sentence stands in the list of tables.
-        label: of ``\ref``.
-        text_width: of the page, mm.
-        decimals: of numbers that are not whole.
-        bold: (row number, column) of the cells that are printed bold.
+        table: the table; its cells are printed as they are.
+        caption: plain text; its first sentence appears in the list of tables.
+        label: the label for ``\ref``.
+        text_width: width of the text block in mm.
+        decimals: number of decimals of floating-point numbers.
+        bold: (row index, column) of each cell to print bold.
     """
     columns = [
         column
@@ -107,20 +107,22 @@ def _total_width(columns: list[_Column]) -> float:
 
 
 def _with_upright_header(column: _Column) -> _Column:
-    """The column with its header turned, where that is much longer than the cells."""
+    """Rotate the header of a column if it is much wider than the cells."""
     if column.header_width < 1.5 * column.cell_width or not column.header:
         return column
-    before, name = re.fullmatch(r"(\\multicolumn\{2\}\{c\})?\{(.*)\}", column.header).groups("")
+    header = re.fullmatch(r"(\\multicolumn\{2\}\{c\})?\{(.*)\}", column.header)
+    assert header is not None  # every header is in braces
+    before, name = header.groups("")
     return replace(column, header=f"{before}{{\\rotatebox{{90}}{{{name}}}}}", header_width=0.0)
 
 
 def first_sentence(text: str) -> str:
-    """What stands before the first full stop that ends a sentence."""
+    """Return the first sentence or clause of a text, without its final punctuation."""
     return re.split(r"(?<=[a-z0-9%)])[.:;] ", text.rstrip("."))[0]
 
 
 def _columns(values: pd.Series, decimals: int, bold: set[int]) -> list[_Column]:
-    """One column of LaTeX, or two where a number is followed by more."""
+    """Format values as one LaTeX column, or as two if numbers are followed by more text."""
     header = escape_latex(spoken(str(values.name)))
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return [_numbers(_printed(values, decimals), f"{{{header}}}", bold)]
@@ -139,7 +141,7 @@ def _columns(values: pd.Series, decimals: int, bold: set[int]) -> list[_Column]:
 
 
 def spoken(column: str) -> str:
-    """A column as it is printed: ``predicted_images`` with a blank, a run's name as it is."""
+    """Return a column title for print: ``predicted_images`` gets a space, run names stay as is."""
     return column.replace("_", " ") if column.isidentifier() else column
 
 
@@ -177,7 +179,7 @@ def _texts(texts: list[str], header: str, specification: str, bold: set[int]) ->
 
 
 def _no_option(text: str) -> str:
-    # A cell that begins with "[" or "*" would be taken for an option of the line end before it.
+    # LaTeX would read a cell that starts with "[" or "*" as an option of the preceding "\\".
     return f"{{{text}}}" if text.startswith(("[", "*")) else text
 
 
@@ -194,7 +196,7 @@ def _floating_table(columns: list[_Column], lines: dict[str, str], environment: 
 
 
 def _long_table(columns: list[_Column], lines: dict[str, str], text_width: float) -> str:
-    """A table over pages: too wide a one is set smaller, and its texts are broken into lines."""
+    """Format a table that spans pages; if it is too wide, use a smaller font and break lines."""
     fits = _total_width(columns) + SLACK_MM <= text_width
     size, scale = (SMALL, 1.0) if fits else (TINY, TINY_SCALE)
     widths = _broken_widths(columns, text_width, scale)
@@ -212,7 +214,7 @@ def _long_table(columns: list[_Column], lines: dict[str, str], text_width: float
 
 
 def _broken_widths(columns: list[_Column], text_width: float, scale: float) -> list[float]:
-    """Widths in mm of the columns that are broken into lines so that all fit; 0 for the others."""
+    """Return the widths in mm of the text columns that need line breaks, and 0 for the others."""
     gaps = COLUMN_GAP_MM * len(columns)
     missing = scale * sum(column.width for column in columns) + gaps + SLACK_MM - text_width
     texts = [c for c in columns if c.specification == "l" and c.width > LEAST_TEXT_MM]

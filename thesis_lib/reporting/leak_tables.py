@@ -1,4 +1,4 @@
-"""Tables of images that leak from one split into another."""
+"""Build tables of images that leak from one split into another."""
 
 import pandas as pd
 
@@ -8,28 +8,34 @@ from thesis_lib.evaluation.metrics import METRICS, classification_metrics
 
 
 def leak_table(leaks: pd.DataFrame, dataset: DataSet) -> pd.DataFrame:
-    """How many images leak: a row a kind that was looked for, and one for any of them.
+    """Count the leaking images, with one row per kind of leak and one for all kinds together.
 
-    The last row passes "same name" over, which tells little: in a data set whose files are
-    counted anew in each class (0001.png), it holds for nearly all of them.
+    The last row does not count "same name". In a data set whose files are numbered from one in
+    each class (0001.png), nearly all files share their names without being the same image.
+
+    Args:
+        leaks: as returned by :func:`thesis_lib.data.leakage.find_leaks`.
+        dataset: the data set.
 
     Returns:
-        kind, val images, test images (how many leak), test images (%) (of all of them, NaN
-        where there are none), other label (the test images among them whose nearest counterpart
-        has another class).
+        Columns kind, val images and test images (the numbers of leaking images), test images (%)
+        (their share of all test images, NaN without test images) and other label (the number of
+        leaking test images whose nearest counterpart has another class).
     """
     rows = []
     for kind, members in _by_kind(leaks).items():
         test = members[members["split"] == "test"]
         conflicts = test[test["class"] != test["other_class"]]
-        images = len(split_files_of(dataset, "test"))
+        num_images = len(split_files_of(dataset, "test"))
         leaking = test["file"].nunique()
         rows.append(
             {
                 "kind": kind,
                 "val images": members.loc[members["split"] == "val", "file"].nunique(),
                 "test images": leaking,
-                "test images (%)": round(100 * leaking / images, 2) if images else float("nan"),
+                "test images (%)": (
+                    round(100 * leaking / num_images, 2) if num_images else float("nan")
+                ),
                 "other label": conflicts["file"].nunique(),
             }
         )
@@ -37,7 +43,7 @@ def leak_table(leaks: pd.DataFrame, dataset: DataSet) -> pd.DataFrame:
 
 
 def _by_kind(leaks: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each kind that was looked for, and of any that tells something."""
+    """Group the leaks by kind, and add a group of all kinds except "same name"."""
     kinds = {kind: leaks[leaks["kind"] == kind] for kind in leaks["kind"].cat.categories}
     return kinds | {ANY: leaks[leaks["kind"] != TELLS_LITTLE]}
 
@@ -45,21 +51,21 @@ def _by_kind(leaks: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def metrics_without_leaks(
     predictions: pd.DataFrame, leaks: pd.DataFrame, classes: list[str]
 ) -> pd.DataFrame:
-    """The test metrics over all images, without those that leak in one way, and in any.
+    """Compute the test metrics on all test images and without the leaking ones.
 
-    "Same name" has its row but no part in the last one, as in :func:`leak_table`.
+    As in :func:`leak_table`, "same name" has its own row but does not count in the last row.
 
     Args:
-        predictions: columns path (below the data set's folder), true, predicted.
-        leaks: as of :func:`find_leaks`.
-        classes: all classes of the data set. The macro means are over all of them in every
-            row, with 0 for a class that has no image left.
+        predictions: columns path (relative to the data set's folder), true, predicted.
+        leaks: as returned by :func:`thesis_lib.data.leakage.find_leaks`.
+        classes: all classes of the data set. The macro means in every row are over all of them;
+            a class without a remaining image counts as 0.
 
     Returns:
-        test images ("all", then "without <kind>" for each kind that occurs in test, at last
-        "without any leak"), images,
-        classes (those with an image left), and for each metric its value, ``<metric>_low`` and
-        ``<metric>_high``: fractions, NaN where no image is left.
+        Columns test images ("all", then "without <kind>" for each kind that occurs in the test
+        split, and last "without any leak"), images, classes (the number of classes with a
+        remaining image), and for each metric its value, ``<metric>_low`` and ``<metric>_high``
+        as fractions, NaN if no image remains.
     """
     rows = [_metrics_row("all", predictions, classes)]
     for kind, members in _by_kind(leaks).items():

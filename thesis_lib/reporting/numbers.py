@@ -1,13 +1,13 @@
-"""Every number that a chapter quotes, as a LaTeX macro: numbers.tex."""
+"""Write every number that the text may quote as a LaTeX macro, in numbers.tex."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.comparison import compare_with_head
+from thesis_lib.evaluation.comparison import Comparison, compare_with_head
 from thesis_lib.evaluation.metrics import METRICS
 from thesis_lib.reporting.latex import comment, escape_latex
 from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks
@@ -23,7 +23,7 @@ DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight"
 
 
 def macro_name(*words: str) -> str:
-    """A LaTeX macro's name, letters alone: ``("test", "bs64")`` -> ``TestBsSixFour``."""
+    """Build a LaTeX macro name, with letters only: ``("test", "bs64")`` -> ``TestBsSixFour``."""
     text = " ".join(words)
     spelt = "".join(f" {DIGITS[int(c)]} " if c in "0123456789" else c for c in text)
     letters = "".join(c if c.isascii() and c.isalpha() else " " for c in spelt)
@@ -31,34 +31,37 @@ def macro_name(*words: str) -> str:
 
 
 def write_numbers(results: Results) -> pd.DataFrame:
-    """Write ``numbers.tex``: a macro for each number that the text quotes.
+    """Write ``numbers.tex``, with one macro for each number that the text may quote.
 
     Args:
-        results: of all runs on a data set.
+        results: the results of all runs on a data set.
 
     Returns:
-        A row a number: macro, value.
+        A table with columns macro and value, one row per number.
     """
     numbers = chapter_numbers(results)
-    head = comment("written by notebook 06; not to be edited") + comment(results.source["line"])
+    head = comment("written by notebook 06; do not edit") + comment(results.source["line"])
     write_text(results.folder / "numbers.tex", head + numbers_text(numbers))
     rows = [{"macro": f"\\{macro_name(words)}", "value": v} for words, v in numbers.items()]
     return pd.DataFrame(rows, columns=["macro", "value"])
 
 
 def numbers_text(numbers: Mapping[str, str]) -> str:
-    r"""``\newcommand{\name}{value}`` for each number of the text.
+    r"""Format numbers as LaTeX, with one line ``\newcommand{\name}{value}`` each.
+
+    Args:
+        numbers: maps the words that name a number to its value.
 
     Raises:
-        InputError: where two numbers would get the same macro.
+        InputError: if two numbers would get the same macro name.
     """
     macros: dict[str, str] = {}
     for words, value in numbers.items():
         name = macro_name(words)
         if name in macros:
             raise InputError(
-                f"two numbers would be \\{name}, the second being {words!r}: LaTeX has letters "
-                "alone for names; give one of the runs another tag"
+                f"two numbers would get the macro \\{name}, the second is {words!r}: macro names "
+                "can only contain letters; give one of the runs another tag"
             )
         macros[name] = value
     lines = [f"\\newcommand{{\\{name}}}{{{escape_latex(v)}}}\n" for name, v in macros.items()]
@@ -66,56 +69,94 @@ def numbers_text(numbers: Mapping[str, str]) -> str:
 
 
 def chapter_numbers(results: Results) -> dict[str, str]:
-    """Every number that a results chapter quotes: words that name it -> its value, as text."""
-    numbers: dict[str, Any] = {}
+    """Collect every number that a results chapter may quote.
+
+    Returns:
+        Maps the words that name a number to its value as text.
+    """
+    numbers: dict[str, str] = {}
     for run in results.runs:
-        name = run.path.name
-        if is_pretrained(run):
-            numbers[f"{name} epochs"] = str(run.config.epochs)
-            loss = read_metrics(run)[-1]["loss"]
-            if not math.isnan(loss):  # nobody knows that of imported checkpoints
-                numbers[f"{name} last loss"] = f"{loss:.3f}"
-        if is_pretrained(run) and is_measured(run):
-            metrics = pd.DataFrame(read_metrics(run))
-            numbers[f"{name} elapsed"] = elapsed_words(metrics["seconds"].sum())
-            numbers[f"{name} peak memory mib"] = f"{metrics['peak_memory_mib'].max():,.0f}"
+        numbers |= _training_numbers(run)
         if run.selection_file.is_file():
-            selection = read_json(run.selection_file)
-            numbers[f"{name} checkpoint"] = str(selection["checkpoint"])
-            numbers[f"{name} head epoch"] = str(selection["head_epoch"])
-            interval = selection["val_accuracy_interval"]
-            numbers[f"{name} val accuracy"] = percent(selection["val_accuracy"])
-            numbers[f"{name} val accuracy low"] = percent(interval[0])
-            numbers[f"{name} val accuracy high"] = percent(interval[1])
+            numbers |= _selection_numbers(run)
         if is_tested(run):
-            test = read_json(run.test_file)
-            numbers[f"{name} test images"] = f"{test['n']:,}"
-            for metric in METRICS:
-                low, high = test[f"{metric}_interval"]
-                numbers[f"{name} test {metric}"] = percent(test[metric])
-                numbers[f"{name} test {metric} low"] = percent(low)
-                numbers[f"{name} test {metric} high"] = percent(high)
-            numbers[f"{name} temperature"] = f"{test['temperature']:.2f}"
-            numbers[f"{name} calibration error"] = percent(test["calibration_error"])
-            numbers[f"{name} scaled calibration error"] = percent(test["calibration_error_scaled"])
+            numbers |= _test_numbers(run)
         if is_retrieved(run):
             numbers |= _retrieval_numbers(run)
-    for pair in results.pairs:
-        words = f"{pair.b} minus {pair.a}"
-        numbers[f"{words} accuracy"] = percent(pair.difference)
-        numbers[f"{words} accuracy low"] = percent(pair.low)
-        numbers[f"{words} accuracy high"] = percent(pair.high)
-        numbers[f"{words} p"] = f"{pair.p_holm:.3f}" if pair.p_holm >= 0.001 else "< 0.001"
-    if results.pairs:
-        numbers["pairs of runs"] = str(len(results.pairs))
-        numbers["pairs shown to differ"] = str(sum(pair.is_shown for pair in results.pairs))
+    numbers |= _pair_numbers(results.pairs)
     if find_data(results.config.data).is_dir():
         numbers |= _data_numbers(results)
     return numbers
 
 
+def _training_numbers(run: RunDirectory) -> dict[str, str]:
+    """What is quoted of a run's pretraining; nothing before it has ended."""
+    if not is_pretrained(run):
+        return {}
+    name, metrics = run.path.name, pd.DataFrame(read_metrics(run))
+    numbers = {f"{name} epochs": str(run.config.epochs)}
+    loss = metrics["loss"].iloc[-1]
+    if not math.isnan(loss):  # unknown for imported checkpoints
+        numbers[f"{name} last loss"] = f"{loss:.3f}"
+    if is_measured(run):
+        numbers[f"{name} elapsed"] = elapsed_words(metrics["seconds"].sum())
+        numbers[f"{name} peak memory mib"] = f"{metrics['peak_memory_mib'].max():,.0f}"
+    return numbers
+
+
+def _selection_numbers(run: RunDirectory) -> dict[str, str]:
+    """What is quoted of the choice on validation."""
+    selection, name = read_json(run.selection_file), run.path.name
+    low, high = selection["val_accuracy_interval"]
+    return {
+        f"{name} checkpoint": str(selection["checkpoint"]),
+        f"{name} head epoch": str(selection["head_epoch"]),
+        f"{name} val accuracy": percent(selection["val_accuracy"]),
+        f"{name} val accuracy low": percent(low),
+        f"{name} val accuracy high": percent(high),
+    }
+
+
+def _test_numbers(run: RunDirectory) -> dict[str, str]:
+    """What is quoted of the final test."""
+    test, name = read_json(run.test_file), run.path.name
+    return {
+        f"{name} test images": f"{test['n']:,}",
+        **_metric_numbers(name, test),
+        f"{name} temperature": f"{test['temperature']:.2f}",
+        f"{name} calibration error": percent(test["calibration_error"]),
+        f"{name} scaled calibration error": percent(test["calibration_error_scaled"]),
+    }
+
+
+def _metric_numbers(name: str, test: Mapping[str, Any]) -> dict[str, str]:
+    """Each test metric with the ends of its interval."""
+    numbers = {}
+    for metric in METRICS:
+        low, high = test[f"{metric}_interval"]
+        numbers[f"{name} test {metric}"] = percent(test[metric])
+        numbers[f"{name} test {metric} low"] = percent(low)
+        numbers[f"{name} test {metric} high"] = percent(high)
+    return numbers
+
+
+def _pair_numbers(pairs: Sequence[Comparison]) -> dict[str, str]:
+    """What is quoted of the comparisons of runs."""
+    numbers = {}
+    for pair in pairs:
+        words = f"{pair.b} minus {pair.a}"
+        numbers[f"{words} accuracy"] = percent(pair.difference)
+        numbers[f"{words} accuracy low"] = percent(pair.low)
+        numbers[f"{words} accuracy high"] = percent(pair.high)
+        numbers[f"{words} p"] = f"{pair.p_holm:.3f}" if pair.p_holm >= 0.001 else "< 0.001"
+    if pairs:
+        numbers["pairs of runs"] = str(len(pairs))
+        numbers["pairs shown to differ"] = str(sum(pair.is_shown for pair in pairs))
+    return numbers
+
+
 def _retrieval_numbers(run: RunDirectory) -> dict[str, str]:
-    """What is quoted of a run's look-up table."""
+    """Collect the numbers of a run's look-up table."""
     test, choice = read_json(run.retrieval_test_file), read_json(run.table_choice_file)
     name = f"{run.path.name} table"
     numbers = {
@@ -124,13 +165,7 @@ def _retrieval_numbers(run: RunDirectory) -> dict[str, str]:
         f"{name} of images": f"{choice['of_images']:,}",
         f"{name} mib": f"{test['index_mib']:.1f}",
     }
-    for metric in METRICS:
-        low, high = test[f"{metric}_interval"]
-        numbers |= {
-            f"{name} test {metric}": percent(test[metric]),
-            f"{name} test {metric} low": percent(low),
-            f"{name} test {metric} high": percent(high),
-        }
+    numbers |= _metric_numbers(name, test)
     pair = compare_with_head(run)
     if pair is not None:
         numbers |= {
@@ -143,11 +178,11 @@ def _retrieval_numbers(run: RunDirectory) -> dict[str, str]:
 
 
 def _data_numbers(results: Results) -> dict[str, Any]:
-    """What is counted on the data set itself, and metrics without the images that leak."""
+    """Collect the numbers of the data set, and the test metrics without leaking images."""
     data = results_of_data(results.config)
     numbers = {"classes": str(len(data.dataset.classes))}
-    for split, part in data.dataset.splits.items():
-        numbers[f"{split} images"] = f"{len(part):,}"
+    for name, split in data.dataset.splits.items():
+        numbers[f"{name} images"] = f"{len(split):,}"
     for row in leak_table(data.leaks, data.dataset).to_dict("records"):
         numbers[f"leaking test images {row['kind']}"] = f"{row['test images']:,}"
     for run in results.runs:

@@ -1,4 +1,4 @@
-"""The published results on DYB-PlanktonNet, to stand beside one's own."""
+"""Provide the published results on DYB-PlanktonNet for comparison with reproduced ones."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -12,7 +12,10 @@ from thesis_lib.system.files import read_json
 
 
 def reproduces_dyb(runs: Sequence[RunDirectory]) -> bool:
-    """Whether tested runs are on DYB-PlanktonNet: most of its classes are the published ones."""
+    """Return whether the tested runs use DYB-PlanktonNet.
+
+    They do if more than half of their classes are classes of the published data set.
+    """
     tested = next((run for run in runs if is_tested(run)), None)
     classes = read_json(tested.test_file)["classes"] if tested else []
     known = set(published_table("classes")["class"])
@@ -20,7 +23,7 @@ def reproduces_dyb(runs: Sequence[RunDirectory]) -> bool:
 
 
 def published_table(name: str) -> pd.DataFrame:
-    """Published values for DYB-PlanktonNet, in percent.
+    """Load a table of published values for DYB-PlanktonNet; metrics are in percent.
 
     Args:
         name: "probe" (checkpoint, backbone, batch_size, val_accuracy, head_epoch), "test"
@@ -32,7 +35,7 @@ def published_table(name: str) -> pd.DataFrame:
 
 
 def published_probe_table() -> pd.DataFrame:
-    """The published counterpart of :func:`thesis_lib.reporting.tables.probe_table`."""
+    """Tabulate the published validation accuracies in the form of ``tables.probe_table``."""
     table = published_table("probe")
     table["run"] = table["backbone"] + "-bs" + table["batch_size"].astype(str) + " (published)"
     table["cell"] = table["val_accuracy"].map("{:.2f}".format) + " / "
@@ -43,9 +46,9 @@ def published_probe_table() -> pd.DataFrame:
 
 
 def reproduced_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """Published and reproduced test metrics in %, a row a backbone, batch size and source.
+    """Tabulate published and reproduced test metrics (%), one row per result.
 
-    Of SupCon runs alone: nothing else was published.
+    Only SupCon runs are included, as only these were published.
     """
     published = published_table("test").rename(columns={"backbone_epoch": "checkpoint"})
     rows = [{**row, "source": "published"} for row in published.to_dict("records")]

@@ -1,4 +1,4 @@
-"""What figures and tables are made from: a data set, one run, or all runs, with its provenance."""
+"""Provide what figures and tables show: results of a data set, of one run or of all runs."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +28,7 @@ from thesis_lib.runs.stages import is_retrieved
 from thesis_lib.system.files import file_digest, read_json
 from thesis_lib.system.paths import figures_folder
 
-# What the figures and tables of a notebook are made from, by the part of the chapter.
+# The run files (attributes of RunDirectory) that the figures and tables of each part are made from.
 FILES = {
     "data": (),
     "pretrain": ("metrics_file",),
@@ -48,10 +48,11 @@ RUN_PARTS = ("pretrain", "probe", "test", "retrieve")
 
 @dataclass(frozen=True)
 class Results:
-    """One part of the chapter: what its figures and tables show, and where they go.
+    """The results shown in one part of the chapter; they are read when first used.
 
-    ``part`` is one of FILES: "data" (notebook 01), one of RUN_PARTS (02 to 05, of the one run in
-    ``runs``) or "comparison" (06, of all runs on the data set). ``folder`` is that of the figures.
+    ``part`` is a key of FILES: "data" (notebook 01), one of RUN_PARTS (notebooks 02 to 05, for
+    the one run in ``runs``) or "comparison" (notebook 06, for all runs on the data set).
+    ``folder`` is where the figures and tables are written.
     """
 
     part: str
@@ -61,16 +62,16 @@ class Results:
 
     @property
     def run(self) -> RunDirectory:
-        """The one run that this is about."""
+        """The run, if the results are those of a single run."""
         (run,) = self.runs
         return run
 
     @cached_property
     def dataset(self) -> DataSet:
-        """The data set, which has to be on this disk.
+        """The data set, which must be on this machine.
 
         Raises:
-            InputError: where it is not there, or no longer the one that the runs are of.
+            InputError: if it is missing or has changed since the runs were trained.
         """
         dataset = open_dataset(self.config.data)
         for run in self.runs:
@@ -78,46 +79,46 @@ class Results:
             if trained not in (None, dataset.fingerprint):
                 raise InputError(
                     f"{self.config.data} has changed since {run.path.name} was trained on it "
-                    f"(fingerprint {trained}, now {dataset.fingerprint}); put it back as it was"
+                    f"(fingerprint {trained}, now {dataset.fingerprint}); restore the original data"
                 )
         return dataset
 
     @cached_property
     def statistics(self) -> DataStatistics:
-        """Sizes and channel statistics of the data set."""
+        """The image sizes and channel statistics of the data set."""
         return data_statistics(self.dataset)
 
     @cached_property
     def leaks(self) -> pd.DataFrame:
-        """Images of val and test with a counterpart in an earlier part."""
+        """The images of val and test that have a counterpart in an earlier split."""
         return find_leaks(self.dataset, self.config.duplicate_distance, self.config.group_by)
 
     @cached_property
     def classes(self) -> list[str]:
-        """The classes of the tested run's data set, in their order."""
+        """The names of all classes of the tested run, in label order."""
         return read_json(self.run.test_file)["classes"]
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """A row a test image of the run."""
+        """The run's predictions, one row per test image."""
         return read_predictions(self.run)
 
     @cached_property
     def confusion(self) -> np.ndarray:
-        """Test images by true (rows) and predicted (columns) class."""
+        """The confusion matrix: test images by true class (rows) and predicted class (columns)."""
         true, predicted = self.predictions["true"], self.predictions["predicted"]
         return confusion_counts(true, predicted, self.classes)
 
     @cached_property
     def counted_as_zero(self) -> dict[str, list[str]]:
-        """The classes that count as 0 in the macro means, by what they lack in the test."""
+        """The classes that count as 0 in the macro means, by the reason."""
         lacking = {
             "without a test image": self.confusion.sum(1) == 0,
             "never predicted": (self.confusion.sum(0) == 0) & (self.confusion.sum(1) > 0),
         }
         return {
-            words: [name for name, lacks in zip(self.classes, those, strict=True) if lacks]
-            for words, those in lacking.items()
+            reason: [name for name, lacks in zip(self.classes, mask, strict=True) if lacks]
+            for reason, mask in lacking.items()
         }
 
     @cached_property
@@ -127,7 +128,7 @@ class Results:
 
     @property
     def reproduces_dyb(self) -> bool:
-        """Whether the runs are on the data set that the published values are of."""
+        """Whether the runs use DYB-PlanktonNet, the data set of the published results."""
         return reproduces_dyb(self.runs)
 
     @cached_property
@@ -137,25 +138,25 @@ class Results:
 
     @cached_property
     def retrieval(self) -> pd.DataFrame:
-        """A row a pruning threshold and split of the run's look-up table."""
+        """The run's retrieval results, one row per pruning threshold and split."""
         return read_retrieval(self.run)
 
     @cached_property
     def misleading(self) -> pd.DataFrame:
-        """The run's test images whose nearest image in the table is of another class."""
+        """The run's test images whose nearest image in the look-up table has another class."""
         return misleading(read_retrieval_predictions(self.run))
 
     @cached_property
     def against_head(self) -> str:
-        """Whether the run's look-up table is shown to differ from its linear head, in words."""
+        """A sentence comparing the accuracies of the run's look-up table and linear head."""
         pair = compare_with_head(self.run)
         if pair is None:
-            return "the linear head was not tested: there is nothing to compare with"
+            return "the linear head was not tested, so the look-up table cannot be compared with it"
         return pair.sentence
 
     @cached_property
     def ood(self) -> pd.DataFrame:
-        """A row a part of the classes and score, of how ood is found; may be empty."""
+        """The results of OOD detection, one row per fold and score; empty for few classes."""
         try:
             return pd.read_csv(self.run.ood_file)
         except pd.errors.EmptyDataError:  # too few classes to leave any out
@@ -163,19 +164,20 @@ class Results:
 
     @cached_property
     def pairs(self) -> list[Comparison]:
-        """All pairs of tested runs."""
+        """The comparisons of all pairs of tested runs."""
         return compare_runs(self.runs)
 
     @cached_property
     def source(self) -> dict[str, Any]:
-        """What every figure and table says of where it comes from.
+        """The sources of the figures and tables, which are stored with each of them.
 
-        Data set and its fingerprint; of each run the commits of its stages and hashes of the
-        files that were read; the commit of the code that drew and counted; one line of it all.
+        These are the data set and its fingerprint; for each run the git commit of each stage and
+        the hashes of the files that were read; the git commit of the code that made the figures
+        and tables; and a line that summarises all of this.
         """
         if self.runs:
             fingerprints = {trained_fingerprint(run) for run in self.runs} - {None}
-            fingerprint = ", ".join(sorted(fingerprints)) or "unknown"
+            fingerprint = ", ".join(sorted(map(str, fingerprints))) or "unknown"
         else:
             fingerprint = self.dataset.fingerprint
         runs = {
@@ -189,7 +191,7 @@ class Results:
             }
             for run in self.runs
         }
-        if self.part == "comparison":  # a run that has just begun shows nowhere
+        if self.part == "comparison":  # omit runs that have no results yet
             runs = {name: facts for name, facts in runs.items() if facts["files"]}
         commit = code_commit() or "unknown"
         named = ", ".join(runs) or "none"
@@ -207,35 +209,41 @@ class Results:
 
 
 def results_of_data(config: RunConfig) -> Results:
-    """What notebook 01 shows."""
+    """Return the results of the data set, which notebook 01 shows."""
     return Results("data", config, (), figures_folder(config.data_name))
 
 
 def results_of_run(run: RunDirectory, part: str) -> Results:
-    """What notebook 02, 03, 04 or 05 shows of a run: the part of RUN_PARTS in this order."""
+    """Return the results of a run, which notebooks 02 to 05 show.
+
+    Args:
+        run: the run.
+        part: one of RUN_PARTS: "pretrain" (notebook 02), "probe" (03), "test" (04) or "retrieve"
+            (05).
+    """
     return Results(part, run.config, (run,), run.figures)
 
 
 def results_of_runs(config: RunConfig) -> Results:
-    """What notebook 06 shows of all runs on a data set."""
+    """Return the results of all runs on a data set, which notebook 06 compares."""
     runs = tuple(find_runs(config.data_name))
     return Results("comparison", config, runs, figures_folder(config.data_name))
 
 
 def stage_commits(run: RunDirectory) -> dict[str, str]:
-    """The commit of the code that each stage of a run was computed with last."""
+    """Return the git commit of the code with which each stage of a run was last executed."""
     entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
     return {entry["stage"]: entry.get("git_commit") or "unknown" for entry in entries}
 
 
 def misleading(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Test images whose nearest image in the table is of another class, most similar first.
+    """Select test images whose nearest image in the table has another class, most similar first.
 
     Args:
-        predictions: of :func:`read_retrieval_predictions`.
+        predictions: as returned by :func:`thesis_lib.runs.artifacts.read_retrieval_predictions`.
 
     Returns:
-        path, true, nearest, nearest_class, similarity.
+        Columns path, true, nearest, nearest_class, similarity.
     """
     classes = predictions["nearest"].map(lambda file: Path(file).parent.name)
     wrong = predictions.assign(nearest_class=classes)[classes != predictions["true"]]

@@ -1,4 +1,4 @@
-"""The rows and columns of the tables of look-up tables."""
+"""Build the display tables about the cosine look-up tables of runs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from thesis_lib.system.files import read_json
 
 
 def retrieval_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """A row a run whose look-up table was tested: its test metrics in % with their intervals."""
+    """Tabulate the test metrics (%) with 95 % intervals, one row per tested look-up table."""
     rows = []
     for run in runs:
         if is_retrieved(run):
@@ -25,10 +25,11 @@ def retrieval_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def size_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """A row a run whose look-up table was tested: its threshold, size and speed.
+    """Tabulate threshold, size and speed, one row per tested look-up table.
 
-    ``less head``: the table's accuracy less the linear head's on the same images, in points,
-    with its paired 95 % interval and p of the exact McNemar test.
+    ``minus head (points)`` is the table's accuracy minus that of the linear head on the same
+    test images, in percentage points, with the paired 95 % interval and the p value of the
+    exact McNemar test. It is empty if the linear head was not tested.
     """
     rows = []
     for run in runs:
@@ -39,23 +40,27 @@ def size_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
                 "threshold": f"{test['threshold']:.2f}",
                 "images": test["images"],
                 "MiB": test["index_mib"],
-                "ms an image": 1000 * test["seconds_per_image"],
-                "less head": "",
+                "ms per image": 1000 * test["seconds_per_image"],
+                "minus head (points)": "",
             }
             if pair is not None:
-                row["less head"] = _difference(pair.difference, pair.low, pair.high, pair.p)
+                bounds = pair.low, pair.high
+                row["minus head (points)"] = _difference(pair.difference, *bounds, pair.p)
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def curve_table(run: RunDirectory, split: str) -> pd.DataFrame:
-    """A row a threshold, the highest first: the table's size, speed, metrics in %, and imbalance.
+    """Tabulate size, speed, metrics (%) and class imbalance, one row per pruning threshold.
 
-    ``less full``: accuracy less the full table's, in points, with interval and p as above.
+    The highest threshold comes first. ``minus full table (points)`` is the accuracy minus that
+    of the unpruned table, in percentage points, with the paired 95 % interval and the p value of
+    the exact McNemar test.
 
     Args:
-        run: whose ``retrieval.csv`` is read.
-        split: of its rows; without rows for the whole curve the table is empty.
+        run: the run whose ``retrieval.csv`` is read.
+        split: the split whose rows are used; if only one threshold was evaluated on it, the
+            table is empty.
     """
     curve = read_retrieval(run)
     curve = curve[(curve["split"] == split) & curve["p"].notna()]
@@ -65,38 +70,39 @@ def curve_table(run: RunDirectory, split: str) -> pd.DataFrame:
             "threshold": f"{point['threshold']:.2f}",
             "images": point["images"],
             "MiB": point["index_mib"],
-            "ms an image": 1000 * point["seconds_per_image"],
+            "ms per image": 1000 * point["seconds_per_image"],
         }
         for name in METRICS:
             row[name] = percent_with_interval(
                 point[name], (point[f"{name}_low"], point[f"{name}_high"])
             )
         bounds = point["difference_low"], point["difference_high"]
-        row["less full"] = _difference(point["difference"], *bounds, point["p"])
+        row["minus full table (points)"] = _difference(point["difference"], *bounds, point["p"])
         row |= {"Gini": point["gini"], "largest / smallest": point["imbalance_ratio"]}
         rows.append(row | {"evenness": point["evenness"]})
     return pd.DataFrame(rows)
 
 
 def _difference(difference: float, low: float, high: float, p: float) -> str:
-    told = "< 0.001" if p < 0.001 else f"= {p:.3f}"
-    return f"{percent(difference)} ({percent(low)} to {percent(high)}), p {told}"
+    """Format a difference in percentage points with its interval and p value."""
+    p_value = "< 0.001" if p < 0.001 else f"= {p:.3f}"
+    return f"{percent(difference)} ({percent(low)} to {percent(high)}), p {p_value}"
 
 
 def choice_table(choice: dict[str, Any]) -> pd.DataFrame:
-    """What ``table.json`` holds, for a reader: a row a fact."""
+    """Show the content of ``table.json`` as a table, one row per property."""
     low, high = choice["difference_interval"]
     difference = f"{100 * choice['difference']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
     facts = {
         "checkpoint (epoch)": choice["checkpoint"],
-        "neighbours that vote": choice["neighbours"],
+        "neighbours (k)": choice["neighbours"],
         "pruning threshold": f"{choice['threshold']:.2f}",
         "chosen on": CHOSEN_ON[choice["chosen_on"]],
         "images kept": f"{choice['images']:,} of {choice['of_images']:,}",
         "size (MiB)": f"{choice['index_mib']:.1f}",
         "accuracy (%)": percent(choice["accuracy"]),
-        "less the full table (points)": difference,
+        "minus full table (points)": difference,
         "p (exact McNemar test)": f"{choice['p']:.3f}",
-        "seconds per image for the features": f"{choice['feature_seconds_per_image']:.4f}",
+        "feature extraction (s per image)": f"{choice['feature_seconds_per_image']:.4f}",
     }
     return pd.DataFrame(facts.items(), columns=["look-up table", "value"])

@@ -1,4 +1,4 @@
-"""A table as files: CSV, Markdown, LaTeX, and a JSON that tells what it was made from."""
+"""Write a table as CSV, Markdown and LaTeX, with a JSON file that records its sources."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -25,14 +25,17 @@ def write_table(
     """Write a table as ``stem.csv``, ``stem.json``, ``stem.md`` and ``stem.tex``.
 
     Args:
-        table: its cells are printed as they are.
-        stem: path without an ending.
+        table: the table; its cells are printed as they are.
+        stem: path without a suffix.
         caption: plain text.
-        source: what it was made from, in words that JSON can hold; ``source["line"]`` says it in
-            one line, ``source["label"]`` (where there is one) goes into the LaTeX label.
-        decimals: of numbers that are not whole, in Markdown and LaTeX.
-        bold: (row number, column) of the cells that are the best by a test.
-        text_width: of the page, mm.
+        source: what the table was computed from, as JSON values; ``source["line"]`` summarises
+            it in one line, and ``source["label"]``, if present, becomes part of the LaTeX label.
+        decimals: number of decimals of floating-point numbers in Markdown and LaTeX.
+        bold: (row index, column) of each cell to print bold.
+        text_width: width of the text block in mm.
+
+    Returns:
+        The four files.
     """
     paths = [stem.with_name(stem.name + ending) for ending in ENDINGS]
     write_csv(paths[0], table)
@@ -46,26 +49,26 @@ def write_table(
 
 
 def read_source(file: Path) -> dict[str, Any]:
-    """What the JSON beside a table says that it was made from.
+    """Read the sources of a table from the JSON file next to it.
 
     Raises:
-        InputError: where it says nothing.
+        InputError: if the file does not record them.
     """
     content = read_json(file)
     source = content.get("source") if isinstance(content, dict) else None
     if not isinstance(source, dict) or not {"part", "data", "settings", "runs"} <= set(source):
-        raise InputError(f"{file} does not tell what its table was made from; make it again")
+        raise InputError(f"{file} does not record the sources of its table; write the table again")
     return source
 
 
 def markdown(table: pd.DataFrame, decimals: int, bold: Collection[tuple[int, str]] = ()) -> str:
-    """A table in Markdown, numbers on the right."""
+    """Format a table as Markdown, with numbers aligned right."""
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table]
     shown = table.map(lambda cell: _in_markdown(cell, decimals)).astype(object)
     for row, column in bold:
         cell = shown[column].iloc[row]
         shown.iloc[row, shown.columns.get_loc(column)] = f"**{cell}**"
-    # Texts that look like numbers stay as they are: tabulate would drop their zeros and signs.
+    # Keep texts that look like numbers: tabulate would drop their leading zeros and signs.
     align = ["right" if right else "left" for right in numeric]
     return (
         shown.rename(columns=spoken).to_markdown(index=False, disable_numparse=True, colalign=align)

@@ -1,4 +1,4 @@
-"""The rows and columns of the tables that compare runs, in the words of the thesis."""
+"""Build the display tables of runs: probing, test metrics, calibration and cost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,17 +16,17 @@ from thesis_lib.system.files import read_json
 
 
 def percent(fraction: float) -> str:
-    """A fraction as the thesis prints it: two decimals, in percent, without the sign."""
+    """Format a fraction in percent with two decimals, without the percent sign."""
     return f"{100 * fraction:.2f}"
 
 
 def percent_with_interval(fraction: float, interval: Sequence[float]) -> str:
-    """``95.10 (94.57 to 95.58)``: a fraction and its 95 % interval, in percent."""
+    """Format a fraction and its 95 % interval in percent, as ``95.10 (94.57 to 95.58)``."""
     return f"{percent(fraction)} ({percent(interval[0])} to {percent(interval[1])})"
 
 
 def elapsed_words(seconds: float) -> str:
-    """A time as the thesis words it: ``3 d 21 h 4 min``; below an hour with seconds."""
+    """Format a duration as ``3 d 21 h 4 min``; below an hour, seconds are included."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -38,12 +38,12 @@ def elapsed_words(seconds: float) -> str:
 
 
 def memory_words(used_mib: int, total_mib: int) -> str:
-    """Memory as the thesis words it: ``11,831 of 12,288 MiB (96.28 %)``."""
+    """Format memory use as ``11,831 of 12,288 MiB (96.28 %)``."""
     return f"{used_mib:,} of {total_mib:,} MiB ({100 * used_mib / total_mib:.2f} %)"
 
 
 def run_cost(run: RunDirectory) -> str:
-    """Elapsed time and peak memory of a run's pretraining, in the words of the thesis."""
+    """Describe the elapsed time and peak memory of a run's pretraining in one line."""
     metrics = pd.DataFrame(read_metrics(run))
     if not is_measured(run):
         return "cost not recorded (imported checkpoints)"
@@ -52,7 +52,7 @@ def run_cost(run: RunDirectory) -> str:
 
 
 def is_measured(run: RunDirectory) -> bool:
-    """Whether every epoch of a trained run was timed; those of imported checkpoints were not."""
+    """Return whether every epoch was timed, which is not the case for imported checkpoints."""
     metrics = read_metrics(run)
     return len(metrics) >= run.config.epochs and all(row["seconds"] >= 0 for row in metrics)
 
@@ -63,9 +63,9 @@ def _total_memory(run: RunDirectory) -> int:
 
 
 def probe_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """The thesis's first table: a row a checkpoint, newest first, a column a run.
+    """Tabulate the probing results, one row per checkpoint (newest first), one column per run.
 
-    A cell is ``validation accuracy in % / head epoch``; the chosen one carries a star.
+    A cell is ``validation accuracy in % / head epoch``; a star marks the selected checkpoint.
     """
     columns = {}
     for run in runs:
@@ -81,18 +81,19 @@ def probe_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def checkpoint_table(run: RunDirectory) -> pd.DataFrame:
-    """:func:`probe_table` of one run, with the nearest neighbour's accuracy in % beside."""
+    """Tabulate the probing results of one run, with the nearest-neighbour accuracy (%)."""
     table, probe = probe_table([run]), pd.read_csv(run.probe_file)
-    if "knn_accuracy" in probe:  # heads of earlier versions have none
+    if "knn_accuracy" in probe:  # probing by earlier versions did not record it
         nearest = probe.set_index("checkpoint")["knn_accuracy"].map(percent)
         table["nearest neighbour"] = table["checkpoint"].map(nearest)
     return table
 
 
 def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """The thesis's second table: a row a run, test metrics in % with their 95 % intervals.
+    """Tabulate the test metrics (%) with 95 % intervals, one row per tested run.
 
-    ``choices tested`` above 1: the test set had been seen before this choice was made.
+    If ``choices tested`` is above 1, earlier choices were evaluated on the test set before the
+    current one was made, so the test set is no longer untouched.
     """
     rows = []
     for run in runs:
@@ -102,7 +103,7 @@ def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def metrics_row(run: RunDirectory, test: dict[str, Any]) -> dict[str, Any]:
-    """A run's row of a table of tests, from what ``test.json`` or ``retrieval.json`` holds."""
+    """Build a run's table row from the content of its ``test.json`` or ``retrieval.json``."""
     row = {"run": run.path.name}
     for name in METRICS:
         row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
@@ -110,10 +111,10 @@ def metrics_row(run: RunDirectory, test: dict[str, Any]) -> dict[str, Any]:
 
 
 def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """A row a run: what was tested, and how far its confidence can be believed.
+    """Tabulate the tested checkpoint and head and their calibration, one row per run.
 
-    ``temperature`` and the calibration errors (in points, before and after scaling) as
-    :mod:`thesis_lib.evaluation.calibration` has them.
+    ``ECE (points)`` is the expected calibration error in percentage points, and ``scaled ECE
+    (points)`` the same after temperature scaling; see :mod:`thesis_lib.evaluation.calibration`.
     """
     rows = []
     for run in runs:
@@ -123,15 +124,15 @@ def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             row |= {"checkpoint": test["checkpoint"], "head epoch": test["head_epoch"]}
             row |= {
                 "temperature": test["temperature"],
-                "error": 100 * test["calibration_error"],
-                "error, scaled": 100 * test["calibration_error_scaled"],
+                "ECE (points)": 100 * test["calibration_error"],
+                "scaled ECE (points)": 100 * test["calibration_error_scaled"],
             }
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def selection_table(selection: dict[str, Any]) -> pd.DataFrame:
-    """What ``selection.json`` holds, for a reader: a row a fact."""
+    """Show the content of ``selection.json`` as a table, one row per property."""
     accuracy = percent_with_interval(selection["val_accuracy"], selection["val_accuracy_interval"])
     facts = {
         "checkpoint (epoch)": selection["checkpoint"],
@@ -141,14 +142,14 @@ def selection_table(selection: dict[str, Any]) -> pd.DataFrame:
         "validation images": f"{selection['val_images']:,}",
         "plateau of the loss (epoch)": selection["plateau"] or "not found",
         "checkpoints probed": len(selection["probed"]),
-        "damaged checkpoints left out": len(selection["damaged_checkpoints"]),
+        "damaged checkpoints skipped": len(selection["damaged_checkpoints"]),
         "temperature": f"{selection['temperature']:.2f}",
     }
     return pd.DataFrame(facts.items(), columns=["chosen on validation", "value"])
 
 
 def shown_best(pairs: Sequence[Comparison]) -> str | None:
-    """The run that is shown to be better than every other one; None where there is none."""
+    """Return the run that is significantly more accurate than every other run, or None."""
     names = {name for pair in pairs for name in (pair.a, pair.b)}
     for name in sorted(names):
         own = [pair for pair in pairs if name in (pair.a, pair.b)]
@@ -159,7 +160,7 @@ def shown_best(pairs: Sequence[Comparison]) -> str | None:
 
 
 def cost_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """A row a run trained here: elapsed time, images per second and peak memory."""
+    """Tabulate elapsed time, images per second and peak memory, one row per run trained here."""
     rows = []
     for run in runs:
         if is_pretrained(run) and is_measured(run):
@@ -180,11 +181,15 @@ def cost_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 def loss_tables(
     runs: Sequence[RunDirectory], method: str
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str], dict[str, int]]:
-    """What the figure of all losses of a method needs: each run's metrics, backbone, batch size."""
+    """Collect the data for the figure of the pretraining losses of all runs of a method.
+
+    Returns:
+        The metrics (with a column ``smoothed``), backbone and batch size, each by run name.
+    """
     ours = [run for run in runs if run.config.method == method and is_pretrained(run)]
     trained = {run.path.name: run for run in ours}
     metrics = {name: pd.DataFrame(read_metrics(run)) for name, run in trained.items()}
-    # Of checkpoints imported without their logs no loss is known.
+    # The loss is unknown for checkpoints that were imported without their logs.
     metrics = {name: table for name, table in metrics.items() if table["loss"].notna().any()}
     trained = {name: trained[name] for name in metrics}
     for table in metrics.values():
@@ -194,10 +199,11 @@ def loss_tables(
 
 
 def accuracy_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """What the figure of all runs' test accuracies needs, published values beside.
+    """Collect the data for the figure of all test accuracies, with published values.
 
     Returns:
-        run, backbone, batch_size, accuracy, low, high, published (fractions; NaN for none).
+        Columns run, backbone, batch_size, accuracy, low, high as fractions, and for
+        DYB-PlanktonNet published, which is NaN if no result was published.
     """
     rows = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""Do the figures and tables of a folder still agree with the runs? Made again, and compared."""
+"""Check whether figures and tables still agree with the runs, by recomputing and comparing."""
 
 import json
 import tempfile
@@ -31,41 +31,41 @@ from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import data_runs_folder, find_data, relative_to_root
 
 NEED_DATA = ("class_counts", "imbalance", "channels", "leakage", "without_leaks")
-CLOSE = 1e-9  # between a metric on disk and the same counted again
+CLOSE = 1e-9  # tolerance between a stored metric and the recomputed one
 
 
 @dataclass
 class Verdict:
-    """How many things agree with the runs; what does not, and what could not be checked."""
+    """The number of checks that agree, the differences, and what could not be checked."""
 
     agree: int = 0
     differ: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
     def take(self, faults: list[str]) -> None:
-        """Count one thing that was checked."""
+        """Add the outcome of one check: its differences, or none."""
         self.differ += faults
         self.agree += not faults
 
 
 def verify(folder: Path) -> Verdict:
-    """Make every table and number again, and hold them and the figures against the runs.
+    """Check every figure, table and number in a folder against the runs.
 
-    Tables, ``numbers.tex`` and the chapter are made anew from the runs; a figure tells which
-    files it was drawn from, and their hashes. The metrics and intervals of every run's
-    ``test.json`` and ``retrieval.json`` are counted again from its predictions.
+    Tables, ``numbers.tex`` and the chapter are recomputed from the runs and compared. Figures are
+    not redrawn; the hashes of the files they were drawn from are compared. The metrics and
+    intervals in every ``test.json`` and ``retrieval.json`` are recomputed from the predictions.
 
     Args:
         folder: ``figures/<data>``, a run's folder in it, or a copy of either.
 
     Raises:
-        InputError: where there are no figures or tables.
+        InputError: if there are no figures or tables.
     """
     files = [path for path in folder.rglob("*") if path.suffix in (*ENDINGS, ".png", ".pdf")]
-    written_else = {folder / Path(name).stem for name in (DOCUMENT, BODY, NUMBERS)}
-    stems = sorted({path.with_suffix("") for path in files} - written_else)
+    not_tables = {folder / Path(name).stem for name in (DOCUMENT, BODY, NUMBERS)}
+    stems = sorted({path.with_suffix("") for path in files} - not_tables)
     if not stems:
-        raise InputError(f"{folder} holds no figures or tables; give a folder such as figures/NAME")
+        raise InputError(f"no figures or tables in {folder}; give a folder such as figures/NAME")
     verdict, known = Verdict(), Known()
     for stem in stems:
         if any(_beside(stem, ending).is_file() for ending in ENDINGS):
@@ -81,7 +81,7 @@ def verify(folder: Path) -> Verdict:
 
 
 def _beside(stem: Path, ending: str) -> Path:
-    return stem.with_name(stem.name + ending)  # a stem may hold a dot of its own
+    return stem.with_name(stem.name + ending)  # with_suffix would cut a stem that contains a dot
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -96,27 +96,27 @@ def _check(
     known: "Known",
     verdict: Verdict,
 ) -> None:
-    """Check one thing; whatever is missing or spoilt for that is a fault of this thing alone."""
+    """Run one check; a missing or damaged file counts as a difference and stops nothing else."""
     try:
         check(path, folder, known, verdict)
     except FileNotFoundError as error:
-        verdict.take([f"{_name(path, folder)}: {error.filename} is not there"])
+        verdict.take([f"{_name(path, folder)}: {error.filename} is missing"])
     except (InputError, OSError, LookupError, ValueError, TypeError) as error:
-        verdict.take([f"{_name(path, folder)}: cannot be made again: {error}"])
+        verdict.take([f"{_name(path, folder)}: cannot be recomputed: {error}"])
 
 
 class Known:
-    """Results by what made them, so that predictions and leaks are read once."""
+    """A cache of results by their source, so that predictions and leaks are read only once."""
 
     def __init__(self) -> None:
         self.results: dict[str, Results] = {}
         self.runs: dict[str, RunDirectory] = {}
 
     def results_of(self, source: dict[str, Any]) -> Results:
-        """The results as they are now, of what a source speaks of.
+        """Return the current results for a recorded source.
 
         Raises:
-            InputError: where the run or the data set is gone.
+            InputError: if the run or the data set no longer exists.
         """
         name = next(iter(source["runs"]), "") if source["part"] != "comparison" else ""
         key = json.dumps((source["part"], source["data"], name, source["settings"]))
@@ -137,65 +137,65 @@ class Known:
 
 
 def _check_table(stem: Path, folder: Path, known: Known, verdict: Verdict) -> None:
-    name, told = _name(stem, folder), _beside(stem, ".json")
+    name, recorded = _name(stem, folder), _beside(stem, ".json")
     if stem.name not in TABLES:
-        verdict.unknown.append(f"{name}, which is no table of the workbook")
+        verdict.unknown.append(f"{name}, which is not a table of the workbook")
         return
-    source = read_source(told)
+    source = read_source(recorded)
     if stem.name in NEED_DATA and not find_data(source["data"]).is_dir():
-        verdict.unknown.append(f"{name}, whose data set {source['data']} is not here")
+        verdict.unknown.append(f"{name}, whose data set {source['data']} is missing")
         return
     results = known.results_of(source)
     with tempfile.TemporaryDirectory() as scratch:
         again = Path(scratch) / stem.name
         write_table(stem.name, results, again.parent)
         faults = [*_place_faults(stem, folder, source), *_table_faults(stem, name, again)]
-        if again.with_name(told.name).is_file():
-            faults += _told_faults(name, source, read_source(_beside(again, ".json")))
+        if again.with_name(recorded.name).is_file():
+            faults += _source_changes(name, source, read_source(_beside(again, ".json")))
     verdict.take(faults)
 
 
 def _place_faults(stem: Path, folder: Path, source: dict[str, Any]) -> Iterator[str]:
-    """Where something lies in another place, or under another name, than it was made for."""
+    """Yield a difference if a file was renamed or moved to the folder of another run."""
     if source.get("name") != stem.name:
-        yield f"{_name(stem, folder)} was made as {source.get('name')!r}"
-    of_run = source.get("label")
-    lies_in = stem.parent.resolve().name
-    if of_run and lies_in != of_run:
-        yield f"{_name(stem, folder)} is of the run {of_run}"
+        yield f"{_name(stem, folder)} was originally named {source.get('name')!r}"
+    run_name = source.get("label")
+    if run_name and stem.parent.resolve().name != run_name:
+        yield f"{_name(stem, folder)} belongs to the run {run_name}"
 
 
-def _told_faults(name: str, told: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Where a table says that it comes from something else than it does."""
+def _source_changes(name: str, recorded: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Yield the differences between a table's recorded sources and the current ones."""
     for key in ("data_fingerprint", "settings"):
-        if told.get(key) != now[key]:
-            yield f"{name}.json says {key} {told.get(key)!r}, made again {now[key]!r}"
-    files = {run: facts.get("files") for run, facts in told["runs"].items()}
+        if recorded.get(key) != now[key]:
+            yield f"{name}.json records {key} {recorded.get(key)!r}, but it is now {now[key]!r}"
+    files = {run: facts.get("files") for run, facts in recorded["runs"].items()}
     if files != {run: facts["files"] for run, facts in now["runs"].items()}:
-        yield f"{name}.json tells of other files of the runs than there are now"
+        yield f"{name}.json records other run files than there are now"
 
 
 def _table_faults(stem: Path, name: str, again: Path) -> Iterator[str]:
+    """Yield the differences between a table's files and the recomputed ones."""
     if not _beside(again, ".csv").is_file():
-        yield f"{name}.csv: made again, it has no row"
+        yield f"{name}.csv: the recomputed table is empty"
         return
     before, now = (_cells(_beside(path, ".csv")) for path in (stem, again))
     if before.shape != now.shape or list(before) != list(now):
-        yield f"{name}.csv: has {_shape(before)}, made again {_shape(now)}"
+        yield f"{name}.csv: has {_shape(before)}, but recomputed {_shape(now)}"
     elif not before.equals(now):
         rows, columns = np.nonzero((before != now).to_numpy())
         row, column = rows[0], before.columns[columns[0]]
         more = f" ({len(rows)} cells differ)" if len(rows) > 1 else ""
         yield (
             f"{name}.csv: {column!r} of {before.iloc[row, 0]!r} is {before[column].iloc[row]!r}, "
-            f"made again {now[column].iloc[row]!r}{more}"
+            f"but recomputed {now[column].iloc[row]!r}{more}"
         )
     for ending in (".md", ".tex"):
         ours, theirs = (_beside(path, ending) for path in (stem, again))
         if not ours.is_file():
-            yield f"{name}{ending} is not there"
+            yield f"{name}{ending} is missing"
         elif _lines(ours) != _lines(theirs):
-            yield f"{name}{ending} is not as it comes out now"
+            yield f"{name}{ending} differs from the recomputed file"
 
 
 def _cells(file: Path) -> pd.DataFrame:
@@ -211,31 +211,31 @@ def _lines(file: Path) -> list[str]:
 
 
 def _without_commits(text: str) -> list[str]:
-    """Its lines, without the commit of the code, which changes without the numbers."""
+    """Split text into lines and drop the git commit, which can change without the numbers."""
     return [line.split("; code:")[0] for line in text.splitlines()]
 
 
 def _check_figure(stem: Path, folder: Path, known: Known, verdict: Verdict) -> None:
     name, (png, pdf) = _name(stem, folder), (_beside(stem, ending) for ending in (".png", ".pdf"))
-    told = _told(png)
-    if told is None:
-        verdict.unknown.append(f"{name}, which does not tell what it was drawn from")
+    recorded = _recorded_source(png)
+    if recorded is None:
+        verdict.unknown.append(f"{name}, which does not record its sources")
         return
-    source = json.loads(told)
+    source = json.loads(recorded)
     if source["part"] == "data" and not find_data(source["data"]).is_dir():
-        verdict.unknown.append(f"{name}, whose data set {source['data']} is not here")
+        verdict.unknown.append(f"{name}, whose data set {source['data']} is missing")
         return
     faults = [f"{name}: {fault}" for fault in _source_faults(source, known)]
     faults += _place_faults(stem, folder, source)
     if not pdf.is_file():
-        faults.append(f"{name}.pdf is not there")
-    elif _in_pdf(told) not in pdf.read_bytes():
+        faults.append(f"{name}.pdf is missing")
+    elif _in_pdf(recorded) not in pdf.read_bytes():
         faults.append(f"{name}.pdf was not drawn together with {name}.png")
     verdict.take(faults)
 
 
-def _told(png: Path) -> str | None:
-    """What a PNG says it was made from."""
+def _recorded_source(png: Path) -> str | None:
+    """Read the sources that are recorded in a PNG, or None."""
     if not png.is_file():
         return None
     with Image.open(png) as image:
@@ -243,14 +243,14 @@ def _told(png: Path) -> str | None:
 
 
 def _in_pdf(text: str) -> bytes:
-    """An ASCII text as matplotlib writes it into a PDF."""
+    """Encode ASCII text as matplotlib writes it into a PDF."""
     for character in "\\()":
         text = text.replace(character, f"\\{character}")
     return f"({text})".encode("ascii")
 
 
 def _source_faults(source: dict[str, Any], known: Known) -> Iterator[str]:
-    """What has changed since a figure was drawn."""
+    """Yield what has changed since a figure was drawn."""
     results = known.results_of(source)
     if source["data_fingerprint"] != results.source["data_fingerprint"]:
         yield f"the data set {source['data']} has changed"
@@ -262,11 +262,11 @@ def _source_faults(source: dict[str, Any], known: Known) -> Iterator[str]:
             yield f"{', '.join(changed)} of {name} changed after it was drawn"
     added = set(now) - set(source["runs"])
     if added:
-        yield f"drawn before there were the runs {', '.join(sorted(added))}"
+        yield f"drawn before these runs existed: {', '.join(sorted(added))}"
 
 
 def _check_metrics(file: Path, folder: Path, known: Known, verdict: Verdict) -> None:
-    """A run's test.json or retrieval.json against its predictions."""
+    """Compare a run's test.json or retrieval.json with its predictions."""
     run, stored = known.runs[file.parent.name], read_json(file)
     by_head = file == run.test_file
     predictions = read_predictions(run) if by_head else read_retrieval_predictions(run)
@@ -283,7 +283,7 @@ def _check_metrics(file: Path, folder: Path, known: Known, verdict: Verdict) -> 
 
 
 def _check_texts(numbers: Path, folder: Path, known: Known, verdict: Verdict) -> None:
-    """numbers.tex and the chapter, where notebook 06 has been run."""
+    """Check numbers.tex and the chapter, if notebook 06 has been run."""
     everything = next((r for r in known.results.values() if r.part == "comparison"), None)
     if everything is None:
         return
@@ -295,4 +295,4 @@ def _check_texts(numbers: Path, folder: Path, known: Known, verdict: Verdict) ->
     if (folder / BODY).is_file():
         for name, text in chapter_text(everything.config.data_name).items():
             same = (folder / name).is_file() and _lines(folder / name) == _without_commits(text)
-            verdict.take([] if same else [f"{name} is not as it comes out now: `thesis chapter`"])
+            verdict.take([] if same else [f"{name} is outdated; run `thesis chapter` again"])

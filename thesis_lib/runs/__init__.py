@@ -1,16 +1,17 @@
-"""A run's folder: what lies in it, who reads it, which stages are done.
+"""The folder of a run: its files, how to read them, and which stages are done.
 
-Loads no torch: ``thesis status`` answers at once.
+Importing this package does not load torch, so that ``thesis status`` answers at once.
 
 Reads  ``runs/<data>/<run>/``: ``config.json`` and the CSV and JSON files that stages write.
-Writes ``config.json``, ``provenance.json`` and ``status.json`` of a run.
+Writes ``config.json``, ``provenance.json`` and ``status.json`` in the same folder.
+Imports system, config, errors.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "RunDirectory": "directory",
     "find_runs": "directory",

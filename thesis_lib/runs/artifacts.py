@@ -1,4 +1,4 @@
-"""Readers of the files that a run's stages write."""
+"""Read the files that the stages of a run write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas as pd  # loaded by the functions that need it: `thesis status` cannot wait
+    import pandas as pd  # imported late, so that `thesis status` answers at once
 
 from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
@@ -19,12 +19,12 @@ METRICS_COLUMNS = (
 
 
 def read_metrics(run: RunDirectory) -> list[dict[str, float]]:
-    """``metrics.csv``, a row an epoch; empty before the first epoch's end.
+    """Read ``metrics.csv``, one row per epoch; an empty list before the end of the first epoch.
 
-    Of an imported run it has the imported epochs alone, and NaN for what nobody recorded.
+    For an imported run, only the imported epochs have a row, with NaN where nothing was recorded.
 
     Raises:
-        InputError: for a cell that is no number.
+        InputError: if a cell is not a number.
     """
     if not run.metrics_file.is_file():
         return []
@@ -36,18 +36,18 @@ def read_metrics(run: RunDirectory) -> list[dict[str, float]]:
             ]
         except (ValueError, TypeError) as error:
             raise InputError(
-                f"{run.metrics_file} holds something else than numbers ({error}); remove it, and "
-                "`thesis pretrain` writes it again from the last checkpoint"
+                f"{run.metrics_file} has a cell that is not a number ({error}); delete the file, "
+                "and `thesis pretrain` rewrites it from the last checkpoint"
             ) from None
 
 
 def trained_epochs(metrics: list[dict[str, float]]) -> int:
-    """The last epoch of a run's metrics; 0 before the first."""
+    """Return the last epoch in a run's metrics; 0 if there is none."""
     return int(metrics[-1]["epoch"]) if metrics else 0
 
 
 def trained_fingerprint(run: RunDirectory) -> str | None:
-    """Fingerprint of the data that the run was trained on last; None before it was."""
+    """Return the fingerprint of the data that a run was last trained on; None if never trained."""
     if not run.provenance_file.is_file():
         return None
     entries = reversed(read_json(run.provenance_file))
@@ -56,45 +56,52 @@ def trained_fingerprint(run: RunDirectory) -> str | None:
 
 
 def read_predictions(run: RunDirectory) -> pd.DataFrame:
-    """``predictions.csv``, with class names as text also where they look like numbers."""
-    return read_texts(run.predictions_file, ("path", "true", "predicted"), "test the run again")
+    """Read ``predictions.csv``, one row per test image, with class names as strings."""
+    columns = ("path", "true", "predicted")
+    return read_texts(run.predictions_file, columns, "delete it and run `thesis test` again")
 
 
 def read_embedding(run: RunDirectory) -> pd.DataFrame:
-    """``embedding.csv``: x, y, true, predicted, a row a test image of up to MOST_EMBEDDED."""
-    return read_texts(run.embedding_file, ("true", "predicted"), "test the run again")
+    """Read ``embedding.csv``: x, y, true, predicted for up to MOST_EMBEDDED test images."""
+    columns = ("true", "predicted")
+    return read_texts(run.embedding_file, columns, "delete it and run `thesis test` again")
 
 
 def read_texts(file: Path, text_columns: tuple[str, ...], remedy: str) -> pd.DataFrame:
-    """A CSV whose named columns are text, also where it looks like numbers or is ``NA``.
+    """Read a CSV file with some columns as strings, also where they look like numbers or ``NA``.
+
+    Args:
+        file: the CSV file.
+        text_columns: names of the columns to read as strings.
+        remedy: what the user can do about a damaged file, for the error message.
 
     Raises:
-        InputError: for what is no table, with the remedy.
+        InputError: if the file is not a CSV table.
     """
     import pandas as pd
 
     try:
         return pd.read_csv(file, dtype=dict.fromkeys(text_columns, str), keep_default_na=False)
-    except ValueError as error:  # of pandas for what is empty or no CSV
-        raise InputError(f"{file} is no sound table ({error}); {remedy}") from None
+    except ValueError as error:  # raised by pandas if the file is empty or not CSV
+        raise InputError(f"{file} is not a valid CSV table ({error}); {remedy}") from None
 
 
 def read_retrieval(run: RunDirectory) -> pd.DataFrame:
-    """``retrieval.csv``: a row a threshold and split."""
+    """Read ``retrieval.csv``: one row per threshold and split."""
     import pandas as pd
 
     return pd.read_csv(run.retrieval_file, float_precision="round_trip")
 
 
 def read_retrieval_predictions(run: RunDirectory) -> pd.DataFrame:
-    """``retrieval_predictions.csv``: a row a test image, with class names as text."""
+    """Read ``retrieval_predictions.csv``: one row per test image, with class names as strings."""
     columns = ("path", "true", "predicted", "nearest")
-    remedy = "remove it, and `thesis retrieve` makes it again"
+    remedy = "delete it and run `thesis retrieve` again"
     return read_texts(run.retrieval_predictions_file, columns, remedy)
 
 
 def read_curves(run: RunDirectory) -> pd.DataFrame:
-    """``probe_curves.csv``: a row a checkpoint, head learning rate and head epoch."""
+    """Read ``probe_curves.csv``: one row per checkpoint, head learning rate and head epoch."""
     import pandas as pd
 
     return pd.read_csv(run.probe_curves_file, float_precision="round_trip")

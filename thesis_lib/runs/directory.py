@@ -1,4 +1,4 @@
-"""RunDirectory: where each artefact of a run lies."""
+"""Locate the files of a run, find runs, and compare their settings."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,8 @@ from thesis_lib.system.paths import (
 class RunDirectory:
     """One run's folder: ``runs/<data>/<backbone>-bs<batch>-seed<seed>[-<tag>]``.
 
-    The names of its artefacts stand here once; ``config.json`` in it is the truth about the
-    run, the folder's name a label.
+    The paths of all its files are defined here. ``config.json`` holds the settings of the run;
+    the folder's name is only a label.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -60,65 +60,75 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
-        """Open a run by its folder.
+        """Open the run in a folder.
+
+        Args:
+            path: the folder, relative to the working directory or to the workbook's root.
 
         Raises:
-            InputError: where there is no run, with the runs nearest in name.
+            InputError: if the folder is not a run (the message gives the runs with the most
+                similar names) or has been renamed.
         """
         path = path if path.exists() else workbook_root() / path
         if not (path / "config.json").is_file():
             known = [str(p.parent) for p in data_runs_folder("").glob("*/*/config.json")]
             raise InputError(
-                f"{path} is no run: it holds no config.json"
+                f"{path} is not a run: it has no config.json"
                 f"{nearest(str(path.absolute()), known)}; `thesis status` lists the runs"
             )
         run = cls(RunConfig.from_dict(read_json(path / "config.json")))
         if run.path.resolve() != path.resolve():
             raise InputError(
                 f"{path} holds the config.json of {relative_to_root(run.path)}; "
-                "rename the folder, or give the run its own tag"
+                "rename the folder, or set 'tag' in its config.json to match its name"
             )
         return run
 
     @classmethod
     def find(cls, **settings: Any) -> "RunDirectory":
-        """The run that these settings name, for the stages after pretraining.
+        """Find a pretrained run by its settings, for the stages after pretraining.
 
-        Settings that only later stages read (``probe_from``, ``head_epochs``, ...) may differ
-        from the run's own and take their place; any other must be as the run was trained.
+        Settings that only later stages use (``probe_from``, ``head_epochs``, ...) may differ from
+        those in ``config.json``, and then replace them. All others must match.
+
+        Args:
+            settings: fields of :class:`RunConfig` and their values.
 
         Raises:
-            InputError: where there is no such run, or it was trained with other settings.
+            InputError: if there is no such run, or it was trained with other settings.
         """
-        asked = cls(RunConfig.from_dict(settings))
-        if not asked.config_file.is_file():
+        requested = cls(RunConfig.from_dict(settings))
+        if not requested.config_file.is_file():
             raise InputError(
-                f"there is no run {relative_to_root(asked.path)}; train it first: notebook 02 or "
-                "`thesis pretrain` (`thesis status` lists the runs)"
+                f"there is no run {relative_to_root(requested.path)}; train it first with notebook "
+                "02 or `thesis pretrain` (`thesis status` lists the runs)"
             )
-        stored = cls.open(asked.path).config
+        stored = cls.open(requested.path).config
         differing = {
             name: values
-            for name, values in stored.differences(asked.config, (IDENTITY, PRETRAIN)).items()
+            for name, values in stored.differences(requested.config, (IDENTITY, PRETRAIN)).items()
             if name in settings
         }
         if differing:
-            raise InputError(_difference_message(asked, differing))
+            raise InputError(_difference_message(requested, differing))
         return cls(stored.updated(**settings))
 
     def check_config(self, stages: tuple[str, ...] = (IDENTITY, PRETRAIN, PROBE)) -> None:
-        """Hold the settings asked for against ``config.json``, where the run has one.
+        """Compare the settings with the run's ``config.json``, if there is one.
+
+        Args:
+            stages: stages whose settings have to match.
 
         Raises:
-            InputError: naming the fields that differ, and how to keep both runs; for checkpoints
-                that no ``config.json`` tells of.
+            InputError: if settings differ (the message names them and how to keep both runs), or
+                if the run has checkpoints but no ``config.json``.
         """
         if not self.config_file.is_file():
             if any(self.checkpoints.glob("*.pth")):
                 raise InputError(
-                    f"{relative_to_root(self.checkpoints)} holds checkpoints of a run without "
-                    "config.json; put that back (each checkpoint holds it as 'config'), or start "
-                    "another run with --tag NAME"
+                    f"{relative_to_root(self.checkpoints)} holds checkpoints, but the run has no "
+                    "config.json; restore it (every checkpoint stores it as 'config'), or start a "
+                    "new run with --tag NAME"
                 )
             return
         stored = RunConfig.from_dict(read_json(self.config_file))
@@ -127,9 +137,9 @@ class RunDirectory:
             raise InputError(_difference_message(self, differing))
 
     def write_config(self) -> None:
-        """Write ``config.json``, with the data's path as seen from the workbook's root.
+        """Write ``config.json``, with the path of the data relative to the workbook's root.
 
-        How many devices are at it is asked for each time.
+        ``force`` and ``devices`` are not saved, as they only apply to the current start.
         """
         data = relative_to_root(find_data(self.config.data))
         config = self.config.updated(data=data, force=False, devices=1)
@@ -137,34 +147,34 @@ class RunDirectory:
 
 
 def listed_differences(differing: dict[str, tuple]) -> str:
-    """``epochs = 3 (asked: 2), ...`` of what :meth:`RunConfig.differences` gives."""
+    """Format the result of :meth:`RunConfig.differences`: ``epochs = 3 (requested: 2), ...``."""
     return ", ".join(
-        f"{name} = {json.dumps(mine)} (asked: {json.dumps(asked)})"
-        for name, (mine, asked) in differing.items()
+        f"{name} = {json.dumps(stored)} (requested: {json.dumps(requested)})"
+        for name, (stored, requested) in differing.items()
     )
 
 
 def _difference_message(run: RunDirectory, differing: dict[str, tuple]) -> str:
     message = (
         f"{relative_to_root(run.path)} was made with {listed_differences(differing)}; "
-        "to keep both runs, give this one a name with --tag NAME (in a notebook: tag = 'NAME')"
+        "to keep both runs, give the new one a name with --tag NAME (in a notebook: tag = 'NAME')"
     )
     if set(differing) <= set(RunConfig.field_names(PROBE)):
         options = " ".join(f"--{name.replace('_', '-')} ..." for name in differing)
-        message += f"; to probe the same backbone anew: thesis probe {run.path.name} {options}"
+        message += f"; to probe the same backbone again: thesis probe {run.path.name} {options}"
     return message
 
 
 def run_folders(data_name: str | None = None) -> list[Path]:
-    """Folders that hold a ``config.json``, of all data sets or of one, in order of their names."""
+    """Return all folders with a ``config.json``, or those of one data set, sorted by name."""
     pattern = f"{data_name or '*'}/*/config.json"
     return [file.parent for file in sorted((workbook_root() / "runs").glob(pattern))]
 
 
 def find_runs(data_name: str | None = None) -> list[RunDirectory]:
-    """All runs, or those on one data set, in the order of their names.
+    """Open all runs, or those of one data set, sorted by name.
 
     Raises:
-        InputError: for a folder that is no sound run, with what to do.
+        InputError: if a run cannot be opened. The message says what to do.
     """
     return [RunDirectory.open(folder) for folder in run_folders(data_name)]

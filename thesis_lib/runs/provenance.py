@@ -1,4 +1,4 @@
-"""What each stage of a run was made with, and how far it has come."""
+"""Record how each stage of a run was made, and report its state."""
 
 import contextlib
 import math
@@ -22,17 +22,17 @@ from thesis_lib.runs.stages import IS_DONE, STAGES
 from thesis_lib.system.files import read_json, write_json
 from thesis_lib.system.processes import is_alive
 
-CLOCK_SECONDS = 60.0  # by which the clock may have been put back since
+CLOCK_SECONDS = 60.0  # tolerance for a clock that was set back after the stage started
 
 
 @contextlib.contextmanager
 def stage(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
-    """Note in ``status.json`` that a stage runs, has failed or is done, and its provenance.
+    """Record a stage for the block: its provenance, and in ``status.json`` its state.
 
     Args:
-        run: the run that it is a stage of.
-        name: one of STAGES.
-        facts: what else provenance should keep, such as the data set's fingerprint.
+        run: the run.
+        name: name of the stage, one of STAGES.
+        facts: more entries for the provenance, such as the data set's fingerprint.
     """
     entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
     write_json(run.provenance_file, [*entries, {"stage": name, **facts, **provenance()}])
@@ -60,37 +60,37 @@ def _write_state(run: RunDirectory, name: str, state: dict[str, Any]) -> None:
 
 
 def stage_states(run: RunDirectory) -> dict[str, dict[str, Any]]:
-    """The state of each stage of STAGES.
+    """Return the state of each stage of STAGES.
 
     Returns:
-        ``state`` ("done", "running", "failed", "interrupted": its process is gone, or
-        "missing"), ``seconds`` so far (None if never run), ``error`` where it failed, ``job``,
-        Slurm's id, where it was begun in one.
+        For each stage a dict with ``state`` ("done", "running", "failed", "interrupted" if its
+        process is gone, or "missing"), ``seconds`` spent so far (None if unknown), ``error``
+        (None unless it stopped with one) and ``job`` (Slurm's job id, None outside a job).
     """
-    noted = read_json(run.status_file) if run.status_file.is_file() else {}
-    return {name: _stage_state(run, name, noted.get(name, {})) for name in STAGES}
+    records = read_json(run.status_file) if run.status_file.is_file() else {}
+    return {name: _stage_state(run, name, records.get(name, {})) for name in STAGES}
 
 
-def _stage_state(run: RunDirectory, name: str, noted: dict[str, Any]) -> dict[str, Any]:
-    state, seconds = noted.get("state", "missing"), noted.get("seconds")
+def _stage_state(run: RunDirectory, name: str, record: dict[str, Any]) -> dict[str, Any]:
+    state, seconds = record.get("state", "missing"), record.get("seconds")
     if state == "running":
-        seconds = time.time() - noted["started"]
-        here = noted["host"] == socket.gethostname()
-        if here and not _goes_on(noted["pid"], noted["started"]):
+        seconds = time.time() - record["started"]
+        on_this_host = record["host"] == socket.gethostname()
+        if on_this_host and not _is_running(record["pid"], record["started"]):
             state, seconds = "interrupted", None
     elif IS_DONE[name](run):
         state = "done"
-    elif state == "done":  # its inputs have changed since
+    elif state == "done":  # but its inputs have changed since
         state = "missing"
     if name == "pretrain" and state != "missing":
-        spent = sum(row["seconds"] for row in read_metrics(run))  # over all its lives
-        seconds = None if math.isnan(spent) else spent  # of an imported run nobody knows
-    told = {name: noted.get(name) for name in ("error", "job")}
-    return {"state": state, "seconds": seconds, **told}
+        spent = sum(row["seconds"] for row in read_metrics(run))  # over all starts
+        seconds = None if math.isnan(spent) else spent  # NaN: unknown for an imported run
+    recorded = {name: record.get(name) for name in ("error", "job")}
+    return {"state": state, "seconds": seconds, **recorded}
 
 
-def _goes_on(pid: int, began: float) -> bool:
-    """Whether the process that began a stage is still there, and not a later one of its number."""
+def _is_running(pid: int, began: float) -> bool:
+    """Return whether the process that began a stage still runs; a pid can be reused."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         return is_alive(process) and process.create_time() < began + CLOCK_SECONDS
@@ -98,7 +98,7 @@ def _goes_on(pid: int, began: float) -> bool:
 
 
 def provenance() -> dict[str, Any]:
-    """What produced a result: when, command, code, versions and hardware."""
+    """Return the provenance of a result: time, command, commit, versions and hardware."""
     packages = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pandas")
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,7 +116,7 @@ def provenance() -> dict[str, Any]:
 
 
 def code_commit() -> str | None:
-    """The commit of the code, with ``-dirty`` where the tree has changes; None outside git."""
+    """Return the git commit, with ``-dirty`` if there are uncommitted changes; None outside git."""
     folder = str(Path(__file__).parent)
     command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"]
     try:

@@ -1,9 +1,11 @@
-"""The stages of a run: which are done, held against their inputs; states and provenance.
+"""Check which stages of a run are done.
 
-A stage is done when its outputs are there and were made from its inputs as they are now. This
-module reads small files alone, so that ``thesis status`` answers at once.
+A stage is done if its outputs exist and were made from its current inputs. This module only reads
+small files, so that ``thesis status`` answers at once.
 """
 
+import hashlib
+import json
 from typing import Any
 
 from thesis_lib.config import IDENTITY, PRETRAIN, PROBE, RunConfig
@@ -17,16 +19,16 @@ STAGES = ("pretrain", "probe", "test", "retrieve")
 
 
 def is_pretrained(run: RunDirectory) -> bool:
-    """Whether the run's pretraining has reached its last epoch."""
+    """Return whether pretraining has reached the last epoch."""
     reached = trained_epochs(read_metrics(run)) >= run.config.epochs
     return reached and trained_fingerprint(run) is not None
 
 
 def probe_inputs(run: RunDirectory) -> dict[str, Any]:
-    """What a selection depends on: the settings that shape it, and the data's fingerprint.
+    """Return the inputs of probing: the settings that affect it and the data's fingerprint.
 
     Raises:
-        InputError: where the run is not trained to its end.
+        InputError: if the run is not trained to its last epoch.
     """
     return _settings(run, IDENTITY, PRETRAIN, PROBE)
 
@@ -43,20 +45,20 @@ def _settings(run: RunDirectory, *stages: str) -> dict[str, Any]:
 
 
 def is_probed(run: RunDirectory) -> bool:
-    """Whether ``selection.json`` and what belongs to it were made with the run's settings."""
+    """Return whether probing is done: its outputs exist and were made with these settings."""
     files = (run.selection_file, run.probe_file, run.probe_curves_file, run.head_file)
     if not is_pretrained(run) or not all(file.is_file() for file in files):
         return False
     selection = read_json(run.selection_file)
-    # Selections of earlier versions lack the temperature, which the final test needs.
+    # Earlier versions wrote no temperature, which the final test needs.
     return selection["inputs"] == probe_inputs(run) and "temperature" in selection
 
 
 def selection_digest(run: RunDirectory) -> str:
-    """Hash of ``selection.json``: what the final test depends on.
+    """Return the hash of ``selection.json``, the input of the final test.
 
     Raises:
-        InputError: where nothing has been selected yet.
+        InputError: if nothing has been selected yet.
     """
     digest = file_digest(run.selection_file)
     if digest is None:
@@ -67,7 +69,7 @@ def selection_digest(run: RunDirectory) -> str:
 
 
 def is_tested(run: RunDirectory) -> bool:
-    """Whether ``test.json`` was made from the selection that is on disk."""
+    """Return whether the final test is done: its outputs exist, for the current selection."""
     files = (run.selection_file, run.test_file, run.predictions_file, run.embedding_file)
     if not all(file.is_file() for file in (*files, run.calibration_file)):
         return False
@@ -75,10 +77,12 @@ def is_tested(run: RunDirectory) -> bool:
 
 
 def table_checkpoint(run: RunDirectory) -> int:
-    """The checkpoint whose features fill the run's look-up table.
+    """Return the epoch of the checkpoint whose features fill the look-up table.
+
+    This is the configured one, else the selected one, or the last one if the data set has no val/.
 
     Raises:
-        InputError: where none is named, and nothing has been selected although there is a val/.
+        InputError: if no checkpoint is configured or selected, although there is a val/.
     """
     if run.config.table_checkpoint is not None:
         return run.config.table_checkpoint
@@ -89,10 +93,10 @@ def table_checkpoint(run: RunDirectory) -> int:
 
 
 def table_inputs(run: RunDirectory) -> dict[str, Any]:
-    """What a look-up table and the choice of its threshold depend on.
+    """Return the inputs of the look-up table and of the choice of its threshold.
 
     Raises:
-        InputError: where the run is not trained to its end, or there is no selection to go by.
+        InputError: if the run is not trained to its last epoch, or no checkpoint is selected.
     """
     return {
         **_settings(run, IDENTITY, PRETRAIN),
@@ -103,7 +107,7 @@ def table_inputs(run: RunDirectory) -> dict[str, Any]:
 
 
 def is_table_made(run: RunDirectory) -> bool:
-    """Whether ``table.safetensors`` and the choice of its threshold are of the run as it is."""
+    """Return whether the look-up table and its threshold were made from the current inputs."""
     files = (run.table_file, run.table_choice_file, run.retrieval_file, run.ood_file)
     if not is_pretrained(run) or not all(file.is_file() for file in files):
         return False
@@ -111,12 +115,22 @@ def is_table_made(run: RunDirectory) -> bool:
 
 
 def table_digest(run: RunDirectory) -> str:
-    """Hash of ``table.json``: what the test of the table depends on."""
-    return (file_digest(run.table_choice_file) or "")[:16]
+    """Return the hash of ``table.json``, the input of the test of the look-up table.
+
+    The time that the features took is left out: the same table made again is no other choice.
+    """
+    if not run.table_choice_file.is_file():
+        return ""
+    choice = read_json(run.table_choice_file)
+    choice.pop("feature_seconds_per_image", None)
+    return hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def is_retrieved(run: RunDirectory) -> bool:
-    """Whether ``retrieval.json`` is of the table as it is, and has the curve if that is asked."""
+    """Return whether the current look-up table is tested.
+
+    With ``test_curve``, the test must include the curve over all thresholds.
+    """
     files = (run.retrieval_test_file, run.retrieval_predictions_file)
     if not all(file.is_file() for file in files) or not is_table_made(run):
         return False

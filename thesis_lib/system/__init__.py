@@ -1,16 +1,17 @@
-"""What the machine gives: files, locks, signals, processes, devices, several ranks.
+"""Files, locks, signals, processes, devices and distributed computing.
 
-Knows nothing of plankton or of runs.
+This package depends on the machine only, not on plankton data or runs.
 
-Reads  the environment, the hardware, and files that other rooms name.
-Writes files whole or not at all (``files``), and one lock file in a run's folder (``locks``).
+Reads  the environment, the hardware, and files whose paths other packages pass.
+Writes files atomically (``files``), and one lock file in a run's folder (``locks``).
+Imports config, errors.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "device": None,
     "distributed": None,

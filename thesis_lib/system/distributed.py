@@ -1,7 +1,8 @@
-"""Several processes that compute together: rank 0 leads and writes, the others help it.
+"""Run one command on several processes (ranks) that torchrun has started.
 
-torchrun starts them. Rank 0 runs a command as it would alone; the other ranks wait until it tells
-them what to compute with it, and end when it does. On its own, a process is rank 0 of 1.
+Rank 0 runs the command as it would in a single process and writes all files. The other ranks are
+its workers: they wait for rank 0 to send them functions to call, and stop when it is done.
+Without torchrun, a process is rank 0 of a world of size 1.
 """
 
 import contextlib
@@ -22,46 +23,49 @@ from thesis_lib.system import processes
 from thesis_lib.system.signals import Deferral, Terminated
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=1)  # rank 0 may train heads while the others wait
-PROBLEM = "thesis/problem"  # the key of what a rank leaves word of
+PATIENCE = timedelta(days=1)  # timeout of the workers, which wait while rank 0 trains heads
+PROBLEM = "thesis/problem"  # the store's key for the error message of a failed rank
 
-_store: distributed.Store | None = None  # of the ranks; None on its own
-_messages: distributed.ProcessGroup | None = None  # through which they talk, on the CPU
+_store: Any = None  # shared by all ranks; None in a single process
+_messages: distributed.ProcessGroup | None = None  # gloo group for objects and flags on the CPU
 
 
 def world_size() -> int:
-    """How many ranks compute together."""
+    """Return the number of ranks."""
     return distributed.get_world_size() if _store is not None else 1
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """Return the rank of this process; 0 in a single process."""
     return distributed.get_rank() if _store is not None else 0
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Meet the other ranks that torchrun has started; on its own, a process has none to meet.
+    """Join the process group of torchrun's ranks; do nothing in a single process.
 
-    Tensors of a GPU go by NCCL, those of the CPU by gloo. A rank ends with torchrun, however that
-    ended. After an error the ranks do not take leave of each other, which can wait for ever on
-    one that is gone: the process is to end by ``os._exit``.
+    GPU tensors are exchanged by NCCL, CPU tensors by gloo. A rank stops when torchrun stops, even
+    if torchrun was killed. After an error the process group is not destroyed, as that could wait
+    forever for a rank that is gone; the process must then end with ``os._exit``.
     """
     global _store, _messages
     if not processes.under_torchrun():
         yield
         return
     processes.exit_with_parent(os.getppid())
-    if "THESIS_OWNER" in os.environ:  # of the notebook or command that has started torchrun
+    if "THESIS_OWNER" in os.environ:  # the notebook or command that started torchrun
         processes.exit_with_parent(int(os.environ["THESIS_OWNER"]))
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        processes.kill_when_stuck()  # as in NCCL, when another rank is gone
-    store, number, count = next(rendezvous("env://"))
+        processes.kill_when_stuck()  # NCCL can hang when another rank is gone
+    store, own_rank, num_processes = next(rendezvous("env://"))
     distributed.init_process_group(
-        backend, store=distributed.PrefixStore("ranks", store), rank=number, world_size=count
+        backend,
+        store=distributed.PrefixStore("ranks", store),
+        rank=own_rank,
+        world_size=num_processes,
     )
     _messages = distributed.new_group(backend="gloo", timeout=PATIENCE)
     _store = store
@@ -74,12 +78,12 @@ def process_group() -> Iterator[None]:
 
 @contextlib.contextmanager
 def report_worker_errors() -> Iterator[None]:
-    """Say on rank 0 what went wrong on another rank, instead of that it cannot be reached.
+    """Re-raise the failing rank's error on rank 0 instead of gloo's connection error.
 
-    torchrun ends all ranks then, so rank 0 may hear of it by SIGTERM.
+    When a rank fails, torchrun stops all others, so rank 0 may notice the failure as a SIGTERM.
 
     Raises:
-        InputError: for a rank that has ended, with its own problem where it could tell.
+        InputError: if another rank has failed, with that rank's own message if it left one.
     """
     try:
         yield
@@ -89,8 +93,8 @@ def report_worker_errors() -> Iterator[None]:
         problem = _problem()
         if problem is None and is_lost_connection(error):
             problem = (
-                "another process of this run was killed or has ended (too little memory?); the "
-                "same command goes on from what is saved"
+                "another process of this run was killed or stopped (out of memory?); run the same "
+                "command again to resume from what was saved"
             )
         if problem is None:
             raise
@@ -98,90 +102,107 @@ def report_worker_errors() -> Iterator[None]:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error says that another rank cannot be reached; gloo has no class for it."""
+    """Return whether another rank cannot be reached; gloo has no exception class for this."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
 
 
 def _problem() -> str | None:
-    """What another rank has left word of, if one has."""
+    """Return the error message that a failed rank left in the store, or None."""
     with contextlib.suppress(RuntimeError):
         return _store.get(PROBLEM).decode() if _store.check([PROBLEM]) else None
     return None
 
 
 def run_on_ranks(command: Callable[[], int]) -> int:
-    """Run a command on rank 0, which the other ranks help; return its exit status."""
+    """Run a command on rank 0 with the other ranks as workers; return its exit status."""
     with process_group(), report_worker_errors():
         if rank():
             _serve_rank_0()
             return 0
         status = command()
         if world_size() > 1:
-            with contextlib.suppress(RuntimeError):  # one has gone already, and all is done
+            with contextlib.suppress(
+                RuntimeError
+            ):  # a worker has stopped already, and all work is done
                 distributed.broadcast_object_list([None], src=0, group=_messages)
         return status
 
 
 def _serve_rank_0() -> None:
-    """Do what rank 0 tells, until all is done.
+    """Call the functions that rank 0 sends, until it sends None.
 
-    A problem ends this process, once word of it is left for rank 0.
+    After an error, leave its message in the store for rank 0 and exit the process.
     """
     try:
         while True:
-            told = [None]
-            distributed.broadcast_object_list(told, src=0, group=_messages)
-            if told[0] is None:
+            message = [None]
+            distributed.broadcast_object_list(message, src=0, group=_messages)
+            if message[0] is None:
                 return
-            function, arguments = told[0]
+            function, arguments = message[0]
             function(*arguments)
     except Exception as error:
         if is_lost_connection(error):
-            os._exit(1)  # rank 0 has ended, or another rank, and says why
+            os._exit(1)  # another rank has failed and reports the reason
         if not isinstance(error, InputError):
             traceback.print_exc()
         with contextlib.suppress(RuntimeError):
-            named = (
+            source = (
                 "" if isinstance(error, InputError) else f"rank {rank()}: {type(error).__name__}: "
             )
-            _store.set(PROBLEM, f"{named}{error}")
+            _store.set(PROBLEM, f"{source}{error}")
         sys.stderr.flush()
-        os._exit(2)  # at once: now rank 0 hears of it, wherever it waits for this one
+        os._exit(2)  # at once, so that rank 0 gets an error wherever it waits for this rank
 
 
 def call_on_workers(function: Callable[..., Any], *arguments: Any) -> None:
-    """Have the other ranks call a function of a module, while rank 0 goes on with its own part."""
+    """Make all other ranks call a module-level function; rank 0 does not wait for them."""
     if world_size() > 1:
         distributed.broadcast_object_list([(function, arguments)], src=0, group=_messages)
 
 
-def batch_slice(images: int, views: int, rank: int, ranks: int) -> slice:
-    """The images of a batch that a rank takes.
+def batch_slice(num_images: int, num_views: int, rank: int, world_size: int) -> slice:
+    """Return the slice of a batch that a rank processes.
 
-    All parts together are the batch in its order, and differ by an image at most. A batch too
-    small to give each rank two views, which batch normalisation needs, is taken whole by each.
+    The slices of all ranks, in order, make up the batch; their sizes differ by at most one image.
+    Batch normalisation needs at least two views per rank. If the batch is too small for that,
+    every rank processes all of it.
+
+    Args:
+        num_images: images in the batch.
+        num_views: views of each image.
+        rank: the rank.
+        world_size: number of ranks.
     """
-    if images // ranks * views < 2:
-        return slice(0, images)
-    return slice(images * rank // ranks, images * (rank + 1) // ranks)
+    if num_images // world_size * num_views < 2:
+        return slice(0, num_images)
+    return slice(num_images * rank // world_size, num_images * (rank + 1) // world_size)
 
 
-def gather_with_gradients(own: Tensor, rows: int, start: int) -> Tensor:
-    """The rows (rows, ...) of all ranks, of which this one's begin at ``start``, with gradients.
+def gather_with_gradients(own: Tensor, num_rows: int, start: int) -> Tensor:
+    """Gather the rows of all ranks such that gradients flow back to each rank's own rows.
 
-    Every rank is to make the same scalar of them. Its gradient then comes back to each rank's own
-    rows times the number of ranks, by which DistributedDataParallel divides.
+    All ranks must compute the same scalar loss from the result. The gradient of a rank's own rows
+    is multiplied by the world size, because DistributedDataParallel divides by it.
+
+    Args:
+        own: rows of this rank, (n, ...).
+        num_rows: number of rows of all ranks together.
+        start: index of this rank's first row among them.
+
+    Returns:
+        The rows of all ranks, (num_rows, ...).
     """
-    return own if len(own) == rows else _GatherWithGradients.apply(own, rows, start)
+    return own if len(own) == num_rows else _GatherWithGradients.apply(own, num_rows, start)
 
 
 class _GatherWithGradients(torch.autograd.Function):
-    """Adds up what holds a rank's own rows and zeros elsewhere: parts may differ in size."""
+    """All-reduce zero-padded rows: all-gather would need equally many rows on each rank."""
 
     @staticmethod
-    def forward(context: Any, own: Tensor, rows: int, start: int) -> Tensor:
+    def forward(context: Any, own: Tensor, num_rows: int, start: int) -> Tensor:
         context.own = slice(start, start + len(own))
-        whole = own.new_zeros(rows, *own.shape[1:])
+        whole = own.new_zeros(num_rows, *own.shape[1:])
         whole[context.own] = own
         distributed.all_reduce(whole)
         return whole
@@ -192,7 +213,7 @@ class _GatherWithGradients(torch.autograd.Function):
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of a scalar over all ranks, without gradient."""
+    """Return the sum of a scalar over all ranks, without gradients."""
     if world_size() > 1:
         value = value.detach().clone()
         distributed.all_reduce(value)
@@ -200,9 +221,9 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def should_stop(deferral: Deferral) -> bool:
-    """Whether to leave in good order: any rank has a signal to obey, and then all have it.
+    """Return whether any rank has received a signal to stop, and pass the signal to all ranks.
 
-    All ranks wait for each other here.
+    This is a collective call: all ranks wait for each other here.
     """
     if world_size() == 1:
         return deferral.signal is not None
@@ -210,44 +231,46 @@ def should_stop(deferral: Deferral) -> bool:
     distributed.all_reduce(number, distributed.ReduceOp.MAX, group=_messages)
     if number:
         deferral.signal = deferral.signal or int(number)
-    return bool(number)  # a signal that has come since is for the next time
+    return bool(number)  # a signal received after the all-reduce counts at the next call
 
 
-def gather_batches(own: Iterator[T], batches: int) -> Iterator[T]:
-    """On rank 0: what all ranks make of batches that they take in turn, in the batches' order.
+def gather_batches(own: Iterator[T], num_batches: int) -> Iterator[T]:
+    """Yield on rank 0 the results of all batches, in order, from all ranks.
 
-    The other ranks :func:`send_batch` what they make of theirs.
+    The batches are dealt out to the ranks: batch i goes to rank i modulo the world size. The
+    other ranks send the result of each of their batches with :func:`send_batch`.
 
     Args:
-        own: what this rank makes of its batches.
-        batches: how many there are.
+        own: results of rank 0's own batches.
+        num_batches: number of batches of all ranks together.
     """
-    for done, made in enumerate(own):
-        yield made
-        for other in range(1, min(world_size(), batches - done * world_size())):
-            received = [None]
+    for done, result in enumerate(own):
+        yield result
+        for other in range(1, min(world_size(), num_batches - done * world_size())):
+            received: list[Any] = [None]
             distributed.recv_object_list(received, src=other, group=_messages)
             yield received[0]
 
 
 def send_batch(value: Any) -> None:
-    """Send something to rank 0, which takes it by :func:`gather_batches`."""
+    """Send the result of a batch to rank 0, which receives it in :func:`gather_batches`."""
     distributed.send_object_list([value], dst=0, group=_messages)
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """The model whose backward pass averages the gradients of all ranks; the same weights.
+    """Wrap a model in DistributedDataParallel, which averages the gradients of all ranks.
 
-    All begin with rank 0's weights. On GPUs batch normalisation takes its statistics over the
-    whole batch; torch has no such layer for the CPU, where each rank takes them over its own
-    images, and rank 0's running statistics are the ones that are saved.
+    All ranks start with rank 0's weights. On GPUs, synchronised batch normalisation uses the
+    statistics of the whole batch. torch has no such layer for the CPU: there, each rank uses the
+    statistics of its own images, and rank 0's running statistics are saved. In a single process
+    the model is returned unchanged.
     """
     if world_size() == 1:
         return model
     options: dict[str, Any] = {}
     if next(model.parameters()).is_cuda:
-        convert_sync_batchnorm(model)  # torch's own loses the activations that timm's layers hold
+        convert_sync_batchnorm(model)  # torch's own version drops the activations in timm's layers
         options["device_ids"] = [torch.cuda.current_device()]
-    # With `find_unused_parameters` the gradients are added up in the same order in every step;
-    # otherwise the first step after a start has another one, and a resumed run other bits.
+    # With `find_unused_parameters`, gradients are summed in the same order in every step. Without
+    # it, the first step after a start uses another order, and a resumed run is not reproducible.
     return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True, **options)

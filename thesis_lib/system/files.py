@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, synced, renamed."""
+"""Write files atomically: to a partial file beside the target, synced, then renamed."""
 
 import contextlib
 import errno
@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 from thesis_lib.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd  # `thesis status` is to answer at once
+    import pandas as pd  # imported late, so that `thesis status` answers at once
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-ABANDONED_SECONDS = 3600  # a partial file untouched for so long has lost its writer
+ABANDONED_SECONDS = 3600  # the writer of a partial file this old was killed
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it is synced and renamed when all went well.
+    """Yield a temporary path to write to; sync it and rename it to ``path`` if all went well.
 
     Args:
-        path: where the file is to be.
-        size: its bytes, where they are known beforehand.
+        path: the final path of the file.
+        size: size of the file in bytes, if known beforehand, for the error message.
 
     Raises:
-        InputError: where the disk is full; what was there before is untouched.
+        InputError: if the disk is full. An existing file at ``path`` is left unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -42,19 +42,19 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        needed = f"{size:,} bytes" if size is not None else "more"
+        needed = f"{size:,} bytes" if size is not None else "more space"
         partial.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
         raise InputError(
-            f"the disk is full: {path} needs {needed}, {free:,} bytes are free; what was there "
-            "before is untouched; make room, and the same command goes on"
+            f"the disk is full: {path} needs {needed}, {free:,} bytes are free; nothing saved "
+            "before is lost; free some space and run the same command again"
         ) from None
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename outlive a power cut, where the system can sync a folder."""
+    """Sync a folder, if the system can, so that a rename in it survives a power failure."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -64,19 +64,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sweep_partial(folder: Path, older_than: float = ABANDONED_SECONDS) -> list[Path]:
-    """Remove the files and folders that killed writers left in a folder, at any depth.
+    """Remove the partial files and folders that killed processes left in a folder, at any depth.
 
     Args:
-        folder: where to look.
-        older_than: seconds that a partial file has been untouched; 0 where nobody else can be
-            writing.
+        folder: the folder to search.
+        older_than: remove only what was last modified this many seconds ago or earlier; 0 if no
+            other process can be writing here.
 
     Returns:
-        The files removed.
+        The paths of the removed files and folders.
     """
     removed = []
     for path in folder.rglob(".*.partial*"):
-        with contextlib.suppress(FileNotFoundError):  # its writer has just renamed it
+        with contextlib.suppress(FileNotFoundError):  # just renamed by its writer
             if time.time() - path.stat().st_mtime >= older_than:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed.append(path)
@@ -84,28 +84,28 @@ def sweep_partial(folder: Path, older_than: float = ABANDONED_SECONDS) -> list[P
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     with atomic_path(path, len(content)) as partial:
         partial.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file (UTF-8) atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: Path, table: "pd.DataFrame") -> None:
-    """Write a CSV file (without the index) whole or not at all."""
+    """Write a CSV file (without the index) atomically."""
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def file_digest(path: Path) -> str | None:
-    """A file's SHA-256, hex; None where it is not there."""
+    """Return the SHA-256 of a file in hex, or None if there is no such file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
@@ -113,12 +113,12 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: where it is not JSON.
+        InputError: if the file is not valid JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
-            f"{path} is no JSON file ({error}); restore it from a copy, or remove it: but never "
-            "a config.json, whose content every checkpoint of the run holds as well"
+            f"{path} is not valid JSON ({error}); restore it from a copy or delete it; do not "
+            "delete a config.json: every checkpoint of the run holds a copy of its content"
         ) from None

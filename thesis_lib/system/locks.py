@@ -1,4 +1,4 @@
-"""One process at a time in a folder; a killed owner's lock is free at once."""
+"""Lock a folder for one process at a time; a killed process frees its lock at once."""
 
 import contextlib
 import fcntl
@@ -11,18 +11,19 @@ from typing import BinaryIO
 
 from thesis_lib.errors import InputError
 
-_held: set[Path] = set()  # by this process, which the system's lock would let in twice
+_held: set[Path] = set()  # locks of this process, to which the system would grant them twice
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder/.lock`` for this process.
+    """Hold the lock ``folder/.lock`` for the block.
 
-    The lock is the system's record lock: it belongs to the process, not to the open file, so it
-    ends with its owner even while loading workers that were forked from it live on.
+    This is a POSIX record lock. It belongs to the process, not to the open file, so it ends with
+    the process even if its forked data loading workers are still running.
 
     Raises:
-        InputError: where another process, or this one, holds it already: its host and process id.
+        InputError: if another process, or this one, already holds the lock. The message gives
+            its host and process id.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder / ".lock").resolve()
@@ -34,16 +35,18 @@ def locked(folder: Path) -> Iterator[None]:
         except (BlockingIOError, PermissionError):
             raise InputError(_refusal(folder, _owner(path))) from None
         except OSError as error:
-            raise InputError(f"the disk of {path} has no locks: {error.strerror}") from None
+            raise InputError(
+                f"cannot lock {path}: {error.strerror}; use a disk that supports file locks"
+            ) from None
         _held.add(path)
         try:
             owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-            with contextlib.suppress(OSError):  # a full disk: nobody will be told who holds it
+            with contextlib.suppress(OSError):  # the disk is full: the owner stays unnamed
                 os.ftruncate(file.fileno(), 0)
                 os.pwrite(file.fileno(), owner.encode(), 0)
             yield
         finally:
-            _held.remove(path)  # closing the file ends the lock
+            _held.remove(path)  # closing the file releases the lock
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -56,12 +59,12 @@ def _opened(path: Path) -> BinaryIO:
 def _owner(path: Path) -> dict[str, object]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # it has not written yet who it is
+    except ValueError:  # the owner has not written the file yet
         return {"host": "unknown", "pid": "unknown"}
 
 
 def _refusal(folder: Path, owner: dict[str, object]) -> str:
     return (
-        f"{folder} is in use by process {owner['pid']} on {owner['host']}; wait for it, or stop "
-        "it: what it has saved stays"
+        f"{folder} is in use by process {owner['pid']} on {owner['host']}; wait until it has "
+        "finished, or stop it (what it has saved is kept)"
     )

@@ -1,15 +1,15 @@
-"""Where data sets, runs and figures are found: all paths start from the workbook's root."""
+"""Locate data sets, runs and figures relative to the workbook's root folder."""
 
 import os
 from pathlib import Path
 
 
 def workbook_root() -> Path:
-    """The folder that relative paths start from: data/, runs/ and figures/ lie in it.
+    """Return the workbook's root, the folder that contains data/, runs/ and figures/.
 
-    The nearest folder at or above the working directory that holds the notebooks, so that a
-    notebook opened in JupyterLab and papermill started above it mean the same; else the
-    working directory.
+    This is the nearest folder, from the working directory upwards, that contains the notebooks,
+    or else the working directory. So paths mean the same in a notebook opened in JupyterLab and
+    in one that papermill runs from the root.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
@@ -19,23 +19,23 @@ def workbook_root() -> Path:
 
 
 def find_data(data: str) -> Path:
-    """The data set's folder: from the working directory, else from the workbook's root."""
+    """Return a data set's folder, relative to the working directory or else to the root."""
     path = Path(data).expanduser()
     return path if path.exists() else workbook_root() / path
 
 
 def relative_to_root(path: Path) -> str:
-    """``path`` as the user would write it: from the workbook's root where it lies below it."""
+    """Return a path relative to the workbook's root if it lies below it, else absolute."""
     path = Path(os.path.abspath(path))
     root = workbook_root()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def data_runs_folder(data_name: str) -> Path:
-    """The folder of all runs on a data set, and of what was measured on the data set itself."""
+    """Return the folder of all runs on a data set and of the data set's own statistics."""
     return workbook_root() / "runs" / data_name
 
 
 def figures_folder(data_name: str) -> Path:
-    """The folder of the plots and tables of a data set and of all its runs."""
+    """Return the folder of the figures and tables of a data set and its runs."""
     return workbook_root() / "figures" / data_name

@@ -1,4 +1,4 @@
-"""No process outlives the one that it works for, or stays because it is stuck."""
+"""Stop processes whose owner is gone or that are stuck, and count ranks and cores."""
 
 import os
 import signal
@@ -8,23 +8,23 @@ import time
 
 import psutil
 
-# Read when torch is imported: each rank would warn that a network may do without a setting that
-# keeps its bits the same.
+# Environment variable that torch reads on import. Without it, each rank warns that
+# find_unused_parameters is not needed; it is, to make resumed runs reproducible.
 QUIET = ("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_TO_SAVE = 6.0
+SECONDS_BETWEEN_LOOKS = 0.5  # polling interval
+SECONDS_TO_SAVE = 6.0  # between SIGTERM and SIGKILL
 
 
 def exit_with_parent(owner: int, seconds: float = SECONDS_TO_SAVE) -> None:
-    """Watch a process of this machine; once it is gone, this one saves and ends.
+    """Save and stop this process once its owner, a process on the same machine, is gone.
 
-    It gets SIGTERM, which a training obeys after its step and a save, and is killed with all
-    its children some time later.
+    This process is sent SIGTERM, after which a training finishes its step and saves. It is
+    killed ``seconds`` later, with all its children.
 
     Args:
-        owner: its process id.
-        seconds: between the two.
+        owner: process id of the owner.
+        seconds: time between SIGTERM and the kill.
     """
     try:
         process = psutil.Process(owner)
@@ -49,7 +49,7 @@ def _kill_all() -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs: one that was killed stays listed until its parent looks."""
+    """Return whether a process is running; a zombie, killed but not waited for, is not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -57,50 +57,52 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def kill_when_stuck(seconds: float = SECONDS_TO_SAVE) -> None:
-    """Kill this process some time after SIGTERM, if its main thread is stuck in one call till then.
+    """Kill this process after SIGTERM if its main thread stays stuck in a library call.
 
-    Python obeys a signal once the main thread is out of a library's call. One that waits for a
-    GPU that waits for another process is never out. To be called from the main thread.
+    Python runs a signal handler only when the main thread returns from a library call. A call
+    that waits for a GPU, which itself waits for a process that is gone, never returns. Call this
+    function from the main thread.
 
     Args:
-        seconds: that a call may take on.
+        seconds: time that the call may take after SIGTERM.
     """
-    wakes, woken = socket.socketpair()
-    woken.setblocking(False)
-    signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
-    obeys = threading.Event()
-    signal.signal(signal.SIGURG, lambda number, frame: obeys.set())  # to ask whether it would obey
-    arguments = (wakes, woken, obeys, seconds)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    responded = threading.Event()
+    # SIGURG, harmless otherwise, tests whether the main thread still runs signal handlers.
+    signal.signal(signal.SIGURG, lambda number, frame: responded.set())
+    arguments = (receiver, sender, responded, seconds)
     threading.Thread(target=_watch_for_stuck, args=arguments, daemon=True).start()
 
 
 def _watch_for_stuck(
-    wakes: socket.socket, woken: socket.socket, obeys: threading.Event, seconds: float
+    receiver: socket.socket, sender: socket.socket, responded: threading.Event, seconds: float
 ) -> None:
-    """Wait for SIGTERM; ``woken`` is held open, since signals are noted there."""
-    while signal.SIGTERM not in wakes.recv(1):
+    """Wait for SIGTERM. ``sender`` is an argument only to stay open: signals are written to it."""
+    while signal.SIGTERM not in receiver.recv(1):
         pass
     os.kill(os.getpid(), signal.SIGURG)
-    if not obeys.wait(seconds):
+    if not responded.wait(seconds):
         _kill_all()
 
 
 def under_torchrun() -> bool:
-    """Whether this process is one of several ranks."""
+    """Return whether torchrun started this process as one of several ranks."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def is_main_process() -> bool:
-    """Whether this process prints: rank 0, or one on its own."""
+    """Return whether this process prints: rank 0, or a process without torchrun."""
     return not under_torchrun() or os.environ["RANK"] == "0"
 
 
 def local_world_size() -> int:
-    """How many ranks part this machine's cores, memory and GPUs."""
+    """Return how many ranks share this machine's cores, memory and GPUs."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun() else 1
 
 
-def num_cores(among: int = 1) -> int:
-    """How many cores this process may use, or each of so many that part them."""
+def num_cores(num_processes: int = 1) -> int:
+    """Return how many cores each of ``num_processes`` may use if they share those of this one."""
     all_ = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, all_ // among)
+    return max(1, (all_ or 1) // num_processes)

@@ -1,4 +1,4 @@
-"""Progress: a bar where somebody watches, else lines that suit a log."""
+"""Show progress as a bar on a terminal or in an open notebook, or as lines in a log."""
 
 import os
 import sys
@@ -14,20 +14,29 @@ SECONDS_BETWEEN_LINES = 30
 
 
 def is_watched() -> bool:
-    """Whether output goes to a terminal or to a notebook that somebody has open."""
-    # Jupyter's server names the session of an open notebook; papermill has no such server.
+    """Return whether the output goes to a terminal or an open notebook."""
+    # Jupyter's server sets JPY_SESSION_NAME for an open notebook; papermill does not.
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
 def bar(**options: Any) -> tqdm:
-    """A tqdm bar that shows only where it is watched."""
-    # A notebook prints what goes to stderr on red.
+    """Make a tqdm bar that is shown only on a terminal or in an open notebook."""
+    # Notebooks show stderr on a red background.
     stream = sys.stderr if sys.stderr.isatty() else sys.stdout
     return tqdm(disable=not is_watched(), file=stream, **options)
 
 
 def track(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[Item]:
-    """Pass items on under a bar; unwatched, print a line every half minute and at the end."""
+    """Yield the items while showing progress.
+
+    Without a bar, a line is printed every half minute and at the end.
+
+    Args:
+        items: what to iterate over.
+        total: number of items.
+        what: label of the bar or line.
+        unit: what one item is, in the singular.
+    """
     began = shown = time.monotonic()
     with bar(total=total, desc=what, unit=unit) as progress:
         for done, item in enumerate(items, start=1):
@@ -41,13 +50,21 @@ def track(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[I
 
 
 class EpochProgress:
-    """Progress of a training: loss, throughput and time left; unwatched, one line an epoch."""
+    """Progress of a training: loss, throughput and time left.
 
-    def __init__(self, epochs: int, done: int, images: int) -> None:
-        """Begin after ``done`` of ``epochs`` epochs of ``images`` images each."""
+    Without a bar, one line is printed per epoch.
+
+    Args:
+        epochs: number of epochs of the whole training.
+        done: number of epochs done before this start.
+        num_images: number of images per epoch.
+    """
+
+    def __init__(self, epochs: int, done: int, num_images: int) -> None:
         self.epochs, self.done_before = epochs, done
         self.began = time.monotonic()
-        self.bar = bar(total=epochs * images, initial=done * images, unit="image", unit_scale=True)
+        total, initial = epochs * num_images, done * num_images
+        self.bar = bar(total=total, initial=initial, unit="image", unit_scale=True)
 
     def __enter__(self) -> "EpochProgress":
         return self
@@ -55,12 +72,12 @@ class EpochProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def step(self, images: int) -> None:
-        """Note that a batch is done."""
-        self.bar.update(images)
+    def step(self, num_images: int) -> None:
+        """Advance the bar by a batch of ``num_images`` images."""
+        self.bar.update(num_images)
 
     def epoch(self, epoch: int, loss: float, images_per_second: float) -> None:
-        """Note that an epoch is done."""
+        """Show that an epoch is done, with its mean loss; without a bar, print a line."""
         self.bar.set_description(f"epoch {epoch} loss {loss:.4f}")
         if is_watched():
             return

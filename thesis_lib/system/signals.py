@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR2 and Ctrl-C: a training finishes its step and saves before it obeys."""
+"""Handle SIGTERM, SIGUSR2 and Ctrl-C: a training finishes its step and saves before it stops."""
 
 import contextlib
 import os
@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-GRACE_SECONDS = 20.0  # for the step and the save; Slurm and cloud machines kill after 30
-EXIT_RESUMABLE = 75  # of a command that SIGTERM has ended: sysexits' "try again later"
-# What a machine ends a process by: SIGUSR2 is Slurm's notice that the time limit is near.
+GRACE_SECONDS = 20.0  # to finish the step and save; Slurm and cloud machines kill after 30 s
+EXIT_RESUMABLE = 75  # exit status after SIGTERM or SIGUSR2: EX_TEMPFAIL, "try again later"
+# Signals with which a machine stops a process. Slurm sends SIGUSR2 before the time limit.
 NOTICES = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class Terminated(SystemExit):
-    """SIGTERM or SIGUSR2 has ended the command; what was done is saved, and it can be run again.
+    """Raised when SIGTERM or SIGUSR2 stops a command whose work is saved and can be resumed.
 
-    A SystemExit, since asyncio, which papermill waits in, holds back what else a task raises.
+    It is a SystemExit because papermill runs in asyncio, which holds back other exceptions that a
+    signal handler raises in a task.
 
     Args:
-        number: the signal's.
+        number: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -30,18 +31,18 @@ class Terminated(SystemExit):
 
 @dataclass
 class Deferral:
-    """The signal that waits to be obeyed, or None."""
+    """The signal that was received and not handled yet, or None."""
 
     signal: int | None = None
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Deferral]:
-    """Hold NOTICES and Ctrl-C back until the block has ended; then let them do what they did.
+    """Defer NOTICES and Ctrl-C to the end of the block, then raise them with their usual handlers.
 
-    The block looks at ``signal`` wherever it can leave in good order. A second Ctrl-C, or
-    GRACE_SECONDS gone by, are obeyed at once. Only a main thread can do this; in another, signals
-    are left alone.
+    The block checks ``Deferral.signal`` wherever it can stop cleanly. A second Ctrl-C, or the end
+    of GRACE_SECONDS, interrupts the block at once. Signals can only be deferred in the main
+    thread; in another thread, this does nothing.
     """
     deferral, owner = Deferral(), os.getpid()
     if threading.current_thread() is not threading.main_thread():
@@ -49,13 +50,13 @@ def deferred_signals() -> Iterator[Deferral]:
         return
 
     def note(number: int, _: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked child, which its parent ends
+        if os.getpid() != owner:  # a forked child, which its parent stops
             return
         if deferral.signal is None:
             deferral.signal = number
             signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
-        # A cluster sends its notices more than once, to every process, and a notebook's kernel is
-        # interrupted by its runner besides: that is one wish to end, not several.
+        # A cluster sends its signals several times and to every process, and papermill also
+        # interrupts a notebook's kernel. All of these count as one request to stop.
         elif number == signal.SIGALRM or (number == deferral.signal == signal.SIGINT):
             restore()
             signal.raise_signal(deferral.signal)
@@ -78,9 +79,9 @@ def deferred_signals() -> Iterator[Deferral]:
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Make NOTICES raise :class:`Terminated`, so that nothing is left half-done by them.
+    """Make NOTICES raise :class:`Terminated` in the block, so that cleanup code runs.
 
-    The first one does; those that follow would cut short what is put in order after it.
+    Only the first signal does so. Later ones are ignored, as they would interrupt the cleanup.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

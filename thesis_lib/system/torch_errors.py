@@ -1,4 +1,4 @@
-"""What torch's errors mean, in a user's words."""
+"""Translate torch's errors into messages that say what to do."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,21 +7,21 @@ import torch
 
 from thesis_lib.errors import InputError
 
-# How torch's own errors begin or what they hold; it has no classes for them.
+# Parts of torch's error messages; it has no exception classes for these errors.
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 WORKERS = ("DataLoader worker (pid", "DataLoader timed out")
 
 
 @contextlib.contextmanager
 def translate_torch_errors(batch: str, timeout: float) -> Iterator[None]:
-    """Turn what a lack of memory or a dead loading worker raises into one line.
+    """Turn the errors raised when memory is short or a loading worker fails into InputErrors.
 
     Args:
-        batch: what was computed at a time, such as "batch_size 64".
-        timeout: seconds that a worker may take.
+        batch: what was computed when memory ran out, such as "batch_size 64".
+        timeout: seconds that a worker may take to load a batch.
 
     Raises:
-        InputError: for either; anything else goes through.
+        InputError: for these two errors. All other exceptions pass unchanged.
     """
     try:
         yield
@@ -33,17 +33,17 @@ def translate_torch_errors(batch: str, timeout: float) -> Iterator[None]:
         reason = str(error).split("\n")[0]
         if any(words in reason for words in WORKERS):
             raise InputError(
-                f"a process that loads images was killed, ended, or gave nothing for {timeout:g} "
-                f"s ({reason}); the same command goes on from the last checkpoint; a killed one "
-                "often means too little memory: fewer --workers; a slow disk: a longer "
-                "--worker-timeout"
+                f"a worker that loads images was killed, stopped, or delivered nothing for "
+                f"{timeout:g} s ({reason}); if memory is short, use fewer --workers; if the disk "
+                "is slow, a longer --worker-timeout; the same command resumes from the last "
+                "checkpoint"
             ) from None
         raise
 
 
 def _no_memory(batch: str) -> str:
     return (
-        f"out of memory with {batch}, which is never changed silently; try a smaller one in "
-        "another run, a smaller --image-size, --precision bfloat16, --cache none, or a device with "
+        f"out of memory with {batch}, which is never reduced automatically; try a smaller one in "
+        "a new run, a smaller --image-size, --precision bfloat16, --cache none, or a device with "
         "more memory"
     )

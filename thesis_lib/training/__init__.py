@@ -1,14 +1,15 @@
-"""Pretraining (notebook 02): the loop, checkpoints, resuming, and SupContrast's checkpoints.
+"""Pretrain a backbone (notebook 02), resume a stopped run, import SupContrast checkpoints.
 
 Reads  ``data/<name>/train/`` and the channel statistics.
-Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` of a run.
+Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` in the run folder.
+Imports system, data, runs, config, errors.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "pretrain": "pretraining",
     "check_run": "pretraining",

@@ -1,4 +1,7 @@
-"""Checkpoints of pretraining: each can rebuild its own model and go on from where it was."""
+"""Save and load checkpoints of pretraining.
+
+A checkpoint contains everything that is needed to rebuild its model and to resume training.
+"""
 
 import errno
 import hashlib
@@ -20,34 +23,34 @@ from thesis_lib.system.files import atomic_path
 
 MARK = b"\nsha256:"
 TRAILER_BYTES = len(MARK) + 64
-END_MARK, END_BYTES = b"PK\x05\x06", 22  # a zip archive's last record, without a comment
+END_MARK, END_BYTES = b"PK\x05\x06", 22  # last record of a zip archive without a comment
 
 
 class DamagedError(InputError):
-    """A checkpoint whose bytes are not those that were written."""
+    """Raised for a checkpoint that is damaged: its bytes are not those that were written."""
 
 
 def checkpoint_path(run: RunDirectory, epoch: int) -> Path:
-    """Where the kept checkpoint of an epoch lies: ``checkpoints/epoch_0050.pth``."""
+    """Return the path of an epoch's kept checkpoint, such as ``checkpoints/epoch_0050.pth``."""
     return run.checkpoints / f"epoch_{epoch:04d}.pth"
 
 
 def kept_epochs(run: RunDirectory) -> list[int]:
-    """Epochs of the checkpoints that are there, ascending."""
+    """Return the epochs whose kept checkpoints exist, ascending."""
     matches = (re.fullmatch(r"epoch_(\d+)\.pth", p.name) for p in run.checkpoints.glob("*.pth"))
     return sorted(int(match[1]) for match in matches if match)
 
 
 def scheduled_epochs(config: RunConfig) -> list[int]:
-    """Epochs whose checkpoints a run keeps: every ``save_every``-th, and the last."""
+    """Return the epochs whose checkpoints a run keeps: every ``save_every``-th and the last."""
     regular = range(config.save_every, config.epochs + 1, config.save_every)
     return sorted({*regular, config.epochs})
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values whole or not at all, with a checksum behind them.
+    """Write tensors and plain values to a file, completely or not at all, with a checksum.
 
-    ``torch.load`` reads such a file too: it does not mind what stands behind the zip archive.
+    ``torch.load`` can read the file, too: it ignores the checksum after the zip archive.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -59,11 +62,12 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what :func:`save` wrote, onto the CPU, without running pickled code.
+    """Read a file written by :func:`save`, onto the CPU and without running pickled code.
 
     Raises:
-        InputError: for a file that is missing, and :class:`DamagedError` where its checksum is
-            wrong: torch itself loads flipped bits without a word.
+        InputError: if the file is missing or is not a checkpoint.
+        DamagedError: if its checksum is wrong. ``torch.load`` alone would load flipped bits
+            without an error.
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
@@ -78,18 +82,18 @@ def load(path: Path) -> dict[str, Any]:
         body = content
     sound = trailer == _trailer(body) if body is not content else is_whole_zip(content)
     if not sound:
-        raise DamagedError(f"the checkpoint {path} is damaged or cut short")
+        raise DamagedError(f"the checkpoint {path} is damaged or incomplete")
     try:
         return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # its bytes are sound: it is no checkpoint, or of another torch
+    except Exception as error:  # intact, but not a checkpoint or from another torch version
         reason = f"{type(error).__name__} {error}".split("\n")[0]
         raise InputError(f"the checkpoint {path} cannot be read: {reason}") from None
 
 
 def is_whole_zip(content: memoryview) -> bool:
-    """Whether a file that ``torch.save`` alone has written is as it was: by zip's checksums."""
+    """Return whether a file written by ``torch.save`` alone passes its zip archive's checksums."""
     if content[-END_BYTES:][: len(END_MARK)] != END_MARK:
         return False
     try:
@@ -103,10 +107,17 @@ def _trailer(body: memoryview) -> bytes:
 
 
 def strip_wrapper_prefix(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Weights without what DataParallel and torch.compile put before their names.
+    """Remove the prefixes that DataParallel and torch.compile add to the names of weights.
+
+    Args:
+        weights: name -> tensor.
+        where: the file that they were read from, for the error message.
+
+    Returns:
+        The weights under their names without ``module.`` and ``_orig_mod.``.
 
     Raises:
-        InputError: where two of them come to the same name.
+        InputError: if two weights have the same name without prefixes.
     """
     found: dict[str, Tensor] = {}
     for name, value in weights.items():
@@ -123,22 +134,23 @@ def load_weights(
     where: str,
     spell: Callable[[str], str] = str,
 ) -> None:
-    """Load weights into a module whose keys and shapes they match exactly.
+    """Load weights into a module whose keys and shapes they have to match exactly.
 
     Args:
-        module: what they are for.
+        module: the module to load into.
         weights: key -> tensor.
-        where: the file that they come from, for the error.
-        spell: how the file names a key, for the error.
+        where: the file that they were read from, for the error message.
+        spell: maps a key to its name in the file, for the error message.
 
     Raises:
-        InputError: naming every key that is missing, left over or of another shape.
+        InputError: if keys or shapes differ. The message lists every key that is missing,
+            unexpected or has another shape.
     """
     needed = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     there = {name: tuple(value.shape) for name, value in weights.items()}
     reasons = {
         "missing": [spell(name) for name in needed if name not in there],
-        "left over": [spell(name) for name in there if name not in needed],
+        "unexpected": [spell(name) for name in there if name not in needed],
         "of another shape": [
             f"{spell(name)} {there[name]} instead of {needed[name]}"
             for name in needed
@@ -149,18 +161,18 @@ def load_weights(
     if reasons:
         counted = ", ".join(f"{len(names)} {reason}" for reason, names in reasons.items())
         listed = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
-        raise InputError(f"the weights in {where} do not fit: {counted} ({listed})")
+        raise InputError(f"the weights in {where} do not fit the model: {counted} ({listed})")
     module.load_state_dict(weights)
 
 
 def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuild the backbone of a checkpoint, in evaluation mode.
+    """Rebuild a checkpoint's backbone, in evaluation mode.
 
     Returns:
-        The backbone, and the checkpoint without its weights and its optimizer's state.
+        The backbone, and the checkpoint without its weights and its optimizer state.
 
     Raises:
-        InputError: where the file is damaged, or keys of the weights miss or are left over.
+        InputError: if the file is damaged, or its weights do not fit the backbone.
     """
     checkpoint = load(path)
     config = RunConfig.from_dict(checkpoint["config"])
@@ -177,7 +189,11 @@ def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def load_classifier(run: RunDirectory) -> tuple[Classifier, dict[str, Any]]:
-    """The chosen backbone with its head, in evaluation mode, and the content of ``head.pth``."""
+    """Load the chosen backbone with its linear head, in evaluation mode.
+
+    Returns:
+        The classifier and the content of ``head.pth``.
+    """
     head = load(run.head_file)
     backbone, _ = load_backbone(checkpoint_path(run, head["checkpoint"]))
     classifier = Classifier(backbone, linear_head(backbone.num_features, len(head["classes"])))

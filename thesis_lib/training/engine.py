@@ -1,4 +1,4 @@
-"""One epoch of training: its steps, each held to be finite before a weight moves."""
+"""Train for one epoch, and stop before a NaN or infinite value changes a weight."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_precision
 
 PARTS = ("a pixel", "an output of the network", "the loss", "a gradient")
-# Steps between two looks at whether all is finite; a GPU would have to be waited for.
+# Number of steps between two checks for NaN; rarely on a GPU, as each check waits for it.
 LOOK_EVERY = {"cpu": 1, "cuda": 50, "mps": 50}
 
 
 class NotFiniteError(InputError):
-    """NaN or infinity in a step; ``files`` are those of its batch."""
+    """Raised for NaN or infinity in a training step; ``files`` are the images of its batch."""
 
     def __init__(self, message: str, files: list[str]) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class NotFiniteError(InputError):
 
 
 def create_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.SGD:
-    """SGD with the run's momentum and weight decay, over all weights."""
+    """Create SGD for all weights, with the run's momentum and weight decay."""
     settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
     return torch.optim.SGD(model.parameters(), lr=config.learning_rate, fused=True, **settings)
 
@@ -42,26 +42,28 @@ def train_epoch(
     mean: Sequence[float],
     std: Sequence[float],
     loss_sum: float = 0.0,
-    leave_after: Callable[[int], bool] = lambda images: False,
+    leave_after: Callable[[int], bool] = lambda num_images: False,
 ) -> tuple[int, Tensor]:
-    """Train for the epoch that ``loader.batches`` is set to, from the step it is set to.
+    """Train for one epoch, or for the rest of it: the epoch and step set in ``loader.batches``.
 
-    Several ranks share each batch, and each sees the loss of all of it. Nothing in a step waits
-    for a GPU: what it computes is read after some steps. A step in which anything is not finite
-    moves no weight, nor does any after it.
+    With several ranks, each processes its share of a batch, and the loss is computed over the
+    whole batch. No step waits for the GPU; values are checked for NaN every few steps. From the
+    first step with a value that is not finite, no weight is changed any more.
 
     Args:
-        config: method, jitter, learning rates, seed.
-        model: on the device that computes, of :func:`thesis_lib.system.distributed.data_parallel`.
-        optimizer: of :func:`create_optimizer`.
-        loader: batches of views, as :class:`thesis_lib.data.loaders.RandomViews` makes them.
-        mean, std: channel statistics to normalise with.
-        loss_sum: of the epoch's steps before.
-        leave_after: called after each step with its number of images; whether to stop there.
+        config: method, learning rates and seed.
+        model: on the device, as returned by
+            :func:`thesis_lib.system.distributed.data_parallel`.
+        optimizer: see :func:`create_optimizer`.
+        loader: batches of views from :class:`thesis_lib.data.loaders.RandomViews`.
+        mean, std: channel statistics used to normalise the images.
+        loss_sum: sum of the losses of the steps of this epoch that were done before.
+        leave_after: called after each step with the number of images in its batch; training
+            stops if it returns True.
 
     Returns:
-        The steps of the epoch that are done, and the sum of its images' losses, a scalar on the
-        device.
+        The number of finished steps of the epoch, and the sum of the losses of all its images
+        so far (a scalar tensor on the device).
 
     Raises:
         NotFiniteError: for NaN or infinity in pixels, outputs, loss or gradients.
@@ -79,11 +81,11 @@ def train_epoch(
         own = distributed.batch_slice(
             len(labels), config.views, distributed.rank(), distributed.world_size()
         )
-        # Dropout's numbers follow from the step, so a training can go on in the middle.
+        # Seed dropout by the step, so that resuming in the middle of an epoch changes nothing.
         state = np.random.SeedSequence((config.seed, epoch, step, own.start)).generate_state(1)
         torch.manual_seed(int(state[0]))
         images = transforms.to_float(pixels.to(device, non_blocking=True))
-        if config.method != "cross-entropy":  # the baseline's recipe leaves jitter alone
+        if config.method != "cross-entropy":  # the baseline's recipe has no color jitter
             images = transforms.color_jitter(images, jitter.to(device))
         images = transforms.normalize(images, mean, std)
         with autocast(config, device):
@@ -98,7 +100,7 @@ def train_epoch(
         norm = nn.utils.get_total_norm(gradients)
         pixel_sum = distributed.sum_over_ranks(images.sum())
         watch.note(step, pixel_sum, outputs.detach().sum(), loss.detach(), norm)
-        optimizer.found_inf = watch.found  # where it is 1, fused SGD leaves all as it is
+        optimizer.found_inf = watch.found  # if 1, fused SGD changes neither weights nor momentum
         step += 1
         if step % every == 0 or step == steps:
             watch.look(loader)
@@ -111,15 +113,15 @@ def train_epoch(
 
 
 class _Watch:
-    """Whether all steps so far were finite: known to the device, until somebody looks."""
+    """Record on the device, without waiting for it, whether all steps so far were finite."""
 
     def __init__(self, device: torch.device) -> None:
-        self.found = torch.zeros((), device=device)  # 1 from the first step that was not
-        self.first = torch.full((), -1, device=device)  # that step
-        self.parts = torch.zeros(len(PARTS), dtype=torch.bool, device=device)  # and what in it
+        self.found = torch.zeros((), device=device)  # 1 from the first step with NaN or infinity
+        self.first = torch.full((), -1, device=device)  # index of that step, or -1
+        self.parts = torch.zeros(len(PARTS), dtype=torch.bool, device=device)  # what was NaN
 
     def note(self, step: int, *sums: Tensor) -> None:
-        """Take in a step by the sums of its PARTS: one value that is not finite spoils a sum."""
+        """Record a step by the sums of its PARTS: a sum with NaN or infinity is not finite."""
         bad = ~torch.stack([value.float() for value in sums]).isfinite()
         new = bad.any() & (self.first < 0)
         self.first = torch.where(new, step, self.first)
@@ -132,8 +134,8 @@ class _Watch:
             return
         step, batches = int(self.first), loader.batches
         part = PARTS[int(self.parts.int().argmax())]
-        numbers = [number for _, number in list(batches)[step - batches.start]]
-        files = [loader.dataset.images.split.files[number] for number in numbers]
+        indices = [index for _, index in list(batches)[step - batches.start]]
+        files = [loader.dataset.images.split.files[index] for index in indices]
         raise NotFiniteError(
             f"{part} is not finite in epoch {batches.epoch}, step {step + 1} of {len(batches)}, "
             f"with {first_few(files)}",
@@ -142,19 +144,22 @@ class _Watch:
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    """The context of a forward pass: bfloat16 where ``config.precision`` says so."""
+    """Return the context for a forward pass, in bfloat16 if ``config.precision`` says so."""
     low = choose_precision(config, device) == torch.bfloat16
     return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
 def method_loss(config: RunConfig, outputs: Tensor, labels: Tensor) -> Tensor:
-    """The loss of one batch: SupCon's, SimCLR's (the same without labels) or cross-entropy.
+    """Compute the loss of one batch: SupCon, SimCLR (SupCon without labels) or cross-entropy.
 
     Args:
         config: method and temperatures.
-        outputs: (batch * views, dim) of unit length, an image's views neighbours; for
-            cross-entropy (batch, classes) logits.
-        labels: (batch,).
+        outputs: (batch * views, dim) of unit length, the views of an image next to each other;
+            for cross-entropy (batch, num_classes) logits.
+        labels: (batch,) class labels.
+
+    Returns:
+        The mean loss, a scalar.
     """
     if config.method == "cross-entropy":
         return nn.functional.cross_entropy(outputs, labels)
@@ -164,18 +169,19 @@ def method_loss(config: RunConfig, outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def learning_rate(config: RunConfig, epoch: int, step: int, steps: int) -> float:
-    """The learning rate of one step, by the formulas of SupContrast.
+    """Return the learning rate of one training step, by SupContrast's formulas.
 
-    Cosine over E epochs: floor + (peak - floor)(1 + cos(pi e / E)) / 2 with floor = peak x
-    decay_rate^3, set once an epoch. Step: peak x decay_rate for each decay epoch passed.
-    Warm-up, set every step: linearly from ``warmup_from`` to the schedule's value at the end
-    of the warm-up, which takes at most half of all epochs.
+    Cosine schedule in epoch e of E: floor + (peak - floor)(1 + cos(pi e / E)) / 2 with floor =
+    peak x decay_rate^3. Step schedule: peak, multiplied by decay_rate for each decay epoch that
+    has passed. Both change once per epoch. During warm-up the learning rate rises linearly with
+    every step, from ``warmup_from`` to the value at the end of the warm-up: for cosine the
+    schedule's value there, for step the peak. Warm-up takes at most half of all epochs.
 
     Args:
         config: peak, schedule and warm-up.
         epoch: 1 to ``config.epochs``.
-        step: 0 to ``steps - 1`` within the epoch.
-        steps: steps in an epoch.
+        step: index of the step within the epoch, 0 to ``steps - 1``.
+        steps: number of steps per epoch.
     """
     warmup = min(config.warmup_epochs, config.epochs // 2)
     if epoch > warmup:

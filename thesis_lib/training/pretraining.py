@@ -1,4 +1,4 @@
-"""Stage 1: training the backbone: supervised contrastive, SimCLR, or the baseline."""
+"""Pretrain a backbone (stage 1) with SupCon, SimCLR or the cross-entropy baseline."""
 
 import time
 from typing import Any
@@ -40,19 +40,20 @@ from thesis_lib.system.progress import EpochProgress
 from thesis_lib.system.signals import deferred_signals
 from thesis_lib.system.torch_errors import translate_torch_errors
 from thesis_lib.training import checkpoints, resume
+from thesis_lib.training.code_version import CODE_VERSION
 from thesis_lib.training.engine import NotFiniteError, create_optimizer, train_epoch
 from thesis_lib.training.launcher import run_under_torchrun
 from thesis_lib.training.resume import Position
 from thesis_lib.training.stage import check_fingerprint
 
 
-def create_model(config: RunConfig, classes: int) -> nn.Module:
-    """The model that a method trains, with the first weights that the seed gives.
+def create_model(config: RunConfig, num_classes: int) -> nn.Module:
+    """Create the model to train, with initial weights drawn from the run's seed.
 
-    A backbone with a projection head, or for cross-entropy with a linear classifier.
+    It is a backbone with a projection head, or with a linear head for cross-entropy.
 
     Raises:
-        InputError: for a backbone, a stem or an image size that will not do.
+        InputError: if the backbone is unknown, or its stem or image size is not supported.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -61,36 +62,36 @@ def create_model(config: RunConfig, classes: int) -> nn.Module:
         except ValueError as error:
             raise InputError(str(error)) from None
         if config.method == "cross-entropy":
-            return Classifier(backbone, linear_head(backbone.num_features, classes))
+            return Classifier(backbone, linear_head(backbone.num_features, num_classes))
         return ContrastiveModel(backbone, config.projection_dim)
 
 
 def check_run(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
-    """Everything that can be refused before a run writes anything.
+    """Check everything that can be checked before a run writes its first file.
 
     Returns:
-        The run, its data set, and its model with the first weights.
+        The run, its data set, and its model with initial weights.
 
     Raises:
-        InputError: for data, a backbone, an image size or a batch size that will not do, or
-            for a run that is there with other settings or was trained on other files.
+        InputError: if the data, backbone, image size or batch size cannot be used, or if the run
+            exists already and has other settings or was trained on other files.
     """
     run = RunDirectory(config)
     if not config.force:
         run.check_config((IDENTITY, PRETRAIN))
     dataset = open_dataset(config.data)
-    images = len(dataset.splits["train"])
-    if config.batch_size > images:
+    num_images = len(dataset.splits["train"])
+    if config.batch_size > num_images:
         raise InputError(
             f"batch_size {config.batch_size} is larger than the data set: {config.data}/train "
-            f"has {images} images"
+            f"has {num_images} images"
         )
     ranks = distributed.world_size() if distributed.world_size() > 1 else config.devices
-    fewest = -(-2 // config.views) * ranks  # batch normalisation takes no single view
+    fewest = -(-2 // config.views) * ranks  # batch normalisation needs two views per rank
     if ranks > 1 and config.batch_size < fewest:
         raise InputError(
-            f"batch_size {config.batch_size} cannot be shared by {ranks} processes; it is that of "
-            f"all of them together: {fewest} or more, or fewer devices"
+            f"batch_size {config.batch_size} cannot be shared by {ranks} processes (it counts the "
+            f"images of all of them); set it to {fewest} or more, or use fewer devices"
         )
     if not config.force:
         check_fingerprint(run, dataset)
@@ -99,18 +100,18 @@ def check_run(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
 
 
 def pretrain(config: RunConfig) -> RunDirectory:
-    """Train a backbone by the run's method; go on from the last checkpoint, if there is one.
+    """Train a backbone with the run's method, or resume from its last checkpoint.
 
     Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` of the run.
-    Returns at once where the run has been trained already. SIGTERM and Ctrl-C are obeyed after
-    the step that they come in, and a save.
+    Returns at once if the run is trained already. On SIGTERM or Ctrl-C, training finishes the
+    current step, saves a checkpoint and stops.
 
     Raises:
         InputError: see :func:`check_run`, :func:`thesis_lib.training.resume.restore`,
             :func:`thesis_lib.training.resume.check_space` and
-            :func:`thesis_lib.training.resume.limit_restarts`; also for a run that another process
-            is at, an unreadable image, values that are not finite, a lack of memory or disk, and
-            loading workers that die or hang.
+            :func:`thesis_lib.training.resume.limit_restarts`; also if another process is using
+            the run, an image is unreadable, a value is not finite, memory or disk space run out,
+            or data-loading workers die or hang.
     """
     existing = RunDirectory(config)
     if is_pretrained(existing) and not config.force:
@@ -133,7 +134,7 @@ def pretrain(config: RunConfig) -> RunDirectory:
 def _train(
     run: RunDirectory, dataset: DataSet, statistics: DataStatistics, model: nn.Module
 ) -> None:
-    """Take up the training where it stands, and let it run."""
+    """Restore the newest checkpoint, if there is one, and train to the last epoch."""
     config, device = run.config, choose_device(run.config)
     mean, std = config.mean or statistics.mean, config.std or statistics.std
     model.to(device, memory_format=torch.channels_last)
@@ -143,10 +144,10 @@ def _train(
         images, cache = open_images(dataset, "train", statistics, config)
         resume.check_space(run, model, position.epoch - 1)
         run.write_config()
-        if rows:  # a kill may have come between the last checkpoint and its row
+        if rows:  # the run may have been killed between saving a checkpoint and its row
             write_csv(run.metrics_file, pd.DataFrame(rows))
         if config.compile:
-            model.compile()  # in place: the names of its weights stay
+            model.compile()  # in place, which keeps the names of the weights
         facts |= {
             "data_fingerprint": dataset.fingerprint,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -155,7 +156,7 @@ def _train(
             "compile": config.compile,
             "cache": cache,
             "ranks": distributed.world_size(),
-            "code": resume.CODE_VERSION,
+            "code": CODE_VERSION,
         }
         with stage(run, "pretrain", **facts), distributed.report_worker_errors():
             _train_epochs(run, dataset, images, (mean, std), model, optimizer, rows, position)
@@ -171,32 +172,30 @@ def _train_epochs(
     rows: list[dict[str, Any]],
     position: Position,
 ) -> None:
-    """The training loop: epochs, checkpoints, ``metrics.csv`` and TensorBoard's log."""
+    """Run the training loop: epochs, checkpoints, ``metrics.csv`` and TensorBoard logs."""
     config, device, n = run.config, choose_device(run.config), len(images)
     momentum = resume.optimizer_state_on_cpu(optimizer)
     mean, std = normalisation
-    classes = len(dataset.classes)
-    distributed.call_on_workers(
-        _help, config, images.source, classes, mean, std, momentum, position
-    )
+    arguments = (config, images.source, len(dataset.classes), mean, std, momentum, position)
+    distributed.call_on_workers(_help, *arguments)
     trained = distributed.data_parallel(model)
     loader = _loader(config, images)
     batches = loader.batches
-    progress = EpochProgress(config.epochs, done=position.epoch - 1, images=n)
+    progress = EpochProgress(config.epochs, done=position.epoch - 1, num_images=n)
     writer = SummaryWriter(run.tensorboard, purge_step=position.epoch)
     if not rows:
-        rows_of_views = example_views(dataset, config, images=8)["views"]
+        rows_of_views = example_views(dataset, config, num_images=8)["views"]
         shown = torch.from_numpy(np.concatenate(rows_of_views)).movedim(-1, 1)
         writer.add_image("views", make_grid(shown, nrow=len(rows_of_views[0])), 1)
     kept = set(checkpoints.scheduled_epochs(config))
-    # What is in last.pth: nothing, where it was damaged.
+    # The position saved in last.pth; it does not exist if it was damaged.
     saved = position if run.last_checkpoint.is_file() else Position()
     saved_at = time.monotonic()
 
     with writer, progress, loader, deferred_signals() as deferral:
 
-        def leave_after(images: int) -> bool:
-            progress.step(images)
+        def leave_after(num_images: int) -> bool:
+            progress.step(num_images)
             return distributed.should_stop(deferral)
 
         while position.epoch <= config.epochs and not distributed.should_stop(deferral):
@@ -212,8 +211,9 @@ def _train_epochs(
                 position = Position(epoch + 1)
             waited = time.monotonic() - saved_at >= 60 * config.rolling_minutes
             if (is_whole and epoch in kept) or waited:
-                common = (config, dataset, *normalisation, rows, position, model, optimizer)
-                checkpoint = resume.checkpoint_content(*common)
+                checkpoint = resume.checkpoint_content(
+                    config, dataset, mean, std, rows, position, model, optimizer
+                )
                 if is_whole and epoch in kept:
                     checkpoints.save(checkpoints.checkpoint_path(run, epoch), checkpoint)
                 resume.save_rolling(run, checkpoint)
@@ -224,13 +224,13 @@ def _train_epochs(
                 write_csv(run.metrics_file, pd.DataFrame(rows))
                 progress.epoch(epoch, rows[-1]["loss"], rows[-1]["images_per_second"])
         if position != saved:
-            common = (config, dataset, *normalisation, rows, position, model, optimizer)
-            resume.save_rolling(run, resume.checkpoint_content(*common))
-        distributed.should_stop(deferral)  # the other ranks wait until all is saved
+            content = (config, dataset, mean, std, rows, position, model, optimizer)
+            resume.save_rolling(run, resume.checkpoint_content(*content))
+        distributed.should_stop(deferral)  # other ranks wait here until everything is saved
 
 
 def _loader(config: RunConfig, images: Images) -> Loader:
-    """Batches of random views for training."""
+    """Create the loader of random views for training."""
     device = choose_device(config)
     batches = EpochBatches(len(images), config.batch_size, config.seed, alone=config.views > 1)
     views = RandomViews(images, config.image_size, config.seed, config.views)
@@ -241,15 +241,15 @@ def _loader(config: RunConfig, images: Images) -> Loader:
 def _help(
     config: RunConfig,
     source: Source,
-    classes: int,
+    num_classes: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     momentum: dict[str, Any],
     position: Position,
 ) -> None:
-    """The training loop of a rank that helps: the same steps, and nothing that is written."""
+    """Run the training loop on the other ranks: the same steps, but without writing files."""
     device = choose_device(config)
-    model = create_model(config, classes).to(device, memory_format=torch.channels_last)
+    model = create_model(config, num_classes).to(device, memory_format=torch.channels_last)
     optimizer = create_optimizer(config, model)
     resume.load_optimizer_state(optimizer, momentum, config)
     if config.compile:
@@ -272,28 +272,28 @@ def _help(
 
 
 def _train_epoch(run: RunDirectory, *common: Any) -> tuple[int, float]:
-    """:func:`.engine.train_epoch`; what was not finite is told with its batch."""
+    """Call :func:`.engine.train_epoch`; if a value is not finite, list the images of the batch."""
     try:
         step, loss_sum = train_epoch(run.config, *common)
         return step, loss_sum.item()
     except NotFiniteError as error:
         write_json(run.bad_batch_file, error.files)
         raise InputError(
-            f"{error} (all in {relative_to_root(run.bad_batch_file)}); no weight was moved and the "
-            f"last checkpoint is sound; lower learning_rate ({run.config.learning_rate:g}) in "
-            "another run, or look at these images"
+            f"{error} (full list in {relative_to_root(run.bad_batch_file)}); the last checkpoint "
+            f"is intact; lower learning_rate ({run.config.learning_rate:g}) in another run, or "
+            "check these images"
         ) from None
 
 
 def _metrics_row(
-    position: Position, images: int, optimizer: torch.optim.Optimizer, device: torch.device
+    position: Position, num_images: int, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> dict[str, Any]:
-    """The row of ``metrics.csv`` of an epoch that is done."""
+    """Return the row of ``metrics.csv`` for a finished epoch."""
     return {
         "epoch": position.epoch,
-        "loss": position.loss_sum / images,
+        "loss": position.loss_sum / num_images,
         "learning_rate": optimizer.param_groups[0]["lr"],
         "seconds": round(position.seconds, 3),
-        "images_per_second": round(images / position.seconds, 1),
+        "images_per_second": round(num_images / position.seconds, 1),
         "peak_memory_mib": peak_memory_mib(device),
     }

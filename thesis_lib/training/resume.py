@@ -1,13 +1,11 @@
-"""Going on where a training stopped: its newest sound checkpoint, held against what is asked."""
+"""Resume pretraining from the newest intact checkpoint, if its settings match the run's."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from thesis_lib.system.device import precision_name
 from thesis_lib.system.files import atomic_path, read_json, write_json
 from thesis_lib.system.paths import relative_to_root
 from thesis_lib.training import checkpoints
+from thesis_lib.training.code_version import CODE_VERSION
 
 PARTS = (
     *("config", "data_fingerprint", "classes", "mean", "std", "code", "precision", "metrics"),
@@ -29,40 +28,20 @@ PARTS = (
 )
 NEEDED = ("config", "data_fingerprint", "classes", "mean", "std", "metrics", "position", "model")
 
-PACKAGE = Path(__file__).parent.parent
-# What decides the bits of a training.
-CODE = (
-    *("losses", "models", "system/distributed", "data/cache", "data/datasets", "data/loaders"),
-    *("data/splits", "data/statistics", "data/transforms", "training/engine"),
-    *("training/pretraining", "training/resume", "data/images"),
-)
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
-STARTS = 5  # lives without progress, after which a run stops
+STARTS = 5  # restarts without a save, after which a run stops
 
 
 @dataclass
 class Position:
-    """How far a training has come: ``step`` steps of ``epoch`` are done.
+    """Record how far training has come: ``step`` steps of ``epoch`` are finished.
 
-    ``loss_sum`` is that of their images; ``seconds`` is what they took.
+    ``loss_sum`` is the sum of the losses of their images, ``seconds`` the time they took.
     """
 
     epoch: int = 1
     step: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
-
-
-def _code_version() -> dict[str, str]:
-    """Hash of the modules that decide a training's bits, and versions of the libraries."""
-    digest = hashlib.sha256()
-    for name in CODE:
-        digest.update((PACKAGE / f"{name}.py").read_bytes())
-    versions = {name: metadata.version(name) for name in LIBRARIES}
-    return {"thesis_lib": digest.hexdigest()[:16], **versions}
-
-
-CODE_VERSION = _code_version()  # what runs: the files may be changed while it does
 
 
 def checkpoint_content(
@@ -75,7 +54,7 @@ def checkpoint_content(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, Any]:
-    """What a checkpoint holds: all that another process needs to go on with the same bits."""
+    """Return the content of a checkpoint: all that is needed to resume with identical results."""
     return {
         "config": config.to_dict(),
         "data_fingerprint": dataset.fingerprint,
@@ -92,12 +71,12 @@ def checkpoint_content(
 
 
 def save_rolling(run: RunDirectory, checkpoint: dict[str, Any]) -> None:
-    """Renew ``last.pth``; the one before stays as ``previous.pth``, should this one be damaged."""
+    """Save ``last.pth``, and keep the one before as ``previous.pth`` in case it gets damaged."""
     if run.last_checkpoint.is_file():
         with atomic_path(run.previous_checkpoint) as partial:
             try:
                 os.link(run.last_checkpoint, partial)
-            except OSError:  # a disk without hard links
+            except OSError:  # the file system has no hard links
                 shutil.copyfile(run.last_checkpoint, partial)
     checkpoints.save(run.last_checkpoint, checkpoint)
     run.lives_file.unlink(missing_ok=True)
@@ -111,22 +90,24 @@ def restore(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> tuple[list[dict[str, Any]], Position, dict[str, Any]]:
-    """Load the newest sound checkpoint, if there is any, into model and optimizer.
+    """Load the newest intact checkpoint, if there is one, into model and optimizer.
 
-    Damaged ones are told of and kept as ``<name>.<time>.damaged``.
+    Damaged checkpoints are reported and renamed to ``<name>.<time>.damaged``.
 
     Returns:
-        The metrics of the epochs that are done; where to go on; and for provenance what is
-        damaged, and what differed where ``force`` went on nevertheless.
+        The metrics of the finished epochs; the position to resume from; and facts for
+        ``provenance.json``: the damaged checkpoints, and any differences overridden by
+        ``force``.
 
     Raises:
-        InputError: where the checkpoint lacks a part, or its settings, data, code or precision
-            are not what is asked now, naming the differences; where all are damaged.
+        InputError: if the checkpoint is incomplete; if its settings, data, code or precision
+            differ from the run's (the message lists the differences); or if all checkpoints are
+            damaged.
     """
     path, checkpoint = _newest_sound(run)
     damaged = sorted(file.name for file in run.checkpoints.glob("*.damaged"))
     facts = {"damaged_checkpoints": damaged} if damaged else {}
-    if checkpoint is None:
+    if checkpoint is None or path is None:
         return [], Position(), facts
     name = relative_to_root(path)
     missing = [part for part in PARTS if part not in checkpoint]
@@ -137,12 +118,12 @@ def restore(
     differing += _differences(checkpoint, run.config, dataset, mean, std)
     if "optimizer" in checkpoint and checkpoint["optimizer"] is None:
         raise InputError(
-            f"{name} was imported without the optimizer's state: its training cannot go on"
+            f"{name} was imported without the optimizer's state: its training cannot be resumed"
         )
     if differing and not run.config.force:
         raise InputError(
-            f"the checkpoint {name} is not of what is asked: {'; '.join(differing)}; put that "
-            "right, start another run with --tag NAME, or go on all the same with --force"
+            f"the checkpoint {name} does not match this run: {'; '.join(differing)}; undo the "
+            "change, start another run with --tag NAME, or resume anyway with --force"
         )
     if differing:
         facts["forced"] = differing
@@ -151,18 +132,22 @@ def restore(
     if "optimizer" in checkpoint:
         load_optimizer_state(optimizer, checkpoint["optimizer"], run.config)
     position = Position(**checkpoint["position"])
-    print(f"going on from {name}, epoch {position.epoch}", flush=True)
+    print(f"resuming from {name}, epoch {position.epoch}", flush=True)
     return checkpoint["metrics"], position, facts
 
 
 def _newest_sound(run: RunDirectory) -> tuple[Path | None, dict[str, Any] | None]:
-    """The newest checkpoint that can be trusted, and its path; damaged ones are set aside.
+    """Find the newest intact checkpoint, and rename damaged ones.
+
+    Returns:
+        Its path and content; both are None if there is no checkpoint.
 
     Raises:
-        InputError: where there are checkpoints, but none that is sound.
+        InputError: if there are checkpoints, but all are damaged.
     """
     kept = [checkpoints.checkpoint_path(run, e) for e in reversed(checkpoints.kept_epochs(run))]
-    newest, damaged = (None, None), []
+    newest: tuple[Path | None, dict[str, Any] | None] = (None, None)
+    damaged = []
     for path in (run.last_checkpoint, run.previous_checkpoint, *kept):
         if not path.is_file():
             continue
@@ -174,12 +159,12 @@ def _newest_sound(run: RunDirectory) -> tuple[Path | None, dict[str, Any] | None
             continue
         if newest[1] is None or _place(found[1]) > _place(newest[1]):
             newest = found
-        if path != run.previous_checkpoint:  # what follows is older
+        if path != run.previous_checkpoint:  # the ones that follow are older
             break
     if damaged and newest[1] is None and not run.config.force:
         raise InputError(
-            f"no checkpoint of {run.path.name} is sound; restore {relative_to_root(damaged[0])} "
-            "from a copy, or begin anew with --force"
+            f"all checkpoints of {run.path.name} are damaged; restore "
+            f"{relative_to_root(damaged[0])} from a copy, or start again with --force"
         )
     for path in damaged:
         os.replace(path, path.with_name(f"{path.name}.{time.time_ns()}.damaged"))
@@ -198,7 +183,7 @@ def _differences(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Iterator[str]:
-    """What a checkpoint has otherwise than this training would, in words."""
+    """Yield a description of each difference between a checkpoint and this run."""
     stored = RunConfig.from_dict(checkpoint["config"])
     for name, (theirs, ours) in stored.differences(config, (IDENTITY, PRETRAIN)).items():
         yield f"{name} was {theirs!r}, now {ours!r}"
@@ -213,7 +198,7 @@ def _differences(
             yield f"{name} was {checkpoint[name]}, now {value}"
     if checkpoint.get("precision") not in (None, precision_name(config)):
         yield f"precision was {checkpoint['precision']}, now {precision_name(config)}"
-    for name, version in (checkpoint.get("code") or {}).items():  # None: another program's
+    for name, version in (checkpoint.get("code") or {}).items():  # None: imported
         if version != CODE_VERSION.get(name):
             yield f"the code of {name} was {version}, now {CODE_VERSION.get(name)}"
 
@@ -221,7 +206,7 @@ def _differences(
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, state: dict[str, Any], config: RunConfig
 ) -> None:
-    """Load SGD's state, in the weights' own memory layout, for its fused step."""
+    """Load SGD's state in the memory layout of the weights, as its fused step needs it."""
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
         group["fused"], group["foreach"] = True, None
@@ -234,20 +219,20 @@ def load_optimizer_state(
 
 
 def optimizer_state_on_cpu(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """SGD's state, as another process can take it over."""
+    """Return SGD's state on the CPU, to be sent to another process."""
     state = optimizer.state_dict()
-    of_weights = {
-        number: {name: value.cpu() for name, value in values.items() if value is not None}
-        for number, values in state["state"].items()
+    on_cpu = {
+        index: {name: value.cpu() for name, value in values.items() if value is not None}
+        for index, values in state["state"].items()
     }
-    return state | {"state": of_weights}
+    return state | {"state": on_cpu}
 
 
 def check_space(run: RunDirectory, model: nn.Module, done: int) -> None:
-    """Hold what the checkpoints to come will take against the space there is.
+    """Check that the disk has enough free space for the remaining checkpoints.
 
     Raises:
-        InputError: where they do not fit, with both figures.
+        InputError: if it has not. The message gives the space needed and the free space.
     """
     weights = sum(value.nbytes for value in model.state_dict().values())
     size = weights + sum(value.nbytes for value in model.parameters())  # its momentum
@@ -258,18 +243,21 @@ def check_space(run: RunDirectory, model: nn.Module, done: int) -> None:
     free = shutil.disk_usage(run.path).free
     if needed > free and not run.config.force:
         raise InputError(
-            f"{kept} checkpoints to come take {needed / 2**20:,.0f} MiB in "
-            f"{relative_to_root(run.checkpoints)}, where {free / 2**20:,.0f} MiB are free; make "
-            "room, keep fewer with --save-every N, or go on all the same with --force"
+            f"the {kept} remaining checkpoints need {needed / 2**20:,.0f} MiB in "
+            f"{relative_to_root(run.checkpoints)}, but only {free / 2**20:,.0f} MiB are free; free "
+            "some space, keep fewer with --save-every N, or continue anyway with --force"
         )
 
 
 @contextlib.contextmanager
 def limit_restarts(run: RunDirectory, position: Position) -> Iterator[None]:
-    """Count the starts at one place; a save after it ends the count, as an error with a name does.
+    """Stop a run that is killed again and again before it can save.
+
+    Restarts from the same position are counted. A save resets the count, and so does an error,
+    since its message names the cause.
 
     Raises:
-        InputError: where the last STARTS lives all began here and were killed before a save.
+        InputError: if the last STARTS starts were all from this position.
     """
     place = [position.epoch, position.step, run.config.rolling_minutes]
     noted = read_json(run.lives_file) if run.lives_file.is_file() else {}
@@ -277,13 +265,13 @@ def limit_restarts(run: RunDirectory, position: Position) -> Iterator[None]:
     if starts >= STARTS and not run.config.force:
         raise InputError(
             f"no progress: {run.path.name} was started {starts} times at epoch {position.epoch} "
-            "and killed each time before last.pth was saved; let it live longer, save more often "
+            "and killed each time before last.pth was saved; let it run longer, save more often "
             f"with --rolling-minutes (now {run.config.rolling_minutes:g}), or try again with "
             "--force"
         )
     write_json(run.lives_file, {"place": place, "starts": starts + 1})
     try:
         yield
-    except Exception:  # it has told its cause; a signal that came before a save has not
+    except Exception:  # not a signal: the error names the cause
         run.lives_file.unlink(missing_ok=True)
         raise

@@ -1,4 +1,4 @@
-"""The data set that a run was trained on, for the stages after pretraining."""
+"""Open the data set that a run was trained on, for the stages after pretraining."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +16,20 @@ from thesis_lib.system.torch_errors import translate_torch_errors
 
 @contextmanager
 def run_data(run: RunDirectory, needs: tuple[str, ...]) -> Iterator[tuple[DataSet, DataStatistics]]:
-    """The run's data set and its measures, while no other process is at the run.
+    """Open the run's data set and its statistics, and lock the run while they are in use.
 
-    What killed writers left in the run's folder is swept away first.
+    First, partial files left in the run's folder by killed processes are deleted.
 
     Args:
-        run: a trained one.
-        needs: the splits that must be there.
+        run: a trained run.
+        needs: the splits that must exist.
+
+    Yields:
+        The data set (without unreadable images that are to be skipped) and its statistics.
 
     Raises:
-        InputError: where the data have changed or cannot be read, or another process is at the
-            run; for what goes wrong in the block, see
+        InputError: if the data have changed or cannot be read, or another process is using the
+            run. PyTorch errors inside the block are translated, see
             :func:`thesis_lib.system.torch_errors.translate_torch_errors`.
     """
     dataset = open_dataset(run.config.data, needs)
@@ -40,7 +43,7 @@ def run_data(run: RunDirectory, needs: tuple[str, ...]) -> Iterator[tuple[DataSe
 
 
 def check_fingerprint(run: RunDirectory, dataset: DataSet) -> None:
-    """Raise InputError where the data set's files are not those that the run was trained on."""
+    """Raise InputError if the data set's files are not those that the run was trained on."""
     trained = trained_fingerprint(run)
     if trained is not None and trained != dataset.fingerprint:
         raise InputError(

@@ -1,8 +1,9 @@
-"""Reading what SupContrast (github.com/HobbitLong/SupContrast) writes: checkpoints and logs.
+"""Read the checkpoints and logs of SupContrast (github.com/HobbitLong/SupContrast).
 
-Such a file is a dict: ``opt`` (an argparse.Namespace), ``model`` (a state dict: ``encoder.*``
-and ``head.*``, or ``fc.*`` of its cross-entropy baseline; with ``module.`` in front or after
-``encoder`` when trained on several GPUs), ``optimizer`` and ``epoch``.
+A SupContrast checkpoint is a dict with the keys ``opt`` (an argparse.Namespace), ``model`` (a
+state dict), ``optimizer`` and ``epoch``. The state dict has the keys ``encoder.*`` and
+``head.*``, or ``fc.*`` for the cross-entropy baseline. If it was trained on several GPUs, there
+is also a ``module.`` at the beginning of the keys or after ``encoder``.
 """
 
 import argparse
@@ -23,13 +24,13 @@ from thesis_lib.errors import InputError
 from thesis_lib.training.checkpoints import is_whole_zip
 
 NUMPY_CORES = ("core", "_core")
-WRAPPERS = ("module", "_orig_mod")  # what DataParallel and torch.compile put into keys
+WRAPPERS = ("module", "_orig_mod")  # inserted into keys by DataParallel and torch.compile
 OWNERS = {"encoder": "backbone", "head": "projection.layers", "fc": "head"}
-# SupContrast's own ResNet is timm's with the small-image stem, but for one name.
+# SupContrast's ResNet is timm's with the small-image stem, except for this name.
 SHORTCUT = re.compile(r"^(backbone\.layer\d\.\d+)\.shortcut\.([01]\.)")
 METHOD_NAMES = {"SupCon": "supcon", "SimCLR": "simclr"}
-# What a file may ask for beside tensors and plain values. Its step schedule leaves learning
-# rates as scalars of numpy, which have moved from one of its modules to another.
+# Types that a file may contain besides tensors and plain values. SupContrast's step schedule
+# saves learning rates as NumPy scalars, whose module was renamed in NumPy 2.
 TRUSTED = [
     argparse.Namespace,
     np.dtype,
@@ -50,14 +51,15 @@ OPTIONS = {
     "mean": "mean",
     "std": "std",
 }
-LOSS_TAGS = ("loss", "train_loss")  # of main_supcon and of main_ce
+LOSS_TAGS = ("loss", "train_loss")  # of main_supcon.py and main_ce.py
 
 
 @dataclass(frozen=True)
 class SupContrastCheckpoint:
-    """One file: its weights under this package's names, and what it says of its training.
+    """Hold the content of one SupContrast checkpoint, with weights renamed for this package.
 
-    ``theirs`` maps those names to the file's; ``settings`` are fields of RunConfig.
+    ``theirs`` maps the new names of the weights to those in the file. ``options`` are the
+    options of SupContrast in the file, ``settings`` the same as fields of RunConfig.
     """
 
     path: Path
@@ -69,7 +71,7 @@ class SupContrastCheckpoint:
     optimizer: dict[str, Any] | None
 
     def spell(self, name: str) -> str:
-        """How the file names a weight, or would."""
+        """Return the name that a weight has, or would have, in the file."""
         if name in self.theirs:
             return self.theirs[name]
         owner = next((theirs for theirs, ours in OWNERS.items() if name.startswith(ours)), "")
@@ -79,20 +81,21 @@ class SupContrastCheckpoint:
 
 
 def read_checkpoint(path: Path) -> SupContrastCheckpoint:
-    """Read a file of SupContrast without running pickled code.
+    """Read a SupContrast checkpoint without running pickled code.
 
     Raises:
-        InputError: for a file that is missing, damaged, holds anything but tensors, plain values
-            and an argparse.Namespace, is laid out otherwise, or has weights that are not finite.
+        InputError: if the file is missing or damaged, contains anything other than tensors,
+            plain values and an argparse.Namespace, is not a SupContrast checkpoint, or has
+            weights that are not finite.
     """
     content = _load(path)
     try:
         return _interpret(path, content)
     except InputError:
         raise
-    except Exception as error:  # anything may stand where an option or a weight belongs
+    except Exception as error:  # options and weights may have any type
         reason = f"{type(error).__name__} {error}".split("\n")[0]
-        raise InputError(f"{path} is laid out as no checkpoint of SupContrast: {reason}") from None
+        raise InputError(f"{path} is not a SupContrast checkpoint: {reason}") from None
 
 
 def _interpret(path: Path, content: Any) -> SupContrastCheckpoint:
@@ -101,17 +104,17 @@ def _interpret(path: Path, content: Any) -> SupContrastCheckpoint:
         found = [str(key) for key in content] if isinstance(content, dict) else [type(content)]
         more = ", ..." if len(found) > 5 else ""
         raise InputError(
-            f"{path} is no checkpoint of SupContrast: it holds "
-            f"{', '.join(map(str, found[:5]))}{more}, where opt, model (a state dict), optimizer "
-            "and epoch belong"
+            f"{path} is not a SupContrast checkpoint: it contains "
+            f"{', '.join(map(str, found[:5]))}{more} instead of opt, model (a state dict), "
+            "optimizer and epoch"
         )
     theirs: dict[str, str] = {}
     for key, value in model.items():
         name = _our_name(str(key))
         if name in theirs:
-            raise InputError(f"{path} holds the same weight twice: {theirs[name]} and {key}")
+            raise InputError(f"{path} contains the same weight twice: {theirs[name]} and {key}")
         if not torch.isfinite(value).all():
-            raise InputError(f"{path} holds weights that are not finite: {key}")
+            raise InputError(f"{path} contains weights that are not finite: {key}")
         theirs[name] = key
     options = content.get("opt") or {}
     options = options if isinstance(options, dict) else vars(options)
@@ -119,7 +122,7 @@ def _interpret(path: Path, content: Any) -> SupContrastCheckpoint:
     try:
         settings = _settings(options)
         if any(name.startswith("head.") for name in theirs):
-            # main_ce.py knows one size alone, and has no option for it.
+            # main_ce.py always trains on 32 px images and has no option for the size.
             settings = {"image_size": 32, **settings, "method": "cross-entropy"}
         RunConfig.from_dict(settings)
     except ValueError as error:
@@ -137,20 +140,20 @@ def _interpret(path: Path, content: Any) -> SupContrastCheckpoint:
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise InputError(f"there is no file {path}" if not path.exists() else f"{path} is no file")
+        raise InputError(f"{path} is not a file" if path.exists() else f"there is no file {path}")
     if zipfile.is_zipfile(path) and not is_whole_zip(memoryview(path.read_bytes())):
-        raise InputError(f"{path} is damaged: zip's checksums of what lies in it are wrong")
+        raise InputError(f"{path} is damaged: the checksums in its zip archive are wrong")
     try:
         with torch.serialization.safe_globals(TRUSTED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks for {named[1]}, which" if named else "holds something that"
+        what = f"contains {named[1]}, which" if named else "contains something that"
         raise InputError(
-            f"{path} {what} is not loaded: of a checkpoint's content only tensors, plain values "
-            "and an argparse.Namespace are trusted"
+            f"{path} {what} is not loaded for safety: only tensors, plain values and an "
+            "argparse.Namespace are"
         ) from None
-    except Exception as error:  # torch raises many kinds on what is no checkpoint
+    except Exception as error:  # torch raises many types for files that are not checkpoints
         reason = f"{type(error).__name__} {error}".split("\n")[0]
         raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from None
 
@@ -162,63 +165,69 @@ def _our_name(key: str) -> str:
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of RunConfig that SupContrast's options tell."""
-    told = {ours: options[name] for name, ours in OPTIONS.items() if options.get(name) is not None}
+    """Convert SupContrast's options to fields of RunConfig."""
+    settings = {
+        ours: options[name] for name, ours in OPTIONS.items() if options.get(name) is not None
+    }
     for name, number in (("mean", float), ("std", float), ("decay_epochs", int)):
-        if isinstance(told.get(name), str):  # as typed on its command line
-            told[name] = [number(text) for text in re.findall(r"[\d.]+(?:e-?\d+)?", told[name])]
+        text = settings.get(name)
+        if isinstance(text, str):  # as typed on SupContrast's command line
+            settings[name] = [number(t) for t in re.findall(r"[\d.]+(?:e-?\d+)?", text)]
     if "cosine" in options:
-        told["schedule"] = "cosine" if options["cosine"] else "step"
+        settings["schedule"] = "cosine" if options["cosine"] else "step"
     if "warm" in options:
-        told["warmup_epochs"] = options.get("warm_epochs", 10) if options["warm"] else 0
+        settings["warmup_epochs"] = options.get("warm_epochs", 10) if options["warm"] else 0
     if options.get("warmup_from") is not None:
-        told["warmup_from"] = options["warmup_from"]
+        settings["warmup_from"] = options["warmup_from"]
     if "method" in options:
         if options["method"] not in METHOD_NAMES:
-            known = " and ".join(METHOD_NAMES)
-            raise ValueError(f"method is {options['method']!r}, known are {known}")
-        told["method"] = METHOD_NAMES[options["method"]]
-    return told
+            known = " or ".join(METHOD_NAMES)
+            raise ValueError(f"method must be {known}, not {options['method']!r}")
+        settings["method"] = METHOD_NAMES[options["method"]]
+    return settings
 
 
 def _epoch(path: Path, content: Mapping[str, Any]) -> int:
-    """The epoch that the file tells, or its name."""
-    told, named = content.get("epoch"), re.fullmatch(r"ckpt_epoch_(\d+)", path.stem)
+    """Return the epoch stored in the file, or else the one in its name."""
+    stored: Any = content.get("epoch")
+    named = re.fullmatch(r"ckpt_epoch_(\d+)", path.stem)
     try:
-        epoch = int(told)  # also of a tensor or a scalar of numpy
+        epoch = int(stored)  # may be a tensor or a NumPy scalar
     except (TypeError, ValueError):
         epoch = int(named[1]) if named else 0
     if epoch < 1:
         raise InputError(
-            f"{path} does not say of which epoch it is (its epoch is {told!r}); "
-            "name it ckpt_epoch_N.pth"
+            f"{path} does not say which epoch it was saved in (its epoch is {stored!r}); rename it "
+            "to ckpt_epoch_N.pth"
         )
     return epoch
 
 
 def _optimizer(content: Any) -> dict[str, Any] | None:
-    """An optimizer's state dict with one group of parameters; None for anything else."""
-    groups = content.get("param_groups") if isinstance(content, dict) else None
-    sound = isinstance(groups, list) and len(groups) == 1 and isinstance(content.get("state"), dict)
-    return content if sound and {"params", "lr"} <= set(groups[0]) else None
+    """Return an optimizer state dict with one parameter group; None for anything else."""
+    if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
+        return None
+    groups = content.get("param_groups")
+    sound = isinstance(groups, list) and len(groups) == 1 and {"params", "lr"} <= set(groups[0])
+    return content if sound else None
 
 
 def read_losses(folder: Path) -> dict[int, dict[str, float]]:
-    """Loss and learning rate of each epoch from SupContrast's TensorBoard logs.
+    """Read the loss and learning rate of each epoch from SupContrast's TensorBoard logs.
 
     Raises:
-        InputError: where the folder holds no logs with a loss.
+        InputError: if the folder contains no logs with a loss.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder} with TensorBoard logs")
+        raise InputError(f"there is no folder {folder} to read TensorBoard logs from")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()["scalars"]
     loss = next((tag for tag in LOSS_TAGS if tag in tags), None)
     if loss is None:
-        raise InputError(f"{folder} holds no TensorBoard logs with a loss (found: {tags})")
+        raise InputError(f"{folder} contains no TensorBoard logs with a loss (found: {tags})")
     rows: dict[int, dict[str, float]] = {e.step: {"loss": e.value} for e in events.Scalars(loss)}
     if "learning_rate" in tags:
         for event in events.Scalars("learning_rate"):

@@ -1,4 +1,4 @@
-"""A run made of SupContrast's checkpoints, on which every later stage works."""
+"""Import SupContrast checkpoints as a run that all later stages can use."""
 
 import hashlib
 import json
@@ -33,29 +33,32 @@ from thesis_lib.training.supcontrast import SupContrastCheckpoint, read_checkpoi
 def import_checkpoints(
     paths: Sequence[Path], settings: Mapping[str, Any], tensorboard: Path | None = None
 ) -> RunDirectory:
-    """Make a run of SupContrast's checkpoints, on which every later stage works.
+    """Import SupContrast checkpoints as a run that all later stages can use.
 
-    Settings come from ``settings``, else from the files' options, else from RunConfig; the run
-    can be trained on, where the optimizer's state is in the newest file. The losses stay unknown
-    without its TensorBoard logs. The checkpoints appear last, all at once: an import that was
-    cut short can be given again.
+    A setting is taken from ``settings``, or else from the options in the files, or else from
+    the defaults of RunConfig. Training can be resumed if the newest file contains the
+    optimizer's state. Losses are only known if TensorBoard logs are given. All checkpoints
+    appear at once at the end, so an interrupted import can simply be repeated.
 
     Args:
-        paths: the files, one an epoch.
-        settings: fields of RunConfig, with data and backbone.
-        tensorboard: folder of SupContrast's logs of this training.
+        paths: the checkpoints, one per epoch.
+        settings: fields of RunConfig, including data and backbone.
+        tensorboard: folder with SupContrast's TensorBoard logs of this training.
+
+    Returns:
+        The new run.
 
     Raises:
-        InputError: for a file that cannot be read or does not fit the backbone, files that
-            disagree, a batch size other than theirs, or a run that is there already.
+        InputError: if a file cannot be read or does not fit the backbone, the files belong to
+            different trainings, the batch size differs from theirs, or the run exists already.
     """
     first = read_checkpoint(paths[0])
     config = _config(first, settings)
     run, dataset, model = check_run(config)
     if any(run.checkpoints.glob("*.pth")):
         raise InputError(
-            f"{relative_to_root(run.path)} is there already; give the import another --tag, "
-            "or delete that run"
+            f"{relative_to_root(run.path)} exists already; import under another --tag, or "
+            "delete that run"
         )
     files = _check_files(paths, first, config, model)
     statistics = data_statistics(dataset)
@@ -76,7 +79,7 @@ def _import(
     losses: Mapping[int, Mapping[str, float]],
 ) -> None:
     config = run.config
-    # Built beside its place: an import that is cut short leaves no checkpoint to be found.
+    # Written to another folder first, so that an interrupted import leaves no checkpoints.
     partial = run.path / ".checkpoints.partial"
     shutil.rmtree(partial, ignore_errors=True)
     rows: list[dict[str, float]] = []
@@ -91,7 +94,7 @@ def _import(
             "classes": dataset.classes,
             "mean": list(config.mean or statistics.mean),
             "std": list(config.std or statistics.std),
-            "code": None,  # nobody knows which
+            "code": None,  # unknown
             "precision": None,
             "metrics": _table(rows).to_dict("records"),
             "position": vars(Position(epoch + 1)),
@@ -115,15 +118,15 @@ def _import(
 
 
 def unknown_settings(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of pretraining that neither the files nor the user told: name -> default."""
+    """Return the pretraining settings that neither files nor user give: name -> default."""
     ours = ("tag", "seed", "data", "backbone", "small_images", "on_bad_image")
-    told = {*first.settings, *settings, *ours}
+    known = {*first.settings, *settings, *ours}
     names = RunConfig.field_names(IDENTITY, PRETRAIN)
-    return {name: getattr(RunConfig, name) for name in names if name not in told}
+    return {name: getattr(RunConfig, name) for name in names if name not in known}
 
 
 def describe_import(run: RunDirectory, files: Sequence[Path], settings: Mapping[str, Any]) -> str:
-    """What was imported, which settings nobody told, and whether its training can go on."""
+    """Describe an import: its epochs, the defaults used, and whether training can be resumed."""
     epochs, config = checkpoints.kept_epochs(run), run.config
     lines = [
         f"{run.path.name}: imported {len(epochs)} checkpoints, epochs {epochs[0]} to "
@@ -132,26 +135,28 @@ def describe_import(run: RunDirectory, files: Sequence[Path], settings: Mapping[
     unknown = unknown_settings(read_checkpoint(files[0]), settings)
     if unknown:
         listed = ", ".join(f"{name} = {value}" for name, value in unknown.items())
-        lines.append(f"neither the files nor the options tell, so by default: {listed}")
+        lines.append(
+            f"found in neither the files nor the options, so left at the default: {listed}"
+        )
     if not is_pretrained(run):
         can = checkpoints.load(run.last_checkpoint)["optimizer"] is not None
+        how = "can be resumed" if can else "cannot be resumed (no optimizer state in the file)"
         lines.append(
-            f"its training {'goes on' if can else 'cannot go on (no state of SGD in the file)'} "
-            f"from epoch {epochs[-1]}; to probe what is there, import it with --epochs "
-            f"{epochs[-1]} and another --tag"
+            f"its training {how} from epoch {epochs[-1]}; to probe the imported checkpoints now, "
+            f"import them with --epochs {epochs[-1]} and another --tag"
         )
     return "\n".join(lines)
 
 
 def _config(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> RunConfig:
-    """The run's settings: those given, else those of the first file, else the defaults."""
-    told = first.settings
-    batch_size = settings.get("batch_size", told.get("batch_size", RunConfig.batch_size))
-    if batch_size != told.get("batch_size", batch_size):
+    """Return the run's settings: those given, else those of the first file, else the defaults."""
+    stored = first.settings
+    batch_size = settings.get("batch_size", stored.get("batch_size", RunConfig.batch_size))
+    if batch_size != stored.get("batch_size", batch_size):
         raise InputError(
-            f"{first.path} was trained with batch size {told['batch_size']}, not {batch_size}"
+            f"{first.path} was trained with batch size {stored['batch_size']}, not {batch_size}"
         )
-    config = RunConfig.from_dict({**told, **settings})
+    config = RunConfig.from_dict({**stored, **settings})
     if config.small_images is not None:
         return config
     try:
@@ -160,7 +165,7 @@ def _config(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> RunCon
         raise InputError(str(error)) from None
     if not changeable:
         return config
-    # The file knows better than the size of the images which stem it was trained with.
+    # The weights show which stem was used; the image size alone would only suggest it.
     stem = first.weights.get("backbone.conv1.weight")
     return config.updated(small_images=stem is not None and stem.shape[-1] == 3)
 
@@ -168,7 +173,7 @@ def _config(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> RunCon
 def _check_files(
     paths: Sequence[Path], first: SupContrastCheckpoint, config: RunConfig, model: nn.Module
 ) -> dict[int, Path]:
-    """Hold every file against the model and the others; return epoch -> path, ascending."""
+    """Check every file against the model and the first file; return epoch -> path, ascending."""
     files: dict[int, Path] = {}
     for path in paths:
         read = read_checkpoint(path)
@@ -176,17 +181,17 @@ def _check_files(
         for name, value in first.settings.items():
             if read.settings.get(name) != value:
                 raise InputError(
-                    f"{path} and {first.path} are of different trainings: {name} is "
+                    f"{path} and {first.path} are from different trainings: {name} is "
                     f"{read.settings.get(name)} and {value}"
                 )
         if read.epoch > config.epochs:
-            raise InputError(f"{path} is of epoch {read.epoch}, but epochs is {config.epochs}")
+            raise InputError(f"{path} is from epoch {read.epoch}, but epochs is {config.epochs}")
         if read.epoch in files:  # last.pth repeats the last ckpt_epoch_N.pth
             other = read_checkpoint(files[read.epoch]).weights
             if not all(torch.equal(value, other[name]) for name, value in read.weights.items()):
                 raise InputError(
-                    f"{path} and {files[read.epoch]} are both of epoch {read.epoch} and differ; "
-                    "leave one of them out"
+                    f"{path} and {files[read.epoch]} are both from epoch {read.epoch} but differ; "
+                    "leave out one of them"
                 )
         files.setdefault(read.epoch, path)
     return dict(sorted(files.items()))
@@ -195,16 +200,16 @@ def _check_files(
 def _optimizer_state(
     read: SupContrastCheckpoint, model: nn.Module, config: RunConfig
 ) -> dict[str, Any] | None:
-    """SGD's state in the order of our parameters; None where the file has no such state."""
+    """Return SGD's state in the order of the model's parameters; None if the file has none."""
     parameters = dict(model.named_parameters())
-    # An optimizer counts its parameters in the order in which the state dict names them.
+    # An optimizer numbers its parameters in the order of the state dict.
     in_file = [name for name in read.weights if name in parameters]
     if read.optimizer is None:
         return None
     group, states = read.optimizer["param_groups"][0], read.optimizer["state"]
     momenta = {
-        name: dict(states.get(number, {})).get("momentum_buffer")
-        for name, number in zip(in_file, group["params"], strict=False)
+        name: dict(states.get(index, {})).get("momentum_buffer")
+        for name, index in zip(in_file, group["params"], strict=False)
     }
     fits = (
         value is not None and value.shape == parameters[name].shape
@@ -223,13 +228,13 @@ def _optimizer_state(
 
 
 def _learning_rate(read: SupContrastCheckpoint) -> dict[str, float]:
-    """The epoch's learning rate, as the optimizer was left with it."""
+    """Return the learning rate stored in the optimizer at the end of the epoch."""
     rate = float(read.optimizer["param_groups"][0]["lr"]) if read.optimizer else float("nan")
     return {"learning_rate": rate}
 
 
 def _table(rows: Sequence[Mapping[str, float]]) -> pd.DataFrame:
-    """``metrics.csv``: NaN for what the files do not tell."""
+    """Return the content of ``metrics.csv``, with NaN for unknown values."""
     return pd.DataFrame(rows, columns=METRICS_COLUMNS)
 
 

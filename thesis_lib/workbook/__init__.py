@@ -1,17 +1,18 @@
-"""The notebooks' grid: parameters, papermill, receipts, status, several jobs, Slurm.
+"""Execute the notebooks over a grid of runs: one after another, in parallel or on Slurm.
 
-Loads no torch: ``thesis status`` answers at once.
+Importing this package does not load torch, so that ``thesis status`` answers at once.
 
 Reads  ``notebooks/``, a settings file, and the state of every run.
 Writes executed notebooks and their receipts into ``runs/<data>/notebooks/`` and
-       ``runs/<data>/<run>/notebooks/``; job ids and logs into ``slurm/`` beside them.
+       ``runs/<data>/<run>/notebooks/``; Slurm's job ids and logs into ``slurm/`` beside them.
+Imports system, data, runs, training, config, errors.
 """
 
 from typing import Any
 
 from thesis_lib.lazy import public_name
 
-# Each public name and the module that defines it; None: the whole module is public.
+# public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "read_parameters": "parameters",
     "open_run": "parameters",

@@ -1,4 +1,4 @@
-"""One notebook by papermill, in a kernel that is watched and that nothing survives of."""
+"""Execute one notebook with papermill, and make sure that no process of it is left."""
 
 import contextlib
 import logging
@@ -20,34 +20,35 @@ from thesis_lib.system.files import atomic_path
 from thesis_lib.system.paths import relative_to_root, workbook_root
 from thesis_lib.workbook.receipts import has_receipt, receipt_file
 
-SECONDS_TO_END = 8.0  # for a kernel that is told to stop: its training finishes a step and saves
-SECONDS_TO_END_IN_JOB = 25.0  # Slurm kills 30 s after it has told a job to stop
-FROZEN_SECONDS = 60.0  # that a kernel may take to answer its heartbeat
+SECONDS_TO_END = 8.0  # for a kernel to stop: its training finishes a step and saves
+SECONDS_TO_END_IN_JOB = 25.0  # Slurm kills a job 30 s after SIGTERM
+FROZEN_SECONDS = 60.0  # within which a kernel must answer a heartbeat
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel in a process group of its own, killed when it no longer answers."""
+    """A kernel in its own process group that is killed if it stops answering heartbeats."""
 
-    talks_through: AsyncKernelClient | None = None
+    heartbeat_client: AsyncKernelClient | None = None
 
-    def client(self, **options: Any) -> AsyncKernelClient:
-        """Make the client that papermill talks through; unlike papermill, heed its heartbeat."""
-        self.talks_through = super().client(**options)
-        heartbeat = self.talks_through.hb_channel
+    def client(self, **options: Any) -> AsyncKernelClient:  # type: ignore[override]  # its stub
+        """Make the client that papermill uses; kill the kernel if its heartbeat fails."""
+        client: Any = super().client(**options)
+        self.heartbeat_client, heartbeat = client, client.hb_channel
         heartbeat.time_to_dead = FROZEN_SECONDS
         heartbeat.call_handlers = lambda _: self.kill()
-        return self.talks_through
+        return client
 
     def kill(self) -> None:
-        """Kill the kernel and its children, also those that have outlived it."""
-        if self.provisioner is not None and self.provisioner.pgid is not None:
+        """Kill the kernel and all its children, also if the kernel itself has stopped already."""
+        group = getattr(self.provisioner, "pgid", None)
+        if group is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.provisioner.pgid, signal.SIGKILL)
+                os.killpg(group, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def watched_kernel() -> Iterator[Kernel]:
-    """A kernel that is told to stop at the end, and of which no process is left after it."""
+    """Yield a kernel; at the end of the block, stop it and kill what is left of its processes."""
     seconds = SECONDS_TO_END_IN_JOB if "SLURM_JOB_ID" in os.environ else SECONDS_TO_END
     kernel = Kernel(kernel_name="python3", shutdown_wait_time=seconds)
     try:
@@ -58,28 +59,28 @@ def watched_kernel() -> Iterator[Kernel]:
                 run_sync(kernel.shutdown_kernel)()
         finally:
             kernel.kill()
-            if kernel.talks_through is not None:
-                kernel.talks_through.stop_channels()
+            if kernel.heartbeat_client is not None:
+                kernel.heartbeat_client.stop_channels()
 
 
 def execute_notebook(
     source: Path, executed: Path, parameters: dict[str, Any], config: RunConfig
 ) -> str | None:
-    """Execute one notebook; its copy appears only if it has reached its last cell.
+    """Execute one notebook and save the executed copy if its last cell was reached.
 
-    A notebook that has not leaves ``<name>.failed.ipynb``, where papermill has written one.
+    If it fails, what papermill has written so far is saved as ``<name>.failed.ipynb``.
 
     Args:
-        source: the notebook.
-        executed: where the executed copy goes.
-        parameters: for its parameters cell.
-        config: of its run, for its receipt.
+        source: path of the notebook.
+        executed: path of the executed copy.
+        parameters: values for its parameters cell.
+        config: config of the run, which says where the receipt is.
 
     Returns:
-        None, or what went wrong in one line.
+        None on success, else one line that says what went wrong.
     """
-    # papermill warns of each setting that the parameters cell does not show, though any may be
-    # passed: RunConfig checks the names. asyncio tells of tasks that a signal has cut short.
+    # papermill warns about each parameter that is not in the parameters cell, although RunConfig
+    # accepts and checks them all. asyncio logs an error for tasks that a signal has interrupted.
     for name in ("papermill", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ def execute_notebook(
     try:
         reason = _run(source, partial, parameters)
         if reason is None and not has_receipt(source.stem, config):
-            reason = "the notebook ended before its last cell, which confirms that all was done"
+            reason = "the notebook ended before its last cell, which writes its receipt"
         if reason is None:
             failed.unlink(missing_ok=True)
             with atomic_path(executed) as synced:
@@ -105,7 +106,7 @@ def execute_notebook(
 
 
 def _run(source: Path, output: Path, parameters: dict[str, Any]) -> str | None:
-    """Let papermill execute a notebook; return what it says went wrong."""
+    """Execute a notebook with papermill; return one line that says what went wrong, or None."""
     try:
         with watched_kernel() as kernel:
             papermill.execute_notebook(
@@ -116,16 +117,16 @@ def _run(source: Path, output: Path, parameters: dict[str, Any]) -> str | None:
                 cwd=workbook_root(),
                 progress_bar=False,
                 stdout_file=sys.stdout,
-                extra_arguments=["--IPKernelApp.log_level=50"],  # it may end amid a message
+                extra_arguments=["--IPKernelApp.log_level=50"],  # no log if stopped in a message
                 km=kernel,
             )
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}".split("\n")[0].rstrip(": ")
     except DeadKernelError:
         return (
-            "the notebook's kernel was killed (too little memory?), left by itself, or did not "
-            f"answer for {FROZEN_SECONDS:g} s"
+            "the notebook's kernel was killed (out of memory?), exited, or did not answer for "
+            f"{FROZEN_SECONDS:g} s"
         )
-    except Exception as error:  # it did not start, or the copy could not be written
+    except Exception as error:  # the kernel did not start, or the copy could not be written
         return f"{type(error).__name__}: {error}".split("\n")[0]
     return None

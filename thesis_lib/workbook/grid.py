@@ -1,4 +1,4 @@
-"""The grid of notebooks, by papermill: what is done is skipped, what failed does not stop it."""
+"""Execute the notebooks of a grid of runs. Skip finished ones; a failure ends only its run."""
 
 import os
 import sys
@@ -28,16 +28,16 @@ from thesis_lib.workbook.plan import (
 
 
 def check_grid(configs: Sequence[RunConfig]) -> None:
-    """Refuse what cannot work before anything runs: data, backbones, settings, notebooks.
+    """Check data, backbones, settings and notebooks of a grid before anything runs.
 
     Raises:
-        InputError: for the first thing that will not do.
+        InputError: for the first problem found.
     """
     from thesis_lib.data.datasets import open_dataset
     from thesis_lib.training.pretraining import check_run
 
-    needs = ("train", "val", "test")
-    if not (find_data(configs[0].data) / "val").is_dir():  # the cosine recipe makes none
+    needs: tuple[str, ...] = ("train", "val", "test")
+    if not (find_data(configs[0].data) / "val").is_dir():  # the cosine recipe has no val/
         needs = ("train", "test")
     open_dataset(configs[0].data, needs)
     for config in configs:
@@ -53,24 +53,25 @@ def run_grid(
     dry_run: bool = False,
     run_all: Callable[[Sequence[Sequence[Task]]], list[str]] | None = None,
 ) -> list[str]:
-    """Execute the workbook for every config: 01, the runs, 06.
+    """Execute the whole workbook: notebook 01, then 02 to 05 for every run, then 06.
 
-    A notebook that fails ends its run, not the grid. Executed copies go to the run's (or the
-    data set's) ``notebooks/``; that of a failed notebook to ``<name>.failed.ipynb``.
+    If a notebook fails, the rest of its run is skipped and the grid continues. Executed copies
+    are saved in ``notebooks/`` of the run or of the data set, a failed one as
+    ``<name>.failed.ipynb``.
 
     Args:
-        configs: the runs, on one data set.
-        dry_run: print the plan and execute nothing.
-        run_all: executes the notebooks of all runs and returns a line for each failure; by
-            default one run after another.
+        configs: configs of the runs, all on the same data set.
+        dry_run: only print the plan.
+        run_all: function that executes the notebooks of all runs and returns one line per
+            failure; by default, the runs are executed one after another.
 
     Returns:
-        A line for each failure.
+        One line per failure.
 
     Raises:
-        InputError: for what can be refused before anything runs.
+        InputError: for problems that are found before anything runs.
     """
-    # These import torch, which `thesis status` cannot wait for.
+    # Imported here because they load torch, which would slow down `thesis status`.
     from thesis_lib.data.datasets import open_dataset
     from thesis_lib.data.statistics import data_statistics, readable
 
@@ -82,27 +83,30 @@ def run_grid(
     print_skipped_notebooks(configs[0].data)
     dataset = open_dataset(configs[0].data)
     readable(dataset, data_statistics(dataset), configs[0])
-    os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance of what kernels write
+    os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance that kernels write
     failures = execute_in_turn([plan.first])
     failures += (run_all or run_in_sequence)(plan.runs)
     return failures + execute_in_turn([plan.last])
 
 
 def run_in_sequence(runs: Sequence[Sequence[Task]]) -> list[str]:
-    """Execute the notebooks of all runs; return a line for each failure."""
+    """Execute the notebooks of all runs, one run after another; return one line per failure."""
     return [failure for tasks in runs for failure in execute_in_turn(tasks)]
 
 
 def execute_in_turn(tasks: Sequence[Task]) -> list[str]:
-    """Execute what is not done of one run's notebooks, or of one data set's, to the first failure.
+    """Execute the notebooks that are not done yet, one after another, up to the first failure.
+
+    Args:
+        tasks: notebooks of one run or of one data set.
 
     Returns:
-        A line for the failure, if there was one.
+        A list with one line for the failure, or an empty list.
     """
     failures: list[str] = []
     for task in tasks:
         if failures:
-            print(f"-- {task.label}: left out, since an earlier notebook of this run failed")
+            print(f"-- {task.label}: skipped, because an earlier notebook of this run failed")
             continue
         if task.is_done():
             print(f"-- {task.label}: done already")
@@ -118,20 +122,20 @@ def execute_in_turn(tasks: Sequence[Task]) -> list[str]:
 
 
 def execute(task: Task) -> str | None:
-    """Execute one notebook; return None, or what went wrong in one line."""
-    from thesis_lib.workbook.execution import execute_notebook  # imports papermill: seconds
+    """Execute one notebook; return None, or one line that says what went wrong."""
+    from thesis_lib.workbook.execution import execute_notebook  # slow to import
 
     source, parameters = notebook_path(task.notebook), task.parameters
     try:
         with locked(task.executed.parent):
             sweep_partial(task.executed.parent, older_than=0)
             return execute_notebook(source, task.executed, parameters, task.config)
-    except InputError as error:  # somebody else is at this run
+    except InputError as error:  # another process is using this run
         return str(error)
 
 
 def grid_configs(settings: dict[str, Any], backbones: Sequence[str], batch_sizes: Sequence[int]):
-    """A config for each backbone and batch size, with the same other settings."""
+    """Make a config for each pair of backbone and batch size, with the same other settings."""
     configs = [
         RunConfig.from_dict({**settings, "backbone": backbone, "batch_size": batch_size})
         for backbone in backbones

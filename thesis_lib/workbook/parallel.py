@@ -1,6 +1,7 @@
-"""Several runs at once on one machine: each in a process, with GPUs or cores of its own."""
+"""Execute several runs at once on one machine, each in a process with its own GPUs or cores."""
 
 import contextlib
+import io
 import multiprocessing
 import os
 import shutil
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess
+from typing import cast
 
 import psutil
 
@@ -25,47 +27,48 @@ from thesis_lib.system.signals import sigterm_raises
 from thesis_lib.workbook.grid import execute_in_turn
 from thesis_lib.workbook.plan import Task
 
-# A kernel that is told to stop has 8 s; its runner, that and what it takes to put things away.
+# A kernel has 8 s to stop (execution.SECONDS_TO_END); its run's process needs a little longer.
 SECONDS_TO_END = 12.0
 
 Runs = Sequence[Sequence[Task]]
 
 
-def run_in_parallel(configs: Sequence[RunConfig], jobs: int) -> Callable[[Runs], list[str]]:
-    """What executes the notebooks of all runs, so many runs at once, for `run_grid`.
+def run_in_parallel(configs: Sequence[RunConfig], num_jobs: int) -> Callable[[Runs], list[str]]:
+    """Return a function for the ``run_all`` argument of `run_grid` that runs in parallel.
 
     Args:
-        configs: the runs.
-        jobs: how many at once.
+        configs: configs of the runs.
+        num_jobs: number of runs at a time.
 
     Raises:
-        InputError: for too few of them, or where there are GPUs, but not enough of them.
+        InputError: if ``num_jobs`` is less than 1, or there are GPUs but too few of them.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs must be at least 1, not {jobs}")
-    shares = _shares(configs[0], min(jobs, len(configs)))
+    if num_jobs < 1:
+        raise InputError(f"--jobs must be at least 1, not {num_jobs}")
+    shares = _shares(configs[0], min(num_jobs, len(configs)))
     return lambda runs: _execute_all(runs, shares)
 
 
-def _shares(config: RunConfig, jobs: int) -> list[dict[str, str]]:
-    """The environment variables that keep runs out of each other's way, of each place for one."""
+def _shares(config: RunConfig, num_jobs: int) -> list[dict[str, str]]:
+    """Return, for each run at a time, the environment variables that give it GPUs or cores."""
     gpus = visible_gpus() if config.device in ("auto", "cuda") else []
     if not gpus:
         if "OMP_NUM_THREADS" in os.environ:
-            return [{}] * jobs
-        return [{"OMP_NUM_THREADS": str(processes.num_cores(jobs * config.devices))}] * jobs
+            return [{}] * num_jobs
+        threads = processes.num_cores(num_jobs * config.devices)
+        return [{"OMP_NUM_THREADS": str(threads)}] * num_jobs
     each = config.devices
-    if len(gpus) < jobs * each:
+    if len(gpus) < num_jobs * each:
         raise InputError(
-            f"{jobs} runs at once on {each} GPUs each need {jobs * each}, and there are "
-            f"{len(gpus)}: give fewer --jobs or --devices, or --device cpu"
+            f"{num_jobs} runs at once on {each} GPUs each need {num_jobs * each} GPUs, but there "
+            f"are {len(gpus)}; use fewer --jobs or --devices, or --device cpu"
         )
-    parts = (gpus[i * each : (i + 1) * each] for i in range(jobs))
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(part)} for part in parts]
+    shares = (gpus[i * each : (i + 1) * each] for i in range(num_jobs))
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
 
 
 def visible_gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that CUDA shows to a process: its own order, or as it was told."""
+    """Return the GPUs visible to CUDA: those in CUDA_VISIBLE_DEVICES if set, else all by index."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         names = [name.strip() for name in listed.split(",")]
@@ -74,8 +77,8 @@ def visible_gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
-        lines = told.stdout.splitlines() if told.returncode == 0 else []
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
+        lines = done.stdout.splitlines() if done.returncode == 0 else []
         return [str(i) for i in range(sum(line.startswith("GPU ") for line in lines))]
     return []
 
@@ -93,30 +96,32 @@ class _Worker:
     @classmethod
     def start(cls, tasks: Sequence[Task], share: dict[str, str]) -> "_Worker":
         spawn = multiprocessing.get_context("spawn")
-        name = tasks[0].run.path.name
-        results, sends_results = spawn.Pipe(duplex=False)
-        printed, prints = spawn.Pipe(duplex=False)
-        arguments = (tasks, share, os.getpid(), sends_results, prints)
+        run = tasks[0].run
+        assert run is not None  # only 01 and 06 belong to no run
+        name = run.path.name
+        results, results_sender = spawn.Pipe(duplex=False)
+        output, output_sender = spawn.Pipe(duplex=False)
+        arguments = (tasks, share, os.getpid(), results_sender, output_sender)
         process = spawn.Process(target=_execute_run, args=arguments, name=name)
         process.start()
-        sends_results.close()
-        prints.close()
-        relay = threading.Thread(target=_relay, args=(printed, name), daemon=True)
+        results_sender.close()
+        output_sender.close()
+        relay = threading.Thread(target=_relay, args=(output, name), daemon=True)
         relay.start()
         return cls(name, share, process, results, relay)
 
     def failures(self) -> list[str]:
-        """What has failed, once the process is at its end."""
+        """Wait for the process to end; return one line for what failed, if anything did."""
         self.process.join()
         self.relay.join(1)
         with self.results, contextlib.suppress(EOFError):
             return self.results.recv()
-        return [f"{self.name}: its process ended by itself (exit status {self.process.exitcode})"]
+        return [f"{self.name}: its process died (exit status {self.process.exitcode})"]
 
 
-def _relay(printed: Connection, name: str) -> None:
-    """Print what a process prints, each line after its run's name."""
-    with open(os.dup(printed.fileno()), errors="replace") as lines, printed:
+def _relay(output: Connection, name: str) -> None:
+    """Print the output of a process, each line with the run's name in front."""
+    with open(os.dup(output.fileno()), errors="replace") as lines, output:
         for line in lines:
             sys.stdout.write(f"{name} | {line.rstrip()}\n")
             sys.stdout.flush()
@@ -132,17 +137,17 @@ def _execute_all(runs: Runs, shares: Sequence[dict[str, str]]) -> list[str]:
                 worker = _Worker.start(waiting.popleft(), free.popleft())
                 working[worker.process.sentinel] = worker
             for sentinel in wait(list(working)):
-                worker = working.pop(sentinel)
+                worker = working.pop(cast(int, sentinel))
                 free.append(worker.share)
                 failures += worker.failures()
     except BaseException:
-        _end(multiprocessing.active_children())  # also one that was about to be noted
+        _end(multiprocessing.active_children())  # also one that is not in `working` yet
         raise
     return failures
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:
-    """Tell processes to save and to end, and kill those that do not with all their children."""
+    """Let processes save and stop; kill those that take too long, with all their children."""
     for process in processes:
         process.terminate()
     deadline = threading.Event()
@@ -163,15 +168,23 @@ def _execute_run(
     share: dict[str, str],
     owner: int,
     results: Connection,
-    prints: Connection,
+    output: Connection,
 ) -> None:
-    """What the process of a run does."""
+    """Execute the notebooks of one run; this is the main function of its process.
+
+    Args:
+        tasks: the notebooks.
+        share: environment variables with the GPUs or cores of this process.
+        owner: id of the process that started this one, with which it ends.
+        results: where to send the failures.
+        output: where to write stdout and stderr.
+    """
     os.environ.update(share)
     for stream in (1, 2):
-        os.dup2(prints.fileno(), stream)
-    prints.close()
-    sys.stdout.reconfigure(line_buffering=True)
-    # A terminal's Ctrl-C reaches this process too; the one that has started it passes it on.
+        os.dup2(output.fileno(), stream)
+    output.close()
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)
+    # A terminal sends Ctrl-C to this process, too. Ignore it: the owner then sends SIGTERM.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     with sigterm_raises():
         exit_with_parent(owner)

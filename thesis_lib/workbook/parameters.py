@@ -1,4 +1,4 @@
-"""Settings from a notebook's parameters cell, and from a file."""
+"""Read settings from a notebook's parameters cell or a YAML file, and write them as options."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 def read_parameters(namespace: Mapping[str, Any]) -> RunConfig:
-    """Read a notebook's parameters; the demo's data set is made where it is asked for and missing.
+    """Read a notebook's parameters, and make the demo data set if they name it and it is missing.
 
     Args:
         namespace: the notebook's ``globals()``.
 
     Raises:
-        InputError: for a name that is no setting, or a value out of range.
+        InputError: if a name is not a setting, or a value is out of range.
     """
-    from thesis_lib.data.demo import prepare_demo_data  # loads torch, for which status cannot wait
+    from thesis_lib.data.demo import prepare_demo_data  # late: loads torch
 
     config = RunConfig(**notebook_settings(namespace))
     prepare_demo_data(config.data)
@@ -40,22 +40,22 @@ def read_parameters(namespace: Mapping[str, Any]) -> RunConfig:
 
 
 def open_run(namespace: Mapping[str, Any]) -> RunDirectory:
-    """Open the run that a notebook's parameters name; settings of later stages may differ.
+    """Open the run given by a notebook's parameters, see :meth:`RunDirectory.find`.
 
     Args:
         namespace: the notebook's ``globals()``.
 
     Raises:
-        InputError: where there is no such run, or it was trained with other settings.
+        InputError: if there is no such run, or it was trained with other settings.
     """
     return RunDirectory.find(**notebook_settings(namespace))
 
 
 def notebook_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a notebook's parameters cell, and papermill after it, have set.
+    """Return the settings made in a notebook's parameters cell and by papermill.
 
-    Any field of :class:`RunConfig` can be passed by papermill, also one that the parameters cell
-    does not show. A literal of any other name is a mistake, unless a later cell has set it.
+    papermill can pass any field of :class:`RunConfig`, also one that is not in the parameters
+    cell. Any other variable with a literal value is a mistake, unless a later cell has set it.
 
     Args:
         namespace: the notebook's ``globals()``.
@@ -64,8 +64,8 @@ def notebook_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
         Field names of :class:`RunConfig` and their checked values.
 
     Raises:
-        InputError: for a variable that is no field (papermill itself only warns of a
-            misspelt parameter and runs on without it).
+        InputError: if a variable is not a field (papermill itself only warns about a misspelt
+            parameter and ignores it).
     """
     literals = (bool, int, float, str, list, tuple, dict, types.NoneType)
     hidden = ("In", "Out", "PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")
@@ -81,15 +81,15 @@ def notebook_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names_before_reading(cells: list[str] | None, given: Mapping[str, Any]) -> set[str]:
-    """The names that cells had set before one read the parameters for the first time.
+    """Return the names that were set before a cell first read the parameters.
 
-    Where a notebook's cells are run again in the same kernel, variables of later cells are no
-    parameters.
+    If cells are run again in the same kernel, variables of later cells also exist, but they are
+    not parameters.
 
     Args:
-        cells: the sources that IPython has executed (``In``); None in plain Python, where all
+        cells: source of each executed cell, IPython's ``In``; None in plain Python, where all
             names count.
-        given: the names that there are now.
+        given: the variables that exist now.
     """
     if cells is None:
         return set(given)
@@ -97,15 +97,15 @@ def _names_before_reading(cells: list[str] | None, given: Mapping[str, Any]) -> 
     for source in cells:
         if any(call in source for call in ("read_parameters(", "open_run(")):
             break
-        with contextlib.suppress(SyntaxError):  # a cell of magics
+        with contextlib.suppress(SyntaxError):  # a cell with IPython magics
             assigned = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
             names |= {ast.unparse(target) for node in assigned for target in node.targets}
     return names
 
 
 def settings_table(config: RunConfig) -> pd.DataFrame:
-    """What names a run and what differs from the defaults: setting, value, meaning."""
-    import pandas as pd  # takes half a second, for which status cannot wait
+    """Return a table of the settings that identify a run or differ from their defaults."""
+    import pandas as pd  # late, as it takes half a second
 
     defaults = RunConfig()
     rows = [
@@ -122,14 +122,14 @@ def settings_table(config: RunConfig) -> pd.DataFrame:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a YAML file: fields of RunConfig, several values of backbone and batch size.
+    """Read settings from a YAML file: fields of RunConfig; backbone and batch size may be lists.
 
-    Every value is read as its field's type: YAML itself would make 52 of 0064, a text of 1e-3,
-    and true of a tag called yes.
+    Values are parsed as the type of their field. YAML itself would read 0064 as 52, 1e-3 as a
+    string, and a tag called yes as true.
 
     Raises:
-        InputError: for a file that is missing or no mapping of settings, a name that is no
-            field, and one that stands twice.
+        InputError: if the file is missing or is not a mapping, or if a name is not a field or
+            occurs twice.
     """
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
@@ -137,16 +137,16 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read the settings file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} is no YAML file: {reason}") from None
+        raise InputError(f"{path} is not valid YAML: {reason}") from None
     if not isinstance(root, yaml.MappingNode):
-        raise InputError(f"{path} holds no settings; a line is such as 'epochs: 300'")
+        raise InputError(f"{path} has no settings; write one per line, such as 'epochs: 300'")
     names, settings = RunConfig.field_names(), {}
     for key, node in root.value:
         name = key.value
         if name not in names:
             raise InputError(f"{path}: unknown setting {name!r}{nearest(str(name), names)}")
         if name in settings:
-            raise InputError(f"{path}: the setting {name!r} stands twice")
+            raise InputError(f"{path}: the setting {name!r} occurs twice; remove one of the lines")
         items = node.value if isinstance(node, yaml.SequenceNode) else [node]
         if not all(isinstance(item, yaml.ScalarNode) for item in items):
             raise InputError(f"{path}: {name} must be a value or a list of values")
@@ -156,7 +156,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def typed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with texts, also in lists, read as their fields' types."""
+    """Return settings with strings, also those in lists, parsed as the types of their fields."""
     annotations = typing.get_type_hints(RunConfig)
     return {
         name: from_text(value, annotations[name])
@@ -166,7 +166,7 @@ def typed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_options(config: RunConfig) -> list[str]:
-    """The options that ask for a run: what names it, and every setting that is no default."""
+    """Return the command-line options of a run: its identity and all non-default settings."""
     defaults, words = RunConfig(), []
     for name in RunConfig.field_names():
         value = getattr(config, name)

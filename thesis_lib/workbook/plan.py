@@ -1,4 +1,4 @@
-"""Which notebooks a grid of runs executes, with which parameters, and which are done."""
+"""Plan which notebooks a grid of runs executes, with which parameters, and which are done."""
 
 import json
 from collections.abc import Sequence
@@ -21,11 +21,9 @@ from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import data_runs_folder, find_data
 from thesis_lib.workbook.receipts import STAGE_OF, receipt_holds
 
-# Settings that a run's notebook is passed: 02 makes the run, the later ones find it by what names
-# it, and read the rest from its config.json.
+# Stages whose settings are passed to a run's notebooks. Notebook 02 makes the run. The later ones
+# find it by its identity and read the other settings from its config.json.
 READ_LATER = (IDENTITY, PROBE, MACHINE)
-
-
 STAGES_READ = {
     "pretrain": (IDENTITY, PRETRAIN, PROBE, MACHINE),
     "retrieve": (IDENTITY, PROBE, RETRIEVE, MACHINE),
@@ -34,7 +32,7 @@ STAGES_READ = {
 
 @dataclass(frozen=True)
 class Notebook:
-    """One of the numbered notebooks: run once a data set (``stage`` None) or once a run."""
+    """One of the numbered notebooks: run once per data set (``stage`` is None) or once per run."""
 
     name: str
     stage: str | None = None
@@ -51,7 +49,7 @@ THESIS_TABLES = Notebook("06_thesis_tables")
 
 @dataclass(frozen=True)
 class Task:
-    """One notebook to execute, for one run or (``run`` None) for a data set."""
+    """One notebook to execute, for one run or (``run`` is None) for a data set."""
 
     notebook: Notebook
     config: RunConfig
@@ -65,32 +63,32 @@ class Task:
 
     @property
     def executed(self) -> Path:
-        """Where the executed copy goes."""
+        """Path of the executed copy."""
         folder = self.run.path if self.run else data_runs_folder(self.config.data_name)
         return folder / "notebooks" / f"{self.notebook.name}.ipynb"
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What papermill passes: settings that the notebook shows or that are not the default."""
+        """Values that papermill passes: settings in the parameters cell or not at their default."""
         settings, defaults = self.config.to_dict(), RunConfig().to_dict()
         if self.notebook.stage is None:
             return {name: settings[name] for name in shown_parameters(notebook_path(self.notebook))}
         fields = RunConfig.field_names(*STAGES_READ.get(self.notebook.stage, READ_LATER))
         shown = shown_parameters(notebook_path(self.notebook))
-        # What shapes figures and tables is to be the same in all notebooks, whatever a run was
-        # made with before.
-        asked = {*shown, *DISPLAY_FIELDS, *(n for n in fields if settings[n] != defaults[n])}
-        return {n: settings[n] for n in fields if n in asked}
+        # Always pass the display settings: figures and tables of all notebooks should look the
+        # same, even if a run was made with other display settings before.
+        passed = {*shown, *DISPLAY_FIELDS, *(n for n in fields if settings[n] != defaults[n])}
+        return {n: settings[n] for n in fields if n in passed}
 
     def is_done(self) -> bool:
-        """Whether the executed copy is there, of these parameters, and still holds."""
+        """Return whether an up-to-date executed copy with these parameters exists."""
         if not self.executed.is_file() or executed_parameters(self.executed) != self.parameters:
             return False
         return receipt_holds(self.notebook.name, self.config)
 
 
 def notebook_path(notebook: Notebook) -> Path:
-    """The notebook's source: beside the package, or inside it where it was installed whole."""
+    """Return the path of a notebook: beside the package, or inside it if it was installed."""
     package = Path(__file__).parent.parent
     for folder in (package.parent / "notebooks", package / "notebooks"):
         path = folder / f"{notebook.name}.ipynb"
@@ -100,30 +98,30 @@ def notebook_path(notebook: Notebook) -> Path:
 
 
 def shown_parameters(path: Path) -> set[str]:
-    """Names that the notebook's parameters cell sets.
+    """Return the names that the notebook's parameters cell sets.
 
     Raises:
-        InputError: where no cell has the tag.
+        InputError: if no cell has the tag ``parameters``.
     """
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     tagged = (c for c in cells if "parameters" in c["metadata"].get("tags", []))
     cell = next(tagged, None)
     if cell is None:
         raise InputError(
-            f"{path} has no cell with the tag 'parameters': its settings would be overwritten by "
-            "the notebook's own; tag the cell that sets them"
+            f"{path} has no cell with the tag 'parameters', so the notebook's own values would "
+            "replace the settings of the run; add the tag to the cell that sets them"
         )
     lines = "".join(cell["source"]).splitlines()
     return {line.split("=")[0].strip() for line in lines if "=" in line.split("#")[0]}
 
 
 def executed_parameters(path: Path) -> dict[str, Any]:
-    """The parameters that an executed copy was given."""
+    """Return the parameters with which a copy was executed."""
     return read_json(path)["metadata"].get("papermill", {}).get("parameters", {})
 
 
 def run_notebooks(data: str) -> tuple[Notebook, ...]:
-    """02 to 05; 02 and 05 for a data set without val/, on which alone 03 could choose."""
+    """Return notebooks 02 to 05, or 02 and 05 for a data set without val/, which 03 needs."""
     if (find_data(data) / "val").is_dir():
         return RUN_NOTEBOOKS
     return tuple(n for n in RUN_NOTEBOOKS if n.stage in ("pretrain", "retrieve"))
@@ -131,7 +129,7 @@ def run_notebooks(data: str) -> tuple[Notebook, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a grid consists of: 01 for the data set, 02 to 05 for each run, 06 for all."""
+    """The notebooks of a grid: 01 for the data set, 02 to 05 for each run, 06 for all runs."""
 
     first: Task
     runs: list[list[Task]]
@@ -139,11 +137,11 @@ class Plan:
 
     @property
     def tasks(self) -> list[Task]:
-        """All, in the order of a grid that is executed one notebook after another."""
+        """All notebooks, in the order of a sequential execution."""
         return [self.first, *(task for tasks in self.runs for task in tasks), self.last]
 
     def to_do(self) -> list[Task]:
-        """What would be executed: what is not done, and what comes after it in its run."""
+        """Return the notebooks to execute: those not done, and all after them in the same run."""
         found = [task for task in [self.first] if not task.is_done()]
         for tasks in self.runs:
             undone = [number for number, task in enumerate(tasks) if not task.is_done()]
@@ -152,7 +150,7 @@ class Plan:
 
 
 def plan_of(configs: Sequence[RunConfig]) -> Plan:
-    """The notebooks of a grid; all configs on one data set."""
+    """Plan the notebooks of a grid of configs on the same data set."""
     notebooks = run_notebooks(configs[0].data)
     runs = [RunDirectory(config) for config in configs]
     per_run = [[Task(notebook, run.config, run) for notebook in notebooks] for run in runs]
@@ -160,30 +158,31 @@ def plan_of(configs: Sequence[RunConfig]) -> Plan:
 
 
 def tasks_of(configs: Sequence[RunConfig]) -> list[Task]:
-    """01, 02 to 05 for each run, 06, one after another; all configs on one data set."""
+    """Return 01, then 02 to 05 for each run, then 06; all configs are on the same data set."""
     return plan_of(configs).tasks
 
 
 def print_plan(plan: Plan) -> None:
-    """Print the settings of each run, and what would be executed."""
+    """Print the settings of each run and which notebooks would be executed."""
     from thesis_lib.models import has_small_stem
     from thesis_lib.training.pretraining import create_model
 
     print_skipped_notebooks(plan.first.config.data)
     for tasks in plan.runs:
         run = tasks[0].run
+        assert run is not None  # only 01 and 06 belong to no run
         print(f"{run.config.data_name}/{run.path.name}")
         for name, value in run.config.to_dict().items():
             print(f"    {name} = {json.dumps(value, ensure_ascii=False)}")
         small = has_small_stem(create_model(run.config, 2).backbone)
-        print(f"  mean, std: {'as given' if run.config.mean else 'measured on train/'}")
-        print(f"  stem: {'for small images' if small else 'the usual one'}")
+        print(f"  mean, std: {'as configured' if run.config.mean else 'measured on train/'}")
+        print(f"  stem: {'for small images' if small else 'standard'}")
     to_do = plan.to_do()
     for task in plan.tasks:
         print(f"{'would run  ' if task in to_do else 'done       '} {task.label}")
 
 
 def print_skipped_notebooks(data: str) -> None:
-    """Print why a data set without val/ has no 03 and 04."""
+    """Print why notebooks 03 and 04 are left out for a data set without val/."""
     if len(run_notebooks(data)) < len(RUN_NOTEBOOKS):
         print(f"-- {data} has no val/ to choose a head on: 03 and 04 are left out")

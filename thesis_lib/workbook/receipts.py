@@ -1,6 +1,7 @@
-"""A notebook's own word that it ran to its last cell, and on what inputs.
+"""Write and check receipts, which confirm that a notebook reached its last cell, on which inputs.
 
-papermill calls a notebook completed whose kernel was killed, or that left by ``sys.exit``.
+They are needed because papermill reports a notebook as completed even if its kernel was killed or
+it stopped with ``sys.exit``.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from thesis_lib.runs.stages import IS_DONE, probe_inputs, selection_digest
 from thesis_lib.system.files import file_digest, read_json, write_json
 from thesis_lib.system.paths import data_runs_folder, relative_to_root
 
-# The notebooks of a run and the stages whose outputs they show; the others are of a data set.
+# Notebooks of a run -> the stage whose outputs they show. Other notebooks belong to a data set.
 STAGE_OF = {
     "02_supcon_pretraining": "pretrain",
     "03_checkpoint_probing": "probe",
@@ -26,14 +27,14 @@ STAGE_OF = {
 
 
 def write_receipt(notebook: str, config: RunConfig) -> str:
-    """Confirm that a notebook has reached its end: its last cell calls this.
+    """Confirm that a notebook has reached its end; its last cell calls this.
 
     Args:
-        notebook: its name, such as ``02_supcon_pretraining``.
-        config: of its run; for 01 and 06 their parameters.
+        notebook: name of the notebook, such as ``02_supcon_pretraining``.
+        config: config of the run; for notebooks 01 and 06, their parameters.
 
     Returns:
-        The receipt, ``notebooks/<notebook>.receipt.json`` of the run or of the data set.
+        Path of the receipt, ``notebooks/<notebook>.receipt.json`` of the run or the data set.
     """
     file = receipt_file(notebook, config)
     write_json(file, {"notebook": notebook, "inputs": inputs_digest(notebook, config)})
@@ -41,19 +42,19 @@ def write_receipt(notebook: str, config: RunConfig) -> str:
 
 
 def receipt_file(notebook: str, config: RunConfig) -> Path:
-    """Where the receipt of a notebook lies."""
-    of_run = notebook in STAGE_OF
-    folder = RunDirectory(config).path if of_run else data_runs_folder(config.data_name)
+    """Return the path of a notebook's receipt."""
+    is_per_run = notebook in STAGE_OF
+    folder = RunDirectory(config).path if is_per_run else data_runs_folder(config.data_name)
     return folder / "notebooks" / f"{notebook}.receipt.json"
 
 
 def has_receipt(notebook: str, config: RunConfig) -> bool:
-    """Whether a notebook has reached its end since it was last begun."""
+    """Return whether a notebook reached its end when it was last executed."""
     return receipt_file(notebook, config).is_file()
 
 
 def receipt_holds(notebook: str, config: RunConfig) -> bool:
-    """Whether a notebook has reached its end on the inputs as they are now."""
+    """Return whether a notebook reached its end on the current inputs."""
     stage = STAGE_OF.get(notebook)
     try:
         if not has_receipt(notebook, config) or (
@@ -62,20 +63,18 @@ def receipt_holds(notebook: str, config: RunConfig) -> bool:
             return False
         receipt = read_json(receipt_file(notebook, config))
         return receipt["inputs"] == inputs_digest(notebook, config)
-    except InputError:  # a file that cannot be read: the notebook will tell which
+    except InputError:  # a file cannot be read; executing the notebook will show which
         return False
 
 
 def inputs_digest(notebook: str, config: RunConfig) -> str:
-    """Hash of what a notebook shows: settings, data, and what the stage before it wrote."""
+    """Return the hash of a notebook's inputs: settings, data and outputs of earlier stages."""
     text = json.dumps(_inputs(notebook, config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _inputs(notebook: str, config: RunConfig) -> Any:
-    from thesis_lib.data.datasets import (
-        open_dataset,  # imports more than `thesis status` can wait for
-    )
+    from thesis_lib.data.datasets import open_dataset  # late: slow to import
 
     run = RunDirectory(config)
     match STAGE_OF.get(notebook, notebook):
@@ -95,7 +94,7 @@ def _inputs(notebook: str, config: RunConfig) -> Any:
 
 
 def _results(run: RunDirectory) -> list[str | None]:
-    """Hashes of the small files of a run that tables are made from."""
+    """Return the hashes of a run's small files that tables are made from."""
     files = (
         *(run.config_file, run.metrics_file, run.probe_file, run.selection_file, run.test_file),
         run.retrieval_test_file,

@@ -1,4 +1,4 @@
-"""What the jobs of a grid ask of a Slurm cluster, as submitit takes it."""
+"""Resources that the jobs of a grid request from Slurm, as parameters for submitit."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ from typing import Any
 from thesis_lib.errors import InputError
 from thesis_lib.workbook.slurm_queue import RUN
 
-SECONDS_OF_NOTICE = 120  # before the time limit: SIGUSR2, which a training saves on
-# Lines of a job's script: without the trap, bash would not wait for srun, which waits until all is
-# saved. A signal in a job's first seconds, which nobody hears yet, kills it: status 128 + 12 or 15.
+SECONDS_OF_NOTICE = 120  # Slurm sends SIGUSR2 this long before the time limit; training then saves
+# Lines of a job's script, before and after srun. Without the trap, a signal would kill bash before
+# srun has waited for everything to be saved. In the first seconds of a job, a signal kills the
+# process (status 128 + 12 for SIGUSR2, 128 + 15 for SIGTERM), and the script requeues the job.
 BEFORE = ["trap : TERM USR2"]
 AFTER = [
     "status=$?",
@@ -20,12 +21,12 @@ AFTER = [
     "fi",
     "exit $status",
 ]
-# sbatch's settings that jobs stand or fall by; others can be given as they are.
+# Options of sbatch that the jobs depend on and set themselves; others can be passed on.
 OURS = (
     *("array", "chdir", "dependency", "error", "job-name", "no-requeue", "nodes", "ntasks"),
     *("ntasks-per-node", "open-mode", "output", "requeue", "signal"),
 )
-# Those that have an option here.
+# Options of sbatch that `thesis run` has an option for.
 OPTIONS = {
     "cpus-per-task": "--cpus",
     "gpus-per-node": "--gpus",
@@ -37,18 +38,20 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What each run asks of Slurm; None leaves it to the cluster.
+    """Resources that each job requests from Slurm; None means the cluster's default.
 
     Args:
-        partition: its name.
-        gpus, cpus: of a run; the jobs of 01 and 06 ask for no GPU.
-        time: limit, such as 08:00:00 or 2-00:00:00; a run may take any number of such slots.
-        mem: memory, such as 32G.
-        light_partition: of the jobs of 01 and 06; by default the same one.
-        sbatch: further settings of sbatch, NAME=VALUE or NAME.
+        partition: name of the partition.
+        gpus: GPUs per run; the jobs of notebooks 01 and 06 request none.
+        cpus: cores per job.
+        time: time limit of a job, such as 08:00:00 or 2-00:00:00. A run that takes longer
+            continues in another job of the same length, any number of times.
+        mem: memory per job, such as 32G.
+        light_partition: partition of the jobs of 01 and 06; by default the same as ``partition``.
+        sbatch: further options of sbatch, NAME=VALUE or NAME.
 
     Raises:
-        InputError: for a value that Slurm would not take, or that jobs stand or fall by.
+        InputError: if Slurm would not accept a value, or the jobs set this option themselves.
     """
 
     partition: str | None = None
@@ -65,35 +68,37 @@ class Resources:
             if value is not None and value < 1:
                 raise InputError(f"--{name} must be at least 1, not {value}")
         if self.mem is not None and not re.fullmatch(r"\d+[KMGT]?B?", self.mem, re.IGNORECASE):
-            raise InputError(f"--mem must be such as 32G or 500M, not {self.mem!r}")
+            raise InputError(f"--mem must be a size such as 32G or 500M, not {self.mem!r}")
         if self.time is not None and time_limit(self.time) < 1:
-            raise InputError(f"--time must be more than nothing, not {self.time!r}")
+            raise InputError(f"--time must be above zero, not {self.time!r}")
         for name in self.further():
             if not name:
-                raise InputError("--sbatch takes NAME=VALUE, such as account=plankton")
+                raise InputError("--sbatch needs NAME=VALUE, such as account=plankton")
             if name in OURS:
-                raise InputError(f"--sbatch {name}: jobs set this themselves; leave it out")
+                raise InputError(
+                    f"--sbatch {name}: the jobs set this option themselves; leave it out"
+                )
             if name in OPTIONS:
-                raise InputError(f"--sbatch {name}: give it as {OPTIONS[name]}")
+                raise InputError(f"--sbatch {name}: use the option {OPTIONS[name]} instead")
 
     def further(self) -> dict[str, Any]:
-        """``sbatch`` as names and values; True for a name alone."""
+        """Return the ``sbatch`` options as names and values; the value is True for a name alone."""
         pairs = (text.lstrip("-").partition("=") for text in self.sbatch)
         return {n.replace("_", "-"): value if equals else True for n, equals, value in pairs}
 
     def parameters(self, kind: str, name: str, after: Sequence[str]) -> dict[str, Any]:
-        """What submitit's SlurmExecutor is given for one job.
+        """Return the parameters of submitit's SlurmExecutor for one job.
 
         Args:
             kind: DATA_STATS, RUN or THESIS_TABLES.
-            name: the job's.
-            after: ids of the jobs whose end it waits for, however they end.
+            name: name of the job.
+            after: ids of the jobs that must have ended, successfully or not, before it starts.
         """
         notice = SECONDS_OF_NOTICE
         limit = None if self.time is None else time_limit(self.time)
-        if limit is not None:  # Slurm may send it half a minute too early
+        if limit is not None:  # a sixth at most, as Slurm may send the signal half a minute early
             notice = min(notice, 60 * limit // 6)
-        asked = {
+        requested = {
             "job_name": name,
             "partition": self.partition if kind == RUN else self.light_partition or self.partition,
             "gpus_per_node": self.gpus if kind == RUN else None,
@@ -102,9 +107,9 @@ class Resources:
             "mem": self.mem,
             "dependency": f"afterany:{':'.join(after)}" if after else None,
         }
-        # srun takes neither from sbatch in all versions.
+        # Not all versions of srun take these two options over from sbatch.
         srun = ["--open-mode=append", *([f"--cpus-per-task={self.cpus}"] if self.cpus else [])]
-        return asked | {
+        return requested | {
             "ntasks_per_node": 1,
             "wckey": None,
             "stderr_to_stdout": True,
@@ -120,20 +125,23 @@ class Resources:
 
 
 def time_limit(text: str) -> int:
-    """Minutes of a time limit as Slurm writes it, rounded up.
+    """Parse a time limit in Slurm's format.
 
     Args:
         text: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
 
+    Returns:
+        Minutes, rounded up.
+
     Raises:
-        InputError: for another text.
+        InputError: if the text has another format.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if match is None:
-        raise InputError(f"--time must be such as 08:00:00 or 2-00:00:00, not {text!r}")
-    days, *parts = (int(part) if part else 0 for part in match.groups())
-    given = sum(part is not None for part in match.groups()[1:])
-    if match[1] is None and given < 3:  # minutes come first
-        parts = [0, *parts[:2]]
-    hours, minutes, seconds = parts
+        raise InputError(f"--time must be a limit such as 08:00:00 or 2-00:00:00, not {text!r}")
+    days, *fields = (int(field) if field else 0 for field in match.groups())
+    num_fields = sum(field is not None for field in match.groups()[1:])
+    if match[1] is None and num_fields < 3:  # M or M:S
+        fields = [0, *fields[:2]]
+    hours, minutes, seconds = fields
     return -(-(((days * 24 + hours) * 60 + minutes) * 60 + seconds) // 60)

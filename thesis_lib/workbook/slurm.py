@@ -1,4 +1,4 @@
-"""A grid as jobs of a Slurm cluster, through submitit: 01, a job a run, 06."""
+"""Submit a grid to Slurm with submitit: a job for 01, one job per run, and a job for 06."""
 
 import contextlib
 import io
@@ -31,36 +31,36 @@ from thesis_lib.workbook.slurm_queue import (
     slurm_folder,
 )
 
-SECONDS_FOR_THE_QUEUE = 60.0  # that a busy cluster may take
+SECONDS_FOR_THE_QUEUE = 60.0  # timeout of squeue; a busy cluster can be slow
 
 
 def submit_grid(configs: Sequence[RunConfig], resources: Resources, dry_run: bool = False) -> None:
-    """Give a grid to Slurm: a job for 01, one a run after it, one for 06 after all.
+    """Submit a grid to Slurm: a job for 01, then one job per run, then a job for 06.
 
-    What is done, and what is in the queue already, is not submitted.
+    Notebooks that are done and jobs that are in the queue already are not submitted again.
 
     Args:
-        configs: the runs, on one data set.
-        resources: of each run.
-        dry_run: print what would be submitted.
+        configs: configs of the runs, all on the same data set.
+        resources: resources to request for each job.
+        dry_run: only print what would be submitted.
 
     Raises:
-        InputError: for what can be refused before anything runs; for a cluster or submitit that
-            is not there; for a job that sbatch refuses.
+        InputError: for problems that are found before anything runs; if Slurm or submitit is
+            missing; if sbatch refuses a job.
     """
     if not dry_run:
         _needs_slurm()
     _check_gpus(configs[0], resources)
-    # A login node need not have the devices that jobs ask for.
+    # A login node may lack the devices that jobs request.
     check_grid([config.updated(device="cpu") for config in configs])
     plan = plan_of(configs)
-    os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance of what jobs write
+    os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance that jobs write
     try:
         queue = read_queue(SECONDS_FOR_THE_QUEUE)
     except InputError as error:
         if not dry_run:
             raise
-        print(f"-- what is in the queue is not known: {error}")
+        print(f"-- the queue is unknown: {error}")
         queue = {}
     if dry_run:
         print_plan(plan)
@@ -69,7 +69,7 @@ def submit_grid(configs: Sequence[RunConfig], resources: Resources, dry_run: boo
     runs = [job for tasks in plan.runs if (job := submission.place(RUN, tasks, first))]
     submission.place(THESIS_TABLES, [plan.last], [*first, *(job for jobs in runs for job in jobs)])
     if not dry_run:
-        print(f"{submission.submitted} jobs submitted; `thesis status` shows how far they are")
+        print(f"{submission.num_submitted} jobs submitted; `thesis status` shows their progress")
 
 
 def _check_gpus(config: RunConfig, resources: Resources) -> None:
@@ -80,62 +80,68 @@ def _check_gpus(config: RunConfig, resources: Resources) -> None:
             f"--devices {config.devices} needs --gpus {config.devices}, or --device cpu"
         )
     if resources.gpus is None:
-        print("-- no --gpus: jobs train on the CPU, unless the partition or --sbatch gives a GPU")
+        print("-- no --gpus: jobs train on the CPU unless the partition or --sbatch provides a GPU")
 
 
 def _needs_slurm() -> None:
     for name in ("sbatch", "srun"):
         if shutil.which(name) is None:
             raise InputError(
-                f"there is no {name} on PATH: run this on a cluster's login node, or leave out "
-                "--slurm"
+                f"there is no {name} on PATH; run this command on a cluster's login node, or "
+                "leave out --slurm"
             )
     try:
         import submitit  # noqa: F401
     except ImportError:
-        raise InputError("submitit is missing: pip install submitit") from None
+        raise InputError("submitit is not installed; run: pip install submitit") from None
 
 
 @dataclass
 class _Submission:
-    """One grid on its way into the queue."""
+    """The submission of one grid."""
 
     plan: Plan
     resources: Resources
     queue: dict[str, Queued]
     dry_run: bool
-    submitted: int = 0
+    num_submitted: int = 0
 
     def __post_init__(self) -> None:
         self.to_do = self.plan.to_do()
 
     def place(self, kind: str, tasks: Sequence[Task], after: Sequence[str]) -> list[str]:
-        """Submit a job for some notebooks, if need be.
+        """Submit a job for some notebooks, unless they are done or in the queue already.
+
+        Args:
+            kind: DATA_STATS, RUN or THESIS_TABLES.
+            tasks: the notebooks of the job.
+            after: ids of the jobs that must have ended before it starts.
 
         Returns:
-            The id of the job that is in the queue now, or nothing where all is done.
+            A list with the id of the queued job, or an empty list if all notebooks are done.
         """
         task = tasks[0]
         folder = task.executed.parent.parent
         label = task.label.split(":")[0] + ("" if kind == RUN else f": {kind}")
-        noted = noted_job(folder, kind)
-        queued = self.queue.get(noted.id) if noted else None
-        if queued is not None and queued.state == "COMPLETING":  # it is at its end
-            after, queued = [*after, noted.id], None
-        if queued is not None:
+        last_job = noted_job(folder, kind)
+        queued = self.queue.get(last_job.id) if last_job else None
+        if last_job and queued is not None and queued.state == "COMPLETING":
+            # It is about to end: submit another.
+            after, queued = [*after, last_job.id], None
+        if last_job and queued is not None:
             if kind == RUN:
-                _check_same(noted, task.config)
-            # Tables that wait for earlier runs alone are to be made once more after these.
-            if kind != THESIS_TABLES or not self.submitted:
-                print(f"-- {label}: job {noted.id} is {queued} already")
-                return [noted.id]
-            after = [*after, noted.id]
+                _check_same(last_job, task.config)
+            # A queued job for 06 waits for earlier runs only, so submit another for new runs.
+            if kind != THESIS_TABLES or not self.num_submitted:
+                print(f"-- {label}: job {last_job.id} is {queued} already")
+                return [last_job.id]
+            after = [*after, last_job.id]
         elif not any(task in self.to_do for task in tasks):
             print(f"-- {label}: done already")
             return []
         name = task.run.path.name if task.run else f"{task.config.data_name}-{kind}"
         parameters = self.resources.parameters(kind, name, after)
-        self.submitted += 1
+        self.num_submitted += 1
         if self.dry_run:
             print(f"would submit {label}\n    {' '.join(_as_options(parameters))}")
             return [name]
@@ -155,12 +161,16 @@ class _Submission:
         executor = SlurmExecutor(folder=logs)
         executor.update_parameters(**parameters)
         try:
-            with _no_job_of_its_own(), contextlib.redirect_stderr(io.StringIO()):  # it raises it
+            with (
+                _no_job_of_its_own(),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):  # errors are raised, too
                 job = executor.submit(work, config.to_dict(), kind).job_id
         except FailedSubmissionError as error:
             said = " ".join(str(error).split())
             raise InputError(
-                f"sbatch names no job for {label} ({said}); look with squeue whether it is there"
+                f"sbatch returned no job id for {label} ({said}); check with squeue whether the "
+                "job is in the queue"
             ) from None
         except FailedJobError as error:
             for stray in logs.iterdir():
@@ -172,30 +182,32 @@ class _Submission:
                 if line.startswith("sbatch: ")
             )
             raise InputError(
-                f"sbatch refuses the job of {label}: {said or error}; "
-                f"{self.submitted - 1} jobs before it are in the queue, and the same command "
-                "submits the others"
+                f"sbatch refused the job of {label}: {said or error}; "
+                f"{self.num_submitted - 1} jobs before it are in the queue; fix the options and "
+                "run the same command again to submit the others"
             ) from None
-        for link in logs.glob(".submission_file_*"):  # submitit's, which would not survive a move
+        for link in logs.glob(
+            ".submission_file_*"
+        ):  # submitit's links, which break if the folder is moved
             link.unlink()
         note_job(folder, kind, job, config)
         return job
 
 
-def _check_same(noted: Job, config: RunConfig) -> None:
-    """Raise InputError where a run's job in the queue was given other settings."""
-    differing = RunConfig.from_dict(noted.settings).differences(config)
+def _check_same(last_job: Job, config: RunConfig) -> None:
+    """Raise InputError if the run's job in the queue has other settings."""
+    differing = RunConfig.from_dict(last_job.settings).differences(config)
     if differing:
         raise InputError(
-            f"job {noted.id}, which is in the queue, trains {config.run_name} with "
+            f"job {last_job.id}, which is in the queue, trains {config.run_name} with "
             f"{listed_differences(differing)}; "
-            f"scancel {noted.id} first, or give this run a name of its own with --tag NAME"
+            f"run `scancel {last_job.id}` first, or give this run another name with --tag NAME"
         )
 
 
 @contextlib.contextmanager
 def _no_job_of_its_own() -> Iterator[None]:
-    """Hide the job that this process may itself be in: sbatch would take its resources over."""
+    """Hide the job that this process may run in, as sbatch would inherit its resources."""
     kept = ("SLURM_CONF", "SLURM_CLUSTERS")
     hidden = {n: v for n, v in os.environ.items() if n.startswith("SLURM_") and n not in kept}
     for name in hidden:
@@ -207,7 +219,7 @@ def _no_job_of_its_own() -> Iterator[None]:
 
 
 def _as_options(parameters: dict[str, Any]) -> list[str]:
-    """What sbatch is told, as it would stand on its command line."""
+    """Return the parameters as options on sbatch's command line, for printing."""
     parameters = {**parameters, **parameters["additional_parameters"]}
     hidden = ("additional_parameters", "setup", "teardown", "srun_args", "stderr_to_stdout")
     return [

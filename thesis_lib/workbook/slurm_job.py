@@ -1,7 +1,8 @@
-"""What a job of a Slurm cluster does: the notebooks of one run, or 01, or 06.
+"""The work of a Slurm job: the notebooks of one run, or notebook 01, or notebook 06.
 
-A job can be cut off and started again any number of times: what is done is skipped, and a
-training goes on where it saved. So submitit's own way of requeuing, which counts, is left alone.
+A job can be stopped and restarted any number of times: finished notebooks are skipped, and a
+training resumes from its last save. submitit's own requeuing is not used because it limits the
+number of restarts.
 """
 
 import os
@@ -20,32 +21,30 @@ from thesis_lib.workbook.grid import execute_in_turn
 from thesis_lib.workbook.plan import Task, plan_of
 from thesis_lib.workbook.slurm_queue import DATA_STATS, RUN, SECONDS_TO_ANSWER, THESIS_TABLES
 
-SECONDS_FOR_A_LOCK, SECONDS_BETWEEN_LOOKS = (
-    300.0,
-    10.0,
-)  # a file server's, of a node that broke down
-ATTEMPTS = 3
-SECONDS_FOR_A_SIGNAL = 2.0  # in which the signal that ended a kernel reaches its runner too
+# A file server can keep the lock of a node that has failed for some minutes.
+SECONDS_FOR_A_LOCK, SECONDS_BETWEEN_LOOKS = 300.0, 10.0
+ATTEMPTS = 3  # of a call of scontrol
+SECONDS_FOR_A_SIGNAL = 2.0  # a signal can stop a kernel before it reaches this process
 
 
 def work(settings: dict[str, Any], kind: str) -> None:
-    """What a job does: the notebooks of one run, or 01, or 06; submitit calls it.
+    """Execute the notebooks of a job; submitit calls this function.
 
-    It ends with status 0, 1 where a notebook failed, or 75 where it was cut off: then it is in
-    the queue again, or was cancelled.
+    The exit status is 0, 1 if a notebook failed, or 75 if the job was stopped by a signal. Then
+    it is back in the queue, or was cancelled.
 
     Args:
-        settings: of a RunConfig.
+        settings: settings of the RunConfig.
         kind: DATA_STATS, RUN or THESIS_TABLES.
     """
-    job, again = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    print(f"job {job} on {socket.gethostname()}, start {again + 1}", flush=True)
-    if "SLURM_CPUS_PER_TASK" in os.environ:  # as many on each node that it may come to
+    job, restarts = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    print(f"job {job} on {socket.gethostname()}, start {restarts + 1}", flush=True)
+    if "SLURM_CPUS_PER_TASK" in os.environ:  # the same on every node where the job may restart
         threads = int(os.environ["SLURM_CPUS_PER_TASK"]) // settings["devices"]
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
     plan = plan_of([RunConfig.from_dict(settings)])
     tasks = {DATA_STATS: [plan.first], RUN: plan.runs[0], THESIS_TABLES: [plan.last]}[kind]
-    with sigterm_raises():  # takes these signals over from submitit
+    with sigterm_raises():  # replaces submitit's signal handlers
         try:
             _wait_for_the_lock(tasks[0])
             failures = execute_in_turn(tasks)
@@ -59,7 +58,7 @@ def work(settings: dict[str, Any], kind: str) -> None:
 
 
 def _wait_for_the_lock(task: Task) -> None:
-    """Wait for a lock that a life of this job on another node, which broke down, still holds."""
+    """Wait for the locks that this job may still hold from an earlier start on a failed node."""
     folders = [task.executed.parent, *([task.run.path] if task.run else [])]
     end = time.monotonic() + SECONDS_FOR_A_LOCK
     for folder in folders:
@@ -69,40 +68,40 @@ def _wait_for_the_lock(task: Task) -> None:
                     break
             except InputError as error:
                 if time.monotonic() > end:
-                    return  # the notebook will say who holds it
+                    return  # the notebook then fails and names the owner
                 print(f"waiting: {error}", flush=True)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _leave(job: str, ended: Terminated) -> None:
-    """End a job that was cut off; put it back into the queue where Slurm does not itself."""
+    """Exit after a signal; requeue the job if Slurm does not requeue or end it itself."""
     name = ended.signal.name
     try:
         if ended.signal == ended.signal.SIGTERM and _state(job) != "RUNNING":
-            print(f"stopped by {name}, since Slurm ends this job or starts it anew", flush=True)
+            print(f"stopped by {name}, because Slurm ends or restarts this job", flush=True)
         else:
             _scontrol("requeue", job)
-            print(f"stopped by {name}; requeued, and goes on from here", flush=True)
+            print(f"stopped by {name}; requeued to resume from here", flush=True)
     except InputError as error:
         print(
-            f"thesis: error: stopped by {name}, and could not be requeued: {error}; the same "
-            "`thesis run --slurm` goes on from here",
+            f"thesis: error: stopped by {name}, but could not be requeued: {error}; run the same "
+            "`thesis run --slurm` again to resume",
             file=sys.stderr,
         )
     raise SystemExit(EXIT_RESUMABLE)
 
 
 def _state(job: str) -> str:
-    """A job's state, such as RUNNING, or COMPLETING once Slurm ends it."""
+    """Return a job's state, such as RUNNING, or COMPLETING once Slurm is ending it."""
     match = re.search(r"JobState=(\w+)", _scontrol("show", "job", job))
     return match[1] if match else ""
 
 
 def _scontrol(*arguments: str) -> str:
-    """What scontrol prints; a controller that is busy is asked again.
+    """Run scontrol, with retries in case the controller is busy, and return its output.
 
     Raises:
-        InputError: with what it says, or why it says nothing.
+        InputError: if all attempts fail, with scontrol's message or the reason.
     """
     for attempt in range(ATTEMPTS):
         try:

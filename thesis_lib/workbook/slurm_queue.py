@@ -1,4 +1,4 @@
-"""Slurm's queue, as far as this user's jobs are in it, and which of them are of which run."""
+"""Read this user's jobs in Slurm's queue, and record which job belongs to which run."""
 
 import getpass
 import os
@@ -15,13 +15,13 @@ from thesis_lib.system.files import read_json, write_json
 
 SECONDS_TO_ANSWER = 5.0
 FORMAT = "%i|%T|%M|%r"  # id, state, time used, reason
-# 01, the notebooks of a run, 06: what a job is for, and its file's name.
+# Kinds of jobs (notebook 01, the notebooks of a run, notebook 06), also used as file names.
 DATA_STATS, RUN, THESIS_TABLES = "01", "job", "06"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that Slurm was given: its id, by whom, and the settings of what it is for."""
+    """A submitted job: its id, the user who submitted it, and the settings of its run."""
 
     id: str
     user: str
@@ -30,81 +30,81 @@ class Job:
 
 @dataclass(frozen=True)
 class Queued:
-    """A job's place in the queue."""
+    """State of a job in the queue."""
 
     state: str
     elapsed: str
     reason: str
 
     def __str__(self) -> str:
-        """Such as ``pending (Priority)`` or ``running 1:23:45``."""
+        """Return a text such as ``pending (Priority)`` or ``running 1:23:45``."""
         if self.state == "PENDING":
             return f"pending ({self.reason})"
         return f"{self.state.lower()} {self.elapsed}"
 
 
 def slurm_folder(folder: Path) -> Path:
-    """Where the jobs of a run, or of a data set, keep their logs and ids.
+    """Return the folder with the logs and ids of the jobs of a run or a data set.
 
     Args:
-        folder: the run's, or ``runs/<data>``.
+        folder: folder of the run, or ``runs/<data>``.
     """
     return folder / "slurm"
 
 
 def note_job(folder: Path, kind: str, job_id: str, config: RunConfig) -> None:
-    """Keep the id of a job that was submitted.
+    """Record a submitted job.
 
     Args:
-        folder: the run's, or ``runs/<data>``.
+        folder: folder of the run, or ``runs/<data>``.
         kind: DATA_STATS, RUN or THESIS_TABLES.
-        job_id: Slurm's.
-        config: of what it is for.
+        job_id: Slurm's job id.
+        config: config of the run.
     """
     file = slurm_folder(folder) / f"{kind}.json"
-    noted = {"id": job_id, "user": getpass.getuser(), "settings": config.to_dict()}
-    write_json(file, noted)
+    record = {"id": job_id, "user": getpass.getuser(), "settings": config.to_dict()}
+    write_json(file, record)
 
 
 def noted_job(folder: Path, kind: str) -> Job | None:
-    """The last job that was submitted, None before the first; arguments as :func:`note_job`.
+    """Return the job that was submitted last, or None; see :func:`note_job` for the arguments.
 
     Raises:
-        InputError: where the file is damaged.
+        InputError: if the file is damaged.
     """
     file = slurm_folder(folder) / f"{kind}.json"
     if not file.is_file():
         return None
-    noted = read_json(file)
+    record = read_json(file)
     try:
-        return Job(noted["id"], noted["user"], noted["settings"])
+        return Job(record["id"], record["user"], record["settings"])
     except (KeyError, TypeError):
-        raise InputError(f"{file} tells of no job; remove it") from None
+        raise InputError(f"{file} is not a valid record of a job; delete it") from None
 
 
 def noted_runs(folders: Iterable[Path]) -> list[Path]:
-    """The folders of all runs of some data sets that Slurm was given.
+    """Return the folders of all runs that were submitted to Slurm.
 
     Args:
-        folders: of data sets, ``runs/<data>``.
+        folders: folders of data sets, ``runs/<data>``.
     """
     return [f.parent.parent for folder in folders for f in sorted(folder.glob("*/slurm/job.json"))]
 
 
 def read_queue(seconds: float | None = None) -> dict[str, Queued]:
-    """This user's jobs that wait or run, by their ids.
+    """Return this user's pending and running jobs by their ids.
 
     Args:
-        seconds: that it may take; by default SECONDS_TO_ANSWER.
+        seconds: timeout of squeue, by default SECONDS_TO_ANSWER.
 
     Raises:
-        InputError: where squeue is not there, fails, or does not answer within some seconds.
+        InputError: if squeue is missing, fails, or does not answer in time.
     """
     if shutil.which("squeue") is None:
-        raise InputError("there is no squeue on PATH")
+        raise InputError("there is no squeue on PATH; run this command on a cluster's login node")
     seconds = seconds or SECONDS_TO_ANSWER
     command = ["squeue", f"--user={getpass.getuser()}", "--noheader", f"--format={FORMAT}"]
-    # What a user likes to see of a queue must not hide jobs here.
+    # Drop the user's SQUEUE_* display settings, which could hide jobs or change the format.
     environment = {n: v for n, v in os.environ.items() if not n.startswith("SQUEUE_")}
     try:
         done = subprocess.run(
@@ -113,9 +113,9 @@ def read_queue(seconds: float | None = None) -> dict[str, Queued]:
     except OSError as error:
         raise InputError(f"squeue cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise InputError(f"squeue does not answer within {seconds:g} s; try again") from None
+        raise InputError(f"squeue did not answer within {seconds:g} s; try again") from None
     if done.returncode:
-        said = done.stderr.strip().split("\n")[-1] or "it does not say why"
-        raise InputError(f"squeue fails (exit status {done.returncode}): {said}")
+        said = done.stderr.strip().split("\n")[-1] or "no reason given"
+        raise InputError(f"squeue failed (exit status {done.returncode}): {said}")
     rows = (line.strip().split("|", 3) for line in done.stdout.splitlines())
     return {row[0]: Queued(*row[1:]) for row in rows if len(row) == 4}

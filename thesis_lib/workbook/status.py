@@ -1,4 +1,4 @@
-"""The grid's state as text, for ``thesis status``."""
+"""Describe the state of all runs as lines of text, for ``thesis status``."""
 
 import contextlib
 import getpass
@@ -21,29 +21,29 @@ from thesis_lib.workbook.plan import DATA_STATS, THESIS_TABLES
 
 @dataclass(frozen=True)
 class _Jobs:
-    """Slurm's queue; ``queue`` is None where there is none to ask, or it does not answer."""
+    """Slurm's queue; ``queue`` is None if no job was submitted or squeue fails."""
 
     queue: dict[str, slurm_queue.Queued] | None
 
     @classmethod
     def of(cls, folders: Sequence[Path]) -> "_Jobs":
-        """Ask for the queue, if any of the data sets' folders tells of a job."""
+        """Read the queue if a job is recorded in any of the data sets' folders."""
         if not any(any(f.glob(p)) for f in folders for p in ("slurm/*.json", "*/slurm/*.json")):
             return cls(None)
         try:
             return cls(slurm_queue.read_queue())
-        except InputError:  # a status without a queue is better than none
+        except InputError:  # show the status without the queue
             return cls(None)
 
     def place(self, folder: Path, kind: str) -> slurm_queue.Queued | None:
-        """Where the last job of a run or a data set is in the queue; None where it is not."""
-        noted = _noted(folder, kind)
-        return (self.queue or {}).get(noted.id) if noted else None
+        """Return the queue entry of the last job of a run or data set; None if it has none."""
+        last_job = _noted(folder, kind)
+        return (self.queue or {}).get(last_job.id) if last_job else None
 
     def has_left(self, run: RunDirectory, job: str | None) -> bool:
-        """Whether a job that a stage is noted to run in runs no more, or not yet again.
+        """Return whether a stage's job no longer runs: it has left the queue, or waits again.
 
-        Of another user's jobs the queue does not tell.
+        False if this is unknown, as the queue does not list jobs of other users.
         """
         if self.queue is None or job is None or not _is_own(run):
             return False
@@ -51,30 +51,33 @@ class _Jobs:
 
 
 def _noted(folder: Path, kind: str) -> slurm_queue.Job | None:
-    with contextlib.suppress(InputError):  # a damaged note must not keep a status back
+    with contextlib.suppress(InputError):  # a damaged record must not prevent the status
         return slurm_queue.noted_job(folder, kind)
     return None
 
 
 def _is_own(run: RunDirectory) -> bool:
-    noted = _noted(run.path, slurm_queue.RUN)
-    return noted is not None and noted.user == getpass.getuser()
+    last_job = _noted(run.path, slurm_queue.RUN)
+    return last_job is not None and last_job.user == getpass.getuser()
 
 
 def status_lines(data_name: str | None = None) -> list[str]:
-    """A block for each data set: its notebooks, then a row a run with the state of each stage.
+    """Return a block of lines per data set: its notebooks, then one row per run with its stages.
 
-    Where runs were given to Slurm, also with the place of their jobs in its queue.
+    Runs that were submitted to Slurm also show the state of their jobs in the queue.
+
+    Args:
+        data_name: name of a data set, or None for all.
 
     Raises:
-        InputError: for a data set without runs, with the nearest ones.
+        InputError: if the data set has no runs. The message gives the most similar names.
     """
     runs, unreadable = _open_runs(data_name)
     if not runs and not unreadable:
         known = [p.name for p in (workbook_root() / "runs").glob("*") if p.is_dir()]
         if data_name is not None:
             raise InputError(f"there are no runs on {data_name!r}{nearest(data_name, known)}")
-        return ["no runs yet; `thesis demo` makes the first, `thesis run --help` tells of others"]
+        return ["no runs yet; start with `thesis demo`, or see `thesis run --help`"]
     lines = []
     names = list(dict.fromkeys(run.path.parent.name for run in runs))
     jobs = _Jobs.of([data_runs_folder(name) for name in names])
@@ -92,11 +95,11 @@ def status_lines(data_name: str | None = None) -> list[str]:
     return lines + [f"unreadable: {message}" for message in unreadable]
 
 
-def _data_line(name: str, runs: int, jobs: _Jobs) -> str:
+def _data_line(name: str, num_runs: int, jobs: _Jobs) -> str:
     folder = data_runs_folder(name)
     per_data = (DATA_STATS.name, THESIS_TABLES.name)
     made = [n for n in per_data if (folder / "notebooks" / f"{n}.ipynb").is_file()]
-    line = f"{name}: {runs} runs; notebooks done: {', '.join(made) or 'none'}"
+    line = f"{name}: {num_runs} runs; notebooks done: {', '.join(made) or 'none'}"
     for kind in (slurm_queue.DATA_STATS, slurm_queue.THESIS_TABLES):
         if place := jobs.place(folder, kind):
             line += f"; {kind} {place}"
@@ -104,20 +107,21 @@ def _data_line(name: str, runs: int, jobs: _Jobs) -> str:
 
 
 def _open_runs(data_name: str | None) -> tuple[list[RunDirectory], list[str]]:
-    """The runs that can be opened, and for each other folder what is wrong with it.
+    """Return the runs that can be opened, and an error message for each that cannot.
 
-    Also those that Slurm was given and that have not begun.
+    Runs that were submitted to Slurm and have not started yet are included.
     """
     runs, unreadable = [], []
-    begun = run_folders(data_name)
-    given = slurm_queue.noted_runs(data_runs_folder("").glob(data_name or "*"))
-    for folder in sorted({*begun, *given}):
+    started = run_folders(data_name)
+    submitted = slurm_queue.noted_runs(data_runs_folder("").glob(data_name or "*"))
+    for folder in sorted({*started, *submitted}):
         try:
-            if folder in begun:
+            if folder in started:
                 runs.append(RunDirectory.open(folder))
             else:
-                noted = slurm_queue.noted_job(folder, slurm_queue.RUN)
-                runs.append(RunDirectory(RunConfig.from_dict(noted.settings)))
+                last_job = slurm_queue.noted_job(folder, slurm_queue.RUN)
+                if last_job is not None:
+                    runs.append(RunDirectory(RunConfig.from_dict(last_job.settings)))
         except InputError as error:
             unreadable.append(str(error))
     return runs, unreadable

@@ -1,5 +1,5 @@
-"""Every figure and table of the results chapter, by name.
+"""Define every figure and table of the results chapter by name.
 
-Notebooks draw and write them, ``thesis verify`` makes the tables again, and ``thesis chapter``
+The notebooks draw and write them, ``thesis verify`` recomputes the tables, and ``thesis chapter``
 includes both with their captions.
 """

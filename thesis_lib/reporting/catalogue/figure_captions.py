@@ -1,4 +1,7 @@
-"""The captions of the chapter's figures, drafted from the results that they show."""
+"""Write the captions of the chapter's figures from the results that they show.
+
+Most functions are named after the figure whose caption they write.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,23 +16,26 @@ from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.system.files import read_json
 
 
-def _of_run(results: Results) -> str:
+def _run_words(results: Results) -> str:
+    """Describe a run by its backbone, batch size and seed."""
     config = results.run.config
     return f"{config.backbone}, batch size {config.batch_size}, seed {config.seed}"
 
 
 def views(results: Results) -> str:
-    views = "Random views" if results.run.config.views > 1 else "The random view"
+    views = "Random views" if results.run.config.views > 1 else "One random view each"
     return f"{views} of some training images, as the backbone sees them in the first epoch."
 
 
 def pretraining(results: Results) -> str:
     run, loss = results.run, read_metrics(results.run)[-1]["loss"]
-    caption = f"{run.config.loss_name} and learning rate of {_of_run(results)}."
+    caption = (
+        f"{run.config.loss_name} and learning rate during pretraining ({_run_words(results)})."
+    )
     if run.probe_file.is_file():
         first = pd.read_csv(run.probe_file)["checkpoint"].min()
-        caption += f" Probed are the checkpoints from epoch {first} on (shaded)."
-    return caption if math.isnan(loss) else f"{caption} The last loss is {loss:.3f}."
+        caption += f" The checkpoints from epoch {first} on were probed (shaded)."
+    return caption if math.isnan(loss) else f"{caption} The final loss is {loss:.3f}."
 
 
 def checkpoint_accuracy(results: Results) -> str:
@@ -37,87 +43,93 @@ def checkpoint_accuracy(results: Results) -> str:
     interval = percent_with_interval(selection["val_accuracy"], selection["val_accuracy_interval"])
     against = selection["against_last"]
     return (
-        f"Validation accuracy against the checkpoint, with Wilson's 95 % interval, of "
-        f"{_of_run(results)}. Chosen is epoch {selection['checkpoint']} with {interval} %: "
-        f"{against}."
+        "Validation accuracy of the linear head for each checkpoint, with 95 % Wilson intervals "
+        f"({_run_words(results)}). The selected checkpoint is epoch {selection['checkpoint']}, "
+        f"with an accuracy of {interval} %: {against}."
     )
 
 
 def head_curves(results: Results) -> str:
     selection = read_json(results.run.selection_file)
     return (
-        f"Training of the linear heads of {_of_run(results)}. That of checkpoint "
-        f"{selection['checkpoint']} was best at head epoch {selection['head_epoch']}."
+        f"Training of the linear heads ({_run_words(results)}). The head of checkpoint "
+        f"{selection['checkpoint']} reached its highest validation accuracy at head epoch "
+        f"{selection['head_epoch']}."
     )
 
 
 def _accuracy(results: Results) -> str:
     test = read_json(results.run.test_file)
     shown = percent_with_interval(test["accuracy"], test["accuracy_interval"])
-    return f"accuracy {shown} % of {test['n']:,} images"
+    return f"accuracy {shown} % on {test['n']:,} images"
 
 
 def confusion(unit: str) -> Callable[[Results], str]:
+    """Return the caption of a confusion matrix whose cells are given in a unit."""
     return lambda results: (
-        f"Confusion matrix of the test set, {unit}, of {_of_run(results)}; {_accuracy(results)}."
+        f"Confusion matrix on the test set, {unit} ({_run_words(results)}); {_accuracy(results)}."
     )
 
 
 def reliability(results: Results) -> str:
     test = read_json(results.run.test_file)
     return (
-        f"Accuracy against confidence on the test set, of {_of_run(results)}. The expected "
-        f"calibration error is {percent(test['calibration_error'])} points, and "
-        f"{percent(test['calibration_error_scaled'])} at the temperature of "
-        f"{test['temperature']:.2f} that was fitted on validation."
+        f"Reliability diagram on the test set: accuracy against confidence "
+        f"({_run_words(results)}). The expected calibration error is "
+        f"{percent(test['calibration_error'])} percentage points before and "
+        f"{percent(test['calibration_error_scaled'])} after temperature scaling, with a "
+        f"temperature of {test['temperature']:.2f} fitted on the validation images."
     )
 
 
 def mistakes(results: Results) -> str:
     wrong = int((results.predictions["true"] != results.predictions["predicted"]).sum())
     return (
-        f"The mistakes that were made with the greatest confidence, of {wrong:,} in all, of "
-        f"{_of_run(results)}."
+        f"The misclassified test images with the highest confidence, out of {wrong:,} "
+        f"misclassified images ({_run_words(results)})."
     )
 
 
 def runs_accuracy(results: Results) -> str:
     shown = sum(pair.is_shown for pair in results.pairs)
     return (
-        "Test accuracy of all runs with Wilson's 95 % interval. Of "
-        f"{len(results.pairs)} pairs of runs {shown} are shown to differ."
+        "Test accuracy of all runs with 95 % Wilson intervals. The accuracies of "
+        f"{shown} of {len(results.pairs)} pairs of runs differ significantly (exact McNemar test, "
+        "Holm-adjusted p < 0.05)."
     )
 
 
 def retrieval_curve(results: Results) -> str:
     choice = read_json(results.run.table_choice_file)
-    least = 100 * choice["images"] / choice["of_images"]
+    kept = 100 * choice["images"] / choice["of_images"]
     return (
-        f"Accuracy, size and time of the look-up table of {_of_run(results)} against the pruning "
-        f"threshold, on {CHOSEN_ON[choice['chosen_on']]}. Chosen is {choice['threshold']:.2f} with "
-        f"{choice['images']:,} of {choice['of_images']:,} images ({least:.1f} %)."
+        "Accuracy, size and search time of the look-up table against the pruning threshold, on "
+        f"{CHOSEN_ON[choice['chosen_on']]} ({_run_words(results)}). The selected threshold, "
+        f"{choice['threshold']:.2f}, keeps {choice['images']:,} of {choice['of_images']:,} images "
+        f"({kept:.1f} %)."
     )
 
 
 def nearest_images(results: Results) -> str:
-    images = len(results.misleading)
+    num_images = len(results.misleading)
     return (
-        "Test images beside the nearest image of the look-up table where that is of another "
-        f"class, the most similar of {images:,}, of {_of_run(results)}."
+        "Test images (left) whose nearest image in the look-up table (right) has another class: "
+        f"the most similar pairs out of {num_images:,} ({_run_words(results)})."
     )
 
 
 def loss_curves(method: str) -> Callable[[Results], str]:
     return lambda results: (
-        f"{METHODS[method]} of all runs, smoothed. Losses of different batch sizes are not on one "
-        "scale."
+        f"{METHODS[method]} of all runs, smoothed. Losses of runs with different batch sizes are "
+        "not comparable."
     )
 
 
 def fixed(text: str) -> Callable[[Results], str]:
+    """Return a caption that is the same for all results."""
     return lambda results: text
 
 
 def of_run(text: str) -> Callable[[Results], str]:
-    """A caption that ends with the run's backbone, batch size and seed."""
-    return lambda results: text.format(run=_of_run(results))
+    """Return a caption in which ``{run}`` stands for the run's backbone, batch size and seed."""
+    return lambda results: text.format(run=_run_words(results))

@@ -1,4 +1,4 @@
-"""Every figure of the results chapter: its name, how it is drawn, and its caption."""
+"""Define every figure of the results chapter: its name, how to draw it, and its caption."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ from thesis_lib.training.checkpoints import kept_epochs
 class Entry:
     """A figure of the chapter.
 
-    ``make`` draws it from the results, or returns None where there is nothing to draw;
-    ``caption`` is its caption (plain text).
+    ``make`` draws it from the results, or returns None if there is nothing to draw; ``caption``
+    writes its caption as plain text.
     """
 
     make: Callable[[Results], Figure | None]
@@ -39,15 +39,15 @@ class Entry:
 
 
 def draw(name: str, results: Results, save_it: bool = True) -> Figure | None:
-    """Draw a figure, save it as PDF and PNG, and return it to be shown.
+    """Draw a figure, save it as PDF and PNG, and return it for display.
 
     Args:
-        name: one of :data:`FIGURES`.
-        results: what the figure shows; it is saved in their folder.
-        save_it: False only shows it, as notebook 02 does before the run has been checked.
+        name: a key of :data:`FIGURES`.
+        results: the results to show; the figure is saved in their folder.
+        save_it: if False, the figure is not saved, as in notebook 02 before the run exists.
 
     Returns:
-        The figure; None where the results have nothing to show in it.
+        The figure, or None if the results contain nothing to draw.
     """
     set_style(results.config.text_width)
     figure = FIGURES[name].make(results)
@@ -147,7 +147,7 @@ def _nearest_images(results: Results) -> Figure:
         )
         for row in results.misleading[:12].itertuples()
     ]
-    return of_data.image_pairs(pairs, "the nearest image is of the right class everywhere")
+    return of_data.image_pairs(pairs, "for every test image, the nearest image has the right class")
 
 
 def _ood(results: Results) -> Figure | None:
@@ -175,39 +175,46 @@ FIGURES = {
     ),
     "image_sizes": Entry(_image_sizes, lambda r: f"Sizes of the images of {r.config.data_name}."),
     "sample_images": Entry(
-        lambda r: of_data.sample_images(sample_images(r.dataset, images=5)),
+        lambda r: of_data.sample_images(sample_images(r.dataset, num_images=5)),
         captions.fixed("Some training images of each class."),
     ),
     "leaking_pairs": Entry(
         _leaking_pairs,
-        captions.fixed("Images of val or test beside their counterparts in earlier splits."),
+        captions.fixed("Images of val or test next to their counterparts in an earlier split."),
     ),
     # one run: notebooks 02 to 05
     "views": Entry(
-        lambda r: of_data.views(**example_views(r.dataset, r.config, images=8)), captions.views
+        lambda r: of_data.views(**example_views(r.dataset, r.config, num_images=8)), captions.views
     ),
     "pretraining": Entry(_pretraining, captions.pretraining),
     "checkpoint_accuracy": Entry(_checkpoint_accuracy, captions.checkpoint_accuracy),
     "head_curves": Entry(_head_curves, captions.head_curves),
     "head_learning_rates": Entry(
         _head_learning_rates,
-        captions.of_run("Validation accuracy of the heads against their learning rate, of {run}."),
+        captions.of_run(
+            "Validation accuracy of the linear heads against their learning rate ({run})."
+        ),
     ),
     "confusion_matrix": Entry(
-        _confusion(normalize=True), captions.confusion("each row in per cent of its images")
+        _confusion(normalize=True), captions.confusion("each row in percent of its images")
     ),
-    "confusion_matrix_counts": Entry(_confusion(normalize=False), captions.confusion("in images")),
+    "confusion_matrix_counts": Entry(
+        _confusion(normalize=False), captions.confusion("in numbers of images")
+    ),
     "per_class_f1": Entry(
         _per_class_f1,
-        captions.of_run("F1 of each class on the test set against its training images, of {run}."),
+        captions.of_run(
+            "F1 of each class on the test set against its number of training images ({run})."
+        ),
     ),
     "reliability": Entry(_reliability, captions.reliability),
     "worst_mistakes": Entry(_worst_mistakes, captions.mistakes),
     "embedding": Entry(
         _embedding,
         captions.of_run(
-            "Features of the test images of {run}, laid out by t-SNE. Neighbourhoods mean "
-            "something, distances between groups do not."
+            "t-SNE projection of the backbone's features of the test images ({run}). Points that "
+            "are close together have similar features; distances between groups and the sizes of "
+            "groups have no meaning."
         ),
     ),
     "retrieval_curve": Entry(_retrieval_curve, captions.retrieval_curve),
@@ -215,8 +222,9 @@ FIGURES = {
     "ood": Entry(
         _ood,
         captions.of_run(
-            "Detection of images whose classes were left out of table and head, by three scores, "
-            "of {run}. Each mark is a group of classes left out; the line is the mean."
+            "Out-of-distribution detection of images whose classes were left out of the look-up "
+            "table and the linear head, by three scores ({run}). Each mark is a group of classes "
+            "that was left out; the line is the mean over the groups."
         ),
     ),
     # all runs: notebook 06

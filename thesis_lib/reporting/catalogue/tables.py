@@ -1,4 +1,4 @@
-"""Every table of the results chapter: its name, how it is made, and its caption."""
+"""Define every table of the results chapter: its name, how to compute it, and its caption."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ Bold = Collection[tuple[int, str]]
 class Table:
     """A table of the chapter.
 
-    ``make`` gives its rows, ``caption`` its caption (plain text) and ``bold`` the cells that are
-    the best by a test, each from the results and, the latter two, from the rows.
+    ``make`` computes the table from the results. ``caption`` writes its caption as plain text
+    and ``bold`` selects the cells to print bold, both from the results and the table.
     """
 
     make: Callable[[Results], pd.DataFrame]
@@ -39,14 +39,14 @@ class Table:
 
 
 def write_table(name: str, results: Results, folder: Path | None = None) -> pd.DataFrame:
-    """Make a table and write it as CSV, Markdown and LaTeX; return it to be shown.
+    """Compute a table, write it as CSV, Markdown and LaTeX, and return it for display.
 
-    A table without rows is not written.
+    An empty table is not written.
 
     Args:
-        name: one of :data:`TABLES`.
-        results: what the table is made from.
-        folder: where to write it; by default the figures' folder of the results.
+        name: a key of :data:`TABLES`.
+        results: the results to show.
+        folder: where to write the table; by default the folder of the results.
     """
     entry = TABLES[name]
     table = entry.make(results)
@@ -133,22 +133,24 @@ TABLES = {
     "choices": Table(
         lambda r: tables.choices_table(r.runs),
         captions.fixed(
-            "What was tested, and its calibration: expected calibration error in points, as it is "
-            "and at the temperature that was fitted on validation."
+            "The tested checkpoint and head of each run, and their calibration: expected "
+            "calibration error (ECE) in percentage points before and after temperature scaling, "
+            "with the temperature fitted on the validation images."
         ),
     ),
     "comparison": Table(lambda r: comparison_table(r.pairs), captions.comparison),
     "comparison_matrix": Table(
         lambda r: comparison_matrix(r.pairs),
         captions.fixed(
-            "Difference of test accuracies, row less column, in points, with Holm's p; a star "
-            "where it is shown at 5 %."
+            "Difference in test accuracy, row minus column, in percentage points, with the "
+            "Holm-adjusted p value of the exact McNemar test. A star marks differences that are "
+            "significant at the 5 % level."
         ),
     ),
     "without_leaks": Table(_without_leaks, captions.without_leaks),
     "counted_as_zero": Table(
         _counted_as_zero,
-        captions.fixed("Classes that count as 0 in the macro means, by what the test set lacks."),
+        captions.fixed("Classes that count as 0 in the macro means, and the reason."),
     ),
     "most_confused": Table(lambda r: most_confused(r.confusion, r.classes), captions.most_confused),
     "per_class": Table(_per_class, captions.per_class, decimals=3),
@@ -158,8 +160,8 @@ TABLES = {
     "retrieval_test_curve": Table(
         lambda r: retrieval_tables.curve_table(r.run, "test"),
         captions.fixed(
-            "The look-up table against its pruning threshold on the test images, shown because it "
-            "was asked for; the threshold was not chosen on it."
+            "The look-up table at each pruning threshold, evaluated on the test images. These "
+            "values were not used to select the threshold."
         ),
         decimals=3,
     ),
@@ -174,10 +176,12 @@ TABLES = {
     "reproduced": Table(_reproduced, captions.fixed("Published and reproduced test metrics (%).")),
     "selection": Table(
         lambda r: tables.selection_table(r.selection),
-        captions.fixed("The checkpoint and head epoch with the highest validation accuracy."),
+        captions.fixed(
+            "The selected checkpoint and head epoch, with the highest validation accuracy."
+        ),
     ),
     "table_choice": Table(
         lambda r: retrieval_tables.choice_table(read_json(r.run.table_choice_file)),
-        captions.fixed("The look-up table that was chosen, and what it was chosen on."),
+        captions.fixed("The selected look-up table, and the images it was selected on."),
     ),
 }

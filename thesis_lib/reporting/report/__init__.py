@@ -1,6 +1,7 @@
-"""One HTML file of a data set's executed notebooks, for a reader without Jupyter.
+"""Write a data set's executed notebooks as one HTML file, for readers without Jupyter.
 
-The file carries all that it shows and asks for nothing from elsewhere; it runs no script.
+The file is self-contained: it embeds all figures, loads nothing from elsewhere and runs no
+script.
 """
 
 from pathlib import Path
@@ -14,25 +15,26 @@ from thesis_lib.reporting.report.parts import FACTS, data_part, distinct, run_pa
 from thesis_lib.system.files import write_text
 from thesis_lib.system.paths import data_runs_folder, figures_folder, relative_to_root
 
-FOLDER = Path(__file__).parent  # of the template and its CSS
+FOLDER = Path(__file__).parent  # contains the template and its CSS
 
 
 def write_report(data_name: str, output: Path | None = None) -> Path:
     """Write the executed notebooks of a data set and of its runs as one HTML file.
 
-    The same notebooks in the same state give the same bytes. A notebook that failed, has not
-    been run or is out of date is said to be so at its place, with what to run.
+    If a notebook failed, has not been run or is out of date, its section says so and gives the
+    command to run. The same notebooks in the same state always give the same bytes, and a
+    partial file is never left behind.
 
     Args:
-        data_name: of the data set, as ``runs/`` has it.
-        output: the file; by default ``figures/<data>/report.html``.
+        data_name: name of the data set, a folder in ``runs/``.
+        output: the file to write; by default ``figures/<data>/report.html``.
 
     Returns:
-        The file, written whole or not at all.
+        The file.
 
     Raises:
-        InputError: where ``runs/`` has no such data set or no executed notebook of it, and for
-            a notebook that is damaged.
+        InputError: if ``runs/`` does not contain the data set or an executed notebook of it, or
+            if a notebook is damaged.
     """
     if data_name not in reported_data_sets():
         raise InputError(
@@ -45,29 +47,33 @@ def write_report(data_name: str, output: Path | None = None) -> Path:
 
 
 def reported_data_sets() -> list[str]:
-    """Names of the data sets in ``runs/``."""
+    """List the names of the data sets in ``runs/``."""
     return sorted(path.name for path in data_runs_folder("").glob("*") if path.is_dir())
 
 
 def meant_data_set(data: str | None) -> str:
-    """The data set that is meant: that of a folder or name, or the only one in ``runs/``.
+    """Return the name of the data set to use, by default the only one in ``runs/``.
+
+    Args:
+        data: a data set's name or folder, or None.
 
     Raises:
-        InputError: where none is named, and there are several or none.
+        InputError: if ``data`` is None and ``runs/`` contains no or several data sets.
     """
     if data is not None:
         return data_set_name(data)
     known = reported_data_sets()
     if len(known) != 1:
-        listed = f"several data sets ({', '.join(known)}); name one" if known else "nothing yet"
-        raise InputError(f"runs/ holds {listed}")
+        if known:
+            raise InputError(f"runs/ contains several data sets ({', '.join(known)}); name one")
+        raise InputError("runs/ contains no data set yet; run the notebooks with `thesis run`")
     return known[0]
 
 
 def describe_report(file: Path) -> str:
-    """One line on a report that was written: where it lies, and its size in MB."""
+    """Describe a report in one line: its path and its size in MB."""
     megabytes = file.stat().st_size / 1e6
-    return f"{relative_to_root(file)}: one file of {megabytes:.1f} MB that any browser opens"
+    return f"{relative_to_root(file)}: one file of {megabytes:.1f} MB that opens in any browser"
 
 
 def _page(data_name: str) -> str:
@@ -87,7 +93,7 @@ def _page(data_name: str) -> str:
         data_name=data_name,
         data_set=parts[0],
         runs=runs,
-        # Not the time now: the same notebooks give the same bytes.
+        # Not the current time, so that the same notebooks give the same bytes.
         made=f"{ended[-1][:16].replace('T', ' ')} UTC" if ended else None,
         facts={name: distinct(v for run in runs for v in run.facts[name]) for name in FACTS},
         problems=[(part, chapter) for part, chapter in chapters if chapter.note],

@@ -1,4 +1,4 @@
-"""HTML of notebooks made harmless, and its headings fitted into a page of many notebooks."""
+"""Sanitise the HTML of notebooks and adjust its headings to a page with many notebooks."""
 
 from dataclasses import dataclass
 from html import escape
@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from markupsafe import Markup
 
-# The tags that output and Markdown may hold; any other is shown as the text that it is.
+# The tags allowed in outputs and Markdown; all others are shown as text.
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 VOID = ("br", "hr")
 TAGS = {
@@ -19,21 +19,22 @@ ATTRIBUTES = ("colspan", "rowspan", "start")
 
 @dataclass(frozen=True)
 class Section:
-    """A heading that the table of contents names."""
+    """A heading that is listed in the table of contents."""
 
     anchor: str
     title: str
 
 
 def cleaned(html: str, level: int, prefix: str) -> tuple[Markup, list[Section]]:
-    """Pass on the harmless tags of some HTML and show all others as text.
+    """Keep the harmless tags of some HTML and show all others as text.
 
-    No script, style, link or image is left, and each tag is closed. Wide tables can be scrolled.
+    The result contains no script, style, link or image, and every tag is closed. Wide tables
+    can be scrolled.
 
     Args:
-        html: what Markdown or an output gave.
-        level: that an ``<h1>`` is to have; the others follow.
-        prefix: of the headings' anchors, unlike that of any other part of the page.
+        html: HTML from Markdown or from the output of a cell.
+        level: heading level for ``<h1>``; the other headings are shifted by the same amount.
+        prefix: prefix of the headings' anchors, unique on the page.
 
     Returns:
         The HTML, and its headings.
@@ -49,11 +50,11 @@ class _Cleaner(HTMLParser):
         super().__init__()
         self.level, self.prefix = level, prefix
         self.parts: list[str] = []
-        self.open: list[str] = []  # tags, as they stand in the source
-        self.links: list[tuple[str, int]] = []  # target, and the part that its text begins with
-        self.heading: list[str] = []  # text of the heading that is open
+        self.open: list[str] = []  # open tags, as written in the source
+        self.links: list[tuple[str, int]] = []  # target, and index in parts where its text starts
+        self.heading: list[str] = []  # text of the open heading
         self.sections: list[Section] = []
-        self.in_style = False  # pandas gives each table a style of its own
+        self.in_style = False  # pandas adds a style element to each table
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "style":
@@ -74,12 +75,12 @@ class _Cleaner(HTMLParser):
             kept.append(("id", f"{self.prefix}-{len(self.sections) + 1}"))
         if tag == "table":
             self.parts.append('<div class="wide" tabindex="0" role="region" aria-label="Table">')
-        told = "".join(f' {name}="{escape(value)}"' for name, value in kept)
-        self.parts.append(f"<{self._name(tag)}{told}>")
+        attributes = "".join(f' {name}="{escape(value)}"' for name, value in kept)
+        self.parts.append(f"<{self._name(tag)}{attributes}>")
         self.open.append(tag)
 
     def _name(self, tag: str) -> str:
-        """The tag as the page has it: headings are shifted."""
+        """Return the tag's name on the page, where heading levels are shifted."""
         if tag not in HEADINGS:
             return tag
         return f"h{min(6, int(tag[1]) + self.level - 1)}"
@@ -106,9 +107,9 @@ class _Cleaner(HTMLParser):
         return tag
 
     def _end_link(self) -> None:
-        """Write a link's address behind its words: the page asks for nothing from elsewhere."""
-        target, begins = self.links.pop() if self.links else ("", 0)
-        words = "".join(self.parts[begins:])
+        """Write a link's address after its text, as the page contains no links to elsewhere."""
+        target, start = self.links.pop() if self.links else ("", 0)
+        words = "".join(self.parts[start:])
         if not target.startswith("#") and escape(target) not in words:
             self._text(f" ({target})")
 
@@ -121,7 +122,7 @@ class _Cleaner(HTMLParser):
         self.heading.append(text)
 
     def finished(self) -> Markup:
-        """What was passed on, with every tag closed."""
+        """Close all open tags and return the HTML."""
         while self.open:
             self._close()
         return Markup("".join(self.parts))

@@ -1,4 +1,4 @@
-"""What a report is made of: each notebook's HTML, and whether it still holds."""
+"""Collect the parts of a report: each notebook's HTML, and whether it is up to date."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from thesis_lib.workbook.plan import (
 )
 from thesis_lib.workbook.receipts import has_receipt, receipt_holds
 
-# What can be told of a notebook, the worst first.
+# The possible problems of a notebook, worst first.
 LABELS = {
     "failed": "Failed",
     "missing": "Not run yet",
@@ -32,13 +32,13 @@ LABELS = {
     "unconfirmed": "Not confirmed",
     "unchecked": "Not checked",
 }
-# What a report tells of a run's making: its words, and the key in provenance.json.
+# The provenance shown for a run: its label, and the key in provenance.json.
 FACTS = {"Code (git commit)": "git_commit", "Data fingerprint": "data_fingerprint"}
 
 
 @dataclass(frozen=True)
 class Note:
-    """What a reader must know before believing a notebook, and the command that helps."""
+    """A warning about a notebook or run, and the command that fixes the problem."""
 
     kind: str  # a key of LABELS
     text: str
@@ -46,13 +46,13 @@ class Note:
 
     @property
     def label(self) -> str:
-        """The first words of its line."""
+        """The bold words at the start of the warning."""
         return LABELS[self.kind]
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """One notebook; ``ended`` is when it was executed, as ISO text in UTC."""
+    """One notebook of the report; ``ended`` is the ISO time (UTC) at which its execution ended."""
 
     anchor: str
     title: str
@@ -63,13 +63,13 @@ class Chapter:
 
     @property
     def is_shown(self) -> bool:
-        """Whether there was a copy to show."""
+        """Whether there is an executed notebook to show."""
         return len(self.blocks) > 0
 
 
 @dataclass(frozen=True)
 class Part:
-    """The notebooks of the data set or of one run, and what the run was made from."""
+    """The notebooks of the data set or of one run, with the provenance of the run."""
 
     anchor: str
     title: str
@@ -80,23 +80,23 @@ class Part:
 
     @property
     def worst(self) -> Note | None:
-        """The note that the table of contents shows beside the part's name."""
+        """The worst warning, which the table of contents shows next to the part's name."""
         return worst_of([self.note, *(chapter.note for chapter in self.chapters)])
 
 
 def worst_of(notes: Iterable[Note | None]) -> Note | None:
-    """The worst of the notes that are there; None where there is none."""
-    there = (note for note in notes if note)
-    return min(there, key=lambda note: list(LABELS).index(note.kind), default=None)
+    """Return the worst of some warnings, or None if there is none."""
+    present = (note for note in notes if note)
+    return min(present, key=lambda note: list(LABELS).index(note.kind), default=None)
 
 
 def distinct(values: Iterable[str | None]) -> list[str]:
-    """The values that are there, each once, in their order."""
+    """Return the non-empty values in order, each once."""
     return list(dict.fromkeys(value for value in values if value))
 
 
 def data_part(data_name: str, runs: Sequence[Part]) -> Part:
-    """Notebooks 01 and 06, which any run on the data set brings up to date."""
+    """Collect notebooks 01 and 06, which `thesis run` updates with any run on the data set."""
     sound_first = sorted(runs, key=lambda run: run.worst is not None)
     config = next((run.config for run in sound_first if run.config), None)
     command = _command(config) if config else None
@@ -106,7 +106,7 @@ def data_part(data_name: str, runs: Sequence[Part]) -> Part:
 
 
 def run_parts(data_name: str) -> list[Part]:
-    """A part for each run, also for one that failed before it had a ``config.json``."""
+    """Collect a part for each run, including runs that failed before writing ``config.json``."""
     folder = data_runs_folder(data_name)
     found = {file.parent for file in folder.glob("*/config.json")}
     found |= {file.parents[1] for file in folder.glob("*/notebooks/[0-9]*.ipynb")}
@@ -116,7 +116,7 @@ def run_parts(data_name: str) -> list[Part]:
 def _run_part(folder: Path, anchor: str) -> Part:
     config, problem = _open(folder)
     notebooks = RUN_NOTEBOOKS
-    if config and find_data(config.data).is_dir():  # without val/ there is no 03 and 04
+    if config and find_data(config.data).is_dir():  # without val/, notebooks 03 and 04 do not apply
         notebooks = run_notebooks(config.data)
     provenance = folder / "provenance.json"
     entries = read_json(provenance) if provenance.is_file() else []
@@ -131,7 +131,11 @@ def _run_part(folder: Path, anchor: str) -> Part:
 
 
 def _open(folder: Path) -> tuple[RunConfig | None, str | None]:
-    """A run's config, or what is wrong with it; of a run that never began, what was asked."""
+    """Read a run's config, and return the problem if it cannot be read.
+
+    If the run failed before writing ``config.json``, its config is built from the parameters of
+    the failed notebook.
+    """
     try:
         return RunDirectory.open(folder).config, None
     except InputError as error:
@@ -142,7 +146,7 @@ def _open(folder: Path) -> tuple[RunConfig | None, str | None]:
     parameters = read_notebook(first).metadata.get("papermill", {}).get("parameters", {})
     try:
         return RunConfig.from_dict(parameters), None
-    except InputError:  # the settings were what it failed by
+    except InputError:  # the run failed because of these settings
         return None, None
 
 
@@ -157,7 +161,7 @@ def _chapters(
     anchor: str,
     command: str | None,
 ) -> list[Chapter]:
-    """A chapter for each notebook; the first that has a note says the command that helps."""
+    """Build a chapter for each notebook; only the first warning gives the command to run."""
     chapters: list[Chapter] = []
     for notebook in notebooks:
         chapter = _chapter(folder, notebook, config, f"{anchor}-{notebook.name[:2]}")
@@ -184,19 +188,23 @@ def _chapter(folder: Path, notebook: Notebook, config: RunConfig | None, anchor:
 
 
 def _failure(content: Any) -> Note:
-    reason = what_failed(content) or "its kernel ended before its last cell"
-    told = f"This notebook ended early: {reason.rstrip('.')}. Below is how far it came."
-    return Note("failed", f"{told} Put right what it names first.")
+    reason = what_failed(content) or "its kernel stopped before the last cell"
+    return Note(
+        "failed",
+        f"This notebook stopped early: {reason.rstrip('.')}. The cells up to this point are shown "
+        "below. Fix this problem first.",
+    )
 
 
 def _note(notebook: Notebook, config: RunConfig | None) -> Note | None:
-    """What is to be said of an executed notebook; None where it holds, or nobody can tell."""
+    """Return the warning about an executed notebook, or None if it is up to date or unknown."""
     if config is None or receipt_holds(notebook.name, config):
         return None
     if not has_receipt(notebook.name, config):
-        return Note("unconfirmed", "Nothing confirms that this notebook reached its end.")
+        return Note("unconfirmed", "There is no confirmation that this notebook ran to its end.")
     if notebook is DATA_STATS and not find_data(config.data).is_dir():
         return Note(
-            "unchecked", f"{config.data} is not here: whether its images are the same is unknown."
+            "unchecked",
+            f"{config.data} is missing, so its images could not be checked for changes.",
         )
-    return Note("outdated", "What it was made from has changed since.")
+    return Note("outdated", "The files this notebook was computed from have changed since.")

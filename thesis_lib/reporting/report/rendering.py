@@ -1,4 +1,4 @@
-"""An executed notebook as HTML that runs nothing and fetches nothing."""
+"""Render an executed notebook as HTML that runs no script and loads nothing."""
 
 import re
 from base64 import b64encode
@@ -15,40 +15,40 @@ from thesis_lib.errors import InputError
 from thesis_lib.reporting.report.cleaning import Section, cleaned
 from thesis_lib.system.paths import relative_to_root
 
-FOLDED_LINES = 20  # printed text of more lines than this is folded
-PAPERMILL_MARK = "papermill-error-cell-tag"  # of the cells that papermill adds around an error
+FOLDED_LINES = 20  # longer printed text is folded
+PAPERMILL_MARK = "papermill-error-cell-tag"  # tag of the cells that papermill adds to errors
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
-OVERWRITTEN = re.compile("[^\n]*\r(?=[^\n])")  # a line that a bar has drawn anew
+OVERWRITTEN = re.compile("[^\n]*\r(?=[^\n])")  # a line that a progress bar has redrawn
 
 
 def read_notebook(path: Path) -> Any:
-    """An executed notebook, in the format's version 4, which papermill writes.
+    """Read an executed notebook in nbformat version 4, as written by papermill.
 
     Raises:
-        InputError: where the file is no sound notebook.
+        InputError: if the file is not a valid notebook.
     """
     try:
-        # nbformat.read would log what it finds wrong, and go on.
+        # nbformat.read would only log problems and continue.
         notebook = nbformat.reader.reads(path.read_text(encoding="utf-8"))
         nbformat.validate(notebook, version=4)
     except (ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(
             f"{relative_to_root(path)} is a damaged notebook ({reason}); restore it from a copy, "
-            "or remove it, and `thesis run` executes it again"
+            "or remove it and execute it again with `thesis run`"
         ) from None
     return notebook
 
 
 def title_of(notebook: Any) -> str | None:
-    """The heading that the notebook begins with; None where it has none."""
-    cells = [c for c in _told_cells(notebook) if c.cell_type == "markdown"]
+    """Return the heading at the start of a notebook, or None if it has none."""
+    cells = [c for c in _shown_cells(notebook) if c.cell_type == "markdown"]
     lines = cells[0].source.splitlines() if cells else []
     return lines[0].removeprefix("# ").strip() if lines and lines[0].startswith("# ") else None
 
 
 def what_failed(notebook: Any) -> str | None:
-    """The error that ended a notebook, in one line; None where no cell shows one."""
+    """Return the error that stopped a notebook in one line, or None if no cell shows one."""
     outputs = (o for c in notebook.cells for o in c.get("outputs", []))
     error = next((o for o in outputs if o.output_type == "error"), None)
     return error and _plain(f"{error.ename}: {error.evalue}").strip().split("\n")[0]
@@ -57,23 +57,23 @@ def what_failed(notebook: Any) -> str | None:
 def rendered(
     notebook: Any, prefix: str, level: int, where: str
 ) -> tuple[list[Markup], list[Section]]:
-    """The notebook's cells as HTML, up to an error.
+    """Render a notebook's cells as HTML, up to the first error.
 
     Args:
-        notebook: as :func:`read_notebook` gives it.
-        prefix: of the anchors of its headings, unlike that of any other notebook of the page.
-        level: of its title's heading on the page, which is left out here.
-        where: what the notebook is, for the alternative texts of its figures.
+        notebook: as returned by :func:`read_notebook`.
+        prefix: prefix of the anchors of its headings, unique on the page.
+        level: heading level of the notebook's title, which the page adds itself.
+        where: words that identify the notebook in the alternative texts of its figures.
 
     Returns:
-        A block for each thing to show; the sections below the title.
+        The blocks of HTML, and the sections below the title.
     """
     page = _Page(prefix, level, where)
     title = title_of(notebook)
-    for cell in _told_cells(notebook):
+    for cell in _shown_cells(notebook):
         if cell.cell_type == "markdown":
             source = cell.source
-            if title is not None:  # the page has it as the chapter's heading
+            if title is not None:  # skip the title, which the page shows itself
                 source, title = "\n".join(source.splitlines()[1:]), None
             page.add_sources()
             page.add_markdown(source)
@@ -85,10 +85,10 @@ def rendered(
     return page.blocks, page.sections
 
 
-def _told_cells(notebook: Any) -> list[Any]:
-    """The cells without papermill's own, and without the receipt at the end and its words.
+def _shown_cells(notebook: Any) -> list[Any]:
+    """Return the cells to show: all but those added by papermill and the final receipt.
 
-    Whether the receipt holds is said at the head of the chapter.
+    The receipt is not needed because the chapter's warning says whether it is valid.
     """
     tagged = (cell.metadata.get("tags", []) for cell in notebook.cells)
     pairs = zip(notebook.cells, tagged, strict=True)
@@ -101,24 +101,24 @@ def _told_cells(notebook: Any) -> list[Any]:
 
 
 class _Page:
-    """Collects the HTML of one notebook, cell by cell."""
+    """Collect the HTML of one notebook, cell by cell."""
 
     def __init__(self, prefix: str, level: int, where: str) -> None:
         self.prefix, self.level, self.where = prefix, level, where
         self.blocks: list[Markup] = []
         self.sections: list[Section] = []
         self.figures = 0
-        self.sources: list[str] = []  # of cells whose code is not on the page yet
+        self.sources: list[str] = []  # code of cells that is not on the page yet
 
     def add_markdown(self, source: str) -> None:
-        """Add what a Markdown cell or output says."""
+        """Add a Markdown cell or output."""
         renderer = IPythonRenderer(escape=False, exclude_anchor_links=True)
         self._add_html(MarkdownWithMath(renderer).render(source))
 
     def add_code(self, cell: Any) -> None:
-        """Add a cell's code, which the reader can open, and its outputs."""
+        """Add a cell's outputs, and its code as a block that the reader can unfold."""
         self.sources.append(_plain(cell.source))
-        # Each flush of a printing cell is an output of its own.
+        # Join printed text, as each flush of stdout is a separate output.
         for name, outputs in groupby(cell.outputs, key=lambda output: output.get("name")):
             if name is None:
                 for output in outputs:
@@ -129,7 +129,7 @@ class _Page:
             self.add_sources()
 
     def add_sources(self) -> None:
-        """Add the code of the cells since the last output, below what it gave."""
+        """Add the code of the cells since the last output, below the outputs."""
         code = "\n\n".join(source for source in self.sources if source.strip())
         self.sources = []
         if code:
@@ -182,11 +182,11 @@ class _Page:
 
 
 def _plain(text: str, keep: str = "") -> str:
-    """Text as a terminal would leave it: without overwritten lines and control characters."""
+    """Remove overwritten lines and control characters, as a terminal would."""
     text = OVERWRITTEN.sub("", text.replace("\r\n", "\n"))
     return CONTROL.sub(lambda found: found[0] if found[0] in keep else "", text)
 
 
 def _coloured(text: str) -> Markup:
-    """Text whose ANSI codes have become colours, everything else escaped."""
+    """Convert ANSI codes to colours and escape everything else."""
     return Markup(_plain(ansi2html(_plain(text, keep="\x1b"))))

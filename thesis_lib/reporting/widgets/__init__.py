@@ -1,8 +1,8 @@
-"""Looking at a run's results in JupyterLab: click, slide, choose.
+"""Explore a run's results interactively in a notebook.
 
-Each function returns a widget where there is a front end that shows it (JupyterLab, Jupyter
-Notebook, VS Code, Colab), and elsewhere (papermill, nbconvert, plain Python) a figure of what the
-widget shows first.
+Each function returns a widget if the notebook is open in a front end that can show it (JupyterLab,
+Jupyter Notebook, VS Code, Colab). Elsewhere (papermill, nbconvert, plain Python) it returns a
+figure of the widget's initial state.
 """
 
 from thesis_lib.reporting.widgets.matrix import confusion

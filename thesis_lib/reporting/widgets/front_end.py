@@ -1,4 +1,4 @@
-"""Whether anybody can click: a widget where a front end shows it, else a figure."""
+"""Return a widget if a front end can show it, and a figure otherwise."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from IPython import get_ipython
 from IPython.core.pylabtools import print_figure
 from matplotlib.figure import Figure
 
-# What front ends write into the metadata of their execute requests, to find the cell again:
-# JupyterLab, Jupyter Notebook 7 and VS Code the first, Colab the second. nbclient, with which
-# papermill and nbconvert execute, and consoles write nothing.
+# Front ends identify the cell in the metadata of their execute requests: JupyterLab, Jupyter
+# Notebook 7 and VS Code by the first key, Colab by the second. Consoles and nbclient, which
+# papermill and nbconvert use, write neither.
 CELL_KEYS = ("cellId", "colab")
 
 
 def has_front_end() -> bool:
-    """Whether the cell that is being executed was sent by a front end that shows widgets."""
+    """Return whether the current cell was sent by a front end that can show widgets."""
     kernel = getattr(get_ipython(), "kernel", None)
     if kernel is None:  # plain Python, or IPython in a terminal
         return False
@@ -24,10 +24,10 @@ def has_front_end() -> bool:
 
 
 class Explorer(widgets.VBox):
-    """A widget that carries a figure of what it shows first.
+    """A widget that also contains a figure of its initial state.
 
-    A page that shows no widgets, such as that of ``thesis report`` or a viewer of saved
-    notebooks, shows the figure.
+    Pages that cannot show widgets, such as the HTML report or a viewer of saved notebooks, show
+    the figure instead.
     """
 
     def __init__(self, children: Sequence[widgets.Widget], figure: Figure) -> None:
@@ -39,8 +39,8 @@ class Explorer(widgets.VBox):
 
 
 def shown(children: Callable[[], Sequence[widgets.Widget]], figure: Figure) -> Explorer | Figure:
-    """The widget of some children where there is a front end, else the figure.
+    """Return a widget with the given children if there is a front end, and the figure otherwise.
 
-    Without a front end no widget is made: its state would be saved with the notebook.
+    Without a front end no widget is created, because its state would be saved in the notebook.
     """
     return Explorer(children(), figure) if has_front_end() else figure

@@ -1,4 +1,4 @@
-"""The confusion matrix whose cells open the pictures behind them."""
+"""Show a confusion matrix whose cells can be clicked to see the images in them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,12 +13,12 @@ from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.widgets.front_end import Explorer, shown
 from thesis_lib.reporting.widgets.pictures import STYLE, Group, Picture, figure_of, html_of
 
-PAGE = 24  # pictures that are shown at once
-NAME_LETTERS = 24  # of a class, beside and above the matrix
-ROW, ROW_OF_FEW = 22, 32  # height of a row in px: of many classes, and of a few
+PAGE = 24  # number of images shown at once
+NAME_LETTERS = 24  # maximum length of a class name next to the matrix
+ROW, ROW_OF_FEW = 22, 32  # row height in px with many and with few classes
 DIGIT = 7  # width in px
-# Buttons come to their places by a class of their own: 87 rows and 87 columns are 174 lines of
-# CSS, whereas a Layout with a grid_area for each button would double the number of models.
+# Buttons are placed by a CSS class per row and column, which takes 174 lines for 87 classes. A
+# Layout with a grid_area for each button would double the number of widget models.
 PLACES = """<style>
 .thesis-matrix {{ grid-template-columns: max-content repeat({k}, {column}px);
     grid-template-rows: max-content repeat({k}, {row}px); max-height: 540px; width: fit-content;
@@ -45,28 +45,28 @@ PLACES = """<style>
 
 
 def confusion(results: Results) -> Explorer | Figure:
-    """The confusion matrix of the test; a click on a cell opens the pictures behind it.
+    """Show the confusion matrix of the test set; click a cell to see its images.
 
-    It begins with the pair of classes that is confused most often. Without a front end: a figure
-    of that pair's pictures.
+    The images of the most frequent confusion are shown first. Without a front end, a figure of
+    these images is returned.
 
     Args:
-        results: of the part "test".
+        results: results of the part "test".
 
     Raises:
-        InputError: where the data set is not on this disk, or has changed.
+        InputError: if the data set is missing or has changed.
     """
     members = _Members(results)
     first = members.most_confused()
     if first is None:
-        figure = figure_of([Group("No test image is classified wrongly.", ())])
+        figure = figure_of([Group("No test image was misclassified.", ())])
     else:
         figure = figure_of([members.group(*first, 0)])
     return shown(lambda: _Matrix(members, first).children, figure)
 
 
 class _Members:
-    """The test images behind each cell, surest first."""
+    """The test images in each cell of the matrix, most confident first."""
 
     def __init__(self, results: Results) -> None:
         self.counts, self.classes = results.confusion, results.classes
@@ -78,7 +78,7 @@ class _Members:
         self.of = dict(tuple(ordered.groupby(["true", "predicted"])))
 
     def most_confused(self) -> tuple[int, int] | None:
-        """The cell off the diagonal that holds most, as numbers of classes; None: all empty."""
+        """Return the off-diagonal cell (row, column) with the most images, or None if all are 0."""
         wrong = self.counts * ~np.eye(len(self.classes), dtype=bool)
         if not wrong.any():
             return None
@@ -86,7 +86,7 @@ class _Members:
         return int(row), int(column)
 
     def group(self, row: int, column: int, start: int) -> Group:
-        """A page of the pictures of a cell, from the one of that number."""
+        """Return one page of the images in a cell, beginning at index ``start``."""
         true, predicted = self.classes[row], self.classes[column]
         table = self.of[true, predicted]
         part = table[start : start + PAGE]
@@ -95,12 +95,12 @@ class _Members:
             Picture(self.root / file, f"{file.split('/')[-1]}\n{100 * confidence:.1f} %")
             for file, confidence in zip(part["path"], part["confidence"], strict=True)
         ]
-        numbers = f"{start + 1} to {end} of {len(table):,}, surest first"
+        numbers = f"{start + 1} to {end} of {len(table):,}, most confident first"
         return Group(f"true: {true}, predicted: {predicted} ({numbers})", pictures)
 
 
 class _Matrix:
-    """The widgets of the matrix, the pager and the pictures, and which cell is open."""
+    """The widgets for the matrix, the paging buttons and the images, and the selected cell."""
 
     def __init__(self, members: _Members, first: tuple[int, int] | None) -> None:
         self.members, self.cell, self.start = members, first, 0
@@ -122,7 +122,7 @@ class _Matrix:
             self.open(first)
 
     def open(self, cell: tuple[int, int], _: widgets.Button | None = None) -> None:
-        """Show the first pictures of a cell."""
+        """Show the first page of images in a cell."""
         if self.cell is not None:
             self.buttons[self.cell].remove_class("chosen")
         self.buttons[cell].add_class("chosen")
@@ -130,15 +130,18 @@ class _Matrix:
         self.turn(0)
 
     def turn(self, by: int, _: widgets.Button | None = None) -> None:
-        """Show the pictures a page further on, or back."""
+        """Move by a number of images, and show that page."""
+        if self.cell is None:
+            return
         self.start += by
-        self.pictures.value = html_of([self.members.group(*self.cell, self.start)])
+        row, column = self.cell
+        self.pictures.value = html_of([self.members.group(row, column, self.start)])
         self.previous.disabled = self.start == 0
         self.next.disabled = self.start + PAGE >= int(self.members.counts[self.cell])
 
 
 def _buttons(counts: np.ndarray, classes: Sequence[str]) -> dict[tuple[int, int], widgets.Button]:
-    """A button for each cell that holds an image; equal counts share their colours."""
+    """Create a button for each non-empty cell; cells with equal counts share one style."""
     cells = [(int(row), int(column)) for row, column in np.argwhere(counts)]
     filled = [int(counts[cell]) for cell in cells]
     layout, styles = widgets.Layout(), {}
@@ -161,7 +164,7 @@ def _buttons(counts: np.ndarray, classes: Sequence[str]) -> dict[tuple[int, int]
 
 
 def _headings(counts: np.ndarray, classes: Sequence[str]) -> tuple[widgets.HTML, widgets.HTML]:
-    """The style sheet of a matrix, and its lines and the names of rows and columns."""
+    """Create the style sheet of the matrix, and its grid lines and class names."""
     k = len(classes)
     few = k <= figures.style.NAMED_CLASSES
     height = ROW_OF_FEW if few else ROW
@@ -172,21 +175,21 @@ def _headings(counts: np.ndarray, classes: Sequence[str]) -> tuple[widgets.HTML,
         for i in range(k)
     )
     style = STYLE + PLACES.format(k=k, column=width, row=height, places=places)
-    told = ['<div class="lines"></div><div class="name corner">predicted →<br>true ↓</div>']
+    parts = ['<div class="lines"></div><div class="name corner">predicted →<br>true ↓</div>']
     for i, name in enumerate(classes):
         true, predicted = counts[i].sum(), counts[:, i].sum()
         shortened = escape(_short(name))
-        told.append(
+        parts.append(
             f'<div class="name side row-{i}" title="{escape(name)}: {true:,} images">'
             f"{shortened}</div>"
             f'<div class="name top column-{i}" title="{escape(name)}: predicted {predicted:,} '
             f'times">{shortened}</div>'
         )
-    return widgets.HTML(style), widgets.HTML("".join(told), _dom_classes=("headings",))
+    return widgets.HTML(style), widgets.HTML("".join(parts), _dom_classes=("headings",))
 
 
 def _short(name: str) -> str:
-    """The beginning and the end of a long name: both tell most."""
+    """Shorten a long name to its start and end."""
     if len(name) <= NAME_LETTERS:
         return name
     half = NAME_LETTERS // 2

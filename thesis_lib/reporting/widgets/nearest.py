@@ -1,4 +1,4 @@
-"""The nearest neighbours of an image in the look-up table."""
+"""Show the nearest neighbours of an image in the look-up table."""
 
 import os
 from functools import cached_property
@@ -25,24 +25,25 @@ from thesis_lib.runs.artifacts import read_retrieval_predictions
 from thesis_lib.system.paths import find_data
 from thesis_lib.training.checkpoints import checkpoint_path, load_backbone
 
-LISTED = 500  # test images to choose from: a longer list cannot be read
+LISTED = 500  # number of test images offered; a longer list would be hard to use
 
 
 def neighbours(results: Results, image: str = "", k: int = 8) -> Explorer | Figure:
-    """An image beside the training images of the look-up table that are nearest to it.
+    """Show an image next to its nearest neighbours in the look-up table.
 
-    Choose among the test images, the table's surest mistakes first, or name any image file.
-    Without a front end: a figure of the first choice. An image of the table is not its own
-    neighbour.
+    Choose one of the test images, which are listed with the most similar misclassified ones
+    first, or enter the path of any image file. Without a front end, a figure of the first image
+    is returned. An image that is in the table is not counted as its own neighbour.
 
     Args:
-        results: of a run whose table was tested: notebook 05.
-        image: the image to begin with, in the data set (``test/<class>/<file>``) or any file.
-        k: how many neighbours.
+        results: results of a run whose table was tested (notebook 05).
+        image: the first image to show: a file of the data set (``test/<class>/<file>``) or any
+            image file. By default, the first test image in the list.
+        k: number of neighbours to show.
 
     Raises:
-        InputError: where the table was not tested yet, the data set is not on this disk or has
-            changed, or there is no such image.
+        InputError: if the table was not tested yet, the data set is missing or has changed, or
+            the image does not exist.
     """
     nearest = _Nearest(results, k)
     first = image or nearest.tested["path"].iloc[0]
@@ -51,39 +52,39 @@ def neighbours(results: Results, image: str = "", k: int = 8) -> Explorer | Figu
 
 
 class _Nearest:
-    """Looks images up in a run's table."""
+    """Look up images in a run's table."""
 
     def __init__(self, results: Results, k: int) -> None:
         self.run, self.dataset, self.k = results.run, results.dataset, k
         if not self.run.retrieval_predictions_file.is_file():
             raise InputError(
                 f"the look-up table of {self.run.path.name} was not tested yet; run notebook 05 "
-                f"or `thesis retrieve {self.run.path.name}`"
+                f"or `thesis retrieve {self.run.path.name}` first"
             )
         self.stored = stored_table(self.run).pruned()
         self.table = self.stored.table
         tested = read_retrieval_predictions(self.run)
-        # Mistakes first, the surest before the others; then what was right, the least sure first.
+        # Misclassified images first, most similar first; then correct ones, least similar first.
         wrong = tested["true"] != tested["predicted"]
         order = np.lexsort((tested["similarity"].where(~wrong, -tested["similarity"]), ~wrong))
         self.tested = tested.iloc[order]
 
     @cached_property
     def backbone(self) -> tuple[nn.Module, dict[str, Any]]:
-        """What the table's features were made with."""
+        """The backbone that extracted the table's features, and its checkpoint's facts."""
         return load_backbone(checkpoint_path(self.run, self.stored.checkpoint))
 
     @cached_property
     def labels(self) -> dict[str, int]:
-        """The class of every file of the data set."""
+        """The label of every file of the data set."""
         splits = self.dataset.splits.values()
         return {f: int(n) for s in splits for f, n in zip(s.files, s.labels, strict=True)}
 
     def groups(self, image: str) -> list[Group]:
-        """The image and its neighbours.
+        """Return the image and its nearest neighbours as two groups of pictures.
 
         Raises:
-            InputError: where the image is not there or cannot be read.
+            InputError: if the image does not exist or cannot be read.
         """
         root, classes = self.dataset.root, self.table.classes
         path = root / image if image in self.labels else find_data(image)
@@ -103,31 +104,31 @@ class _Nearest:
             for row, cosine in zip(rows[0, : self.k], similarity[0, : self.k], strict=True)
         ]
         return [
-            Group(f"{true}by the table: {found}", [Picture(path, path.name)]),
+            Group(f"{true}predicted by the table: {found}", [Picture(path, path.name)]),
             Group(
-                f"The nearest of {len(self.table):,} training images in the table "
-                f"(pruned at {self.stored.threshold:.2f})",
+                f"Nearest of the {len(self.table):,} training images in the table "
+                f"(pruning threshold {self.stored.threshold:.2f})",
                 pictures,
             ),
         ]
 
     def _vector(self, path: Path) -> np.ndarray:
-        """The image's unit vector (1, d)."""
+        """Extract the image's features, normalised to unit length: (1, d)."""
         backbone, facts = self.backbone
         images = Images(Split(path.parent, [path.name], np.zeros(1, dtype=np.int64)))
-        config = self.run.config.updated(workers=0)  # no processes for one image
+        config = self.run.config.updated(workers=0)  # one image needs no worker processes
         device = torch.device("cpu")
         features = extract_features(backbone, images, config, facts["mean"], facts["std"], device)
         return unit_vectors(features[0].numpy())
 
 
 def _children(nearest: _Nearest, first: str) -> list[widgets.Widget]:
-    """A list of test images, a field for any other, and the pictures."""
+    """Create the list of test images, the field for other files, and the pictures."""
     listed = nearest.tested[:LISTED]
     options = [
         (
             f"{row.path.split('/')[-1]}: {row.true}"
-            + (f", found as {row.predicted}" if row.true != row.predicted else ""),
+            + (f", predicted {row.predicted}" if row.true != row.predicted else ""),
             row.path,
         )
         for row in listed.itertuples()
@@ -136,8 +137,8 @@ def _children(nearest: _Nearest, first: str) -> list[widgets.Widget]:
     choice = widgets.Dropdown(options=options, description="test image", value=None, **wide)
     other = widgets.Text(
         value=first,
-        description="or a file",
-        placeholder="test/<class>/<file>, or any image file",
+        description="or any file",
+        placeholder="test/<class>/<file>, or the path of an image",
         continuous_update=False,
         **wide,
     )

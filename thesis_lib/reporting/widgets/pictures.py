@@ -1,4 +1,4 @@
-"""Pictures under headings: as HTML of thumbnails for a widget, or as a figure."""
+"""Show groups of pictures under headings, as HTML for a widget or as a figure."""
 
 import io
 from base64 import b64encode
@@ -15,8 +15,8 @@ from thesis_lib import figures
 from thesis_lib.data.images import read_pixels
 from thesis_lib.errors import InputError
 
-THUMBNAIL = 128  # longest side, px
-QUALITY = 90  # of its JPEG, which has a third of the bytes of a PNG
+THUMBNAIL = 128  # longest side in px
+QUALITY = 90  # JPEG quality; a JPEG takes a third of the bytes of a PNG
 STYLE = """<style>
 .thesis-pictures { display: flex; flex-wrap: wrap; gap: 8px; margin: 4px 0 12px; }
 .thesis-pictures figure { width: 108px; margin: 0; }
@@ -32,7 +32,7 @@ STYLE = """<style>
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file and what is said of it, lines parted by newlines."""
+    """An image file and its caption, with lines separated by newlines."""
 
     path: Path
     caption: str
@@ -47,7 +47,7 @@ class Group:
 
 
 def figure_of(groups: Sequence[Group]) -> Figure:
-    """The groups as a figure; a picture that cannot be read is an empty frame over the reason."""
+    """Draw groups as a figure; an unreadable picture is an empty frame above the reason."""
     drawn = []
     for group in groups:
         images: list[np.ndarray | None] = []
@@ -64,7 +64,7 @@ def figure_of(groups: Sequence[Group]) -> Figure:
 
 
 def html_of(groups: Sequence[Group]) -> str:
-    """The groups as HTML that holds the thumbnails; needs :data:`STYLE` on the page."""
+    """Format groups as HTML with embedded thumbnails; the page must contain :data:`STYLE`."""
     parts = []
     for group in groups:
         parts.append(f'<div class="thesis-heading">{escape(group.heading)}</div>')
@@ -74,7 +74,7 @@ def html_of(groups: Sequence[Group]) -> str:
 
 
 def _figure_html(picture: Picture) -> str:
-    # A long name may be broken after "_" before it is broken anywhere.
+    # Let the browser break a long name after "_" rather than anywhere.
     lines = escape(picture.caption).replace("\n", "<br>").replace("_", "_<wbr>")
     try:
         source = b64encode(_thumbnail(picture.path)).decode()
@@ -86,16 +86,16 @@ def _figure_html(picture: Picture) -> str:
 
 
 def _reason(path: Path, error: InputError) -> str:
-    """Why an image cannot be read, without its path, which stands beside it."""
-    told = str(error).removeprefix(f"cannot read the image {str(path)!r}: ")
-    return f"cannot be read: {told.removesuffix('; replace or remove it')}"
+    """Return why an image cannot be read, without its path, which is shown next to it."""
+    reason = str(error).removeprefix(f"cannot read the image {str(path)!r}: ")
+    return f"cannot be read: {reason.removesuffix('; replace or remove it')}"
 
 
 def _thumbnail(path: Path) -> bytes:
-    """An image as a JPEG of at most THUMBNAIL px.
+    """Read an image and encode it as a JPEG of at most THUMBNAIL px.
 
     Raises:
-        InputError: where it cannot be read.
+        InputError: if it cannot be read.
     """
     image = Image.fromarray(read_pixels(path))
     image.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -1,4 +1,4 @@
-"""A slider over pruning thresholds: what the look-up table keeps, what it drops, what it costs."""
+"""Show the effect of the pruning threshold on the look-up table, with a slider."""
 
 import ipywidgets as widgets
 import numpy as np
@@ -13,20 +13,21 @@ from thesis_lib.reporting.widgets.front_end import Explorer, shown
 from thesis_lib.reporting.widgets.pictures import STYLE, Group, Picture, figure_of, html_of
 from thesis_lib.runs.artifacts import read_retrieval
 
-PICTURES = 6  # of each kind: as many stand in one row
+PICTURES = 6  # number of dropped and of kept images shown; they fit in one row
 
 
 def thresholds(results: Results) -> Explorer | Figure:
-    """What the look-up table is at each pruning threshold: a slider, and pictures of a class.
+    """Show the look-up table at each pruning threshold, with a slider and images of a class.
 
-    Dropped images stand over the kept ones that are most like them; it begins with the chosen
-    threshold and the class that it drops most of. Without a front end: a figure of those pictures.
+    Each dropped image is shown above the most similar kept image of its class. The initial
+    threshold is the selected one, and the initial class the one with the most dropped images.
+    Without a front end, a figure of these images is returned.
 
     Args:
-        results: of a run that has a look-up table; it is made where it is missing.
+        results: results of a run; its look-up table is built if it is missing.
 
     Raises:
-        InputError: where the data set is not on this disk, or has changed.
+        InputError: if the data set is missing or has changed.
     """
     pruned = _Pruned(results)
     number = pruned.stored.number(pruned.stored.threshold)
@@ -36,7 +37,7 @@ def thresholds(results: Results) -> Explorer | Figure:
 
 
 class _Pruned:
-    """A run's look-up table at each of its thresholds, by their number."""
+    """A run's look-up table at each of its pruning thresholds, by the threshold's index."""
 
     def __init__(self, results: Results) -> None:
         self.root, self.stored = results.dataset.root, stored_table(results.run)
@@ -45,17 +46,17 @@ class _Pruned:
         self.curve = curve[curve["split"] != "test"].reset_index(drop=True)
 
     def per_class(self, images: np.ndarray) -> np.ndarray:
-        """How many images of each class a mask (n,) holds: (classes,)."""
+        """Count the images of each class in a mask (n,); returns (num_classes,)."""
         return np.bincount(self.table.labels[images], minlength=len(self.table.classes))
 
     def groups(self, number: int, label: int) -> list[Group]:
-        """Pictures of a class that a threshold drops, over those that stand for them."""
+        """Return the dropped images of a class, above the most similar kept images."""
         threshold, kept = self.stored.thresholds[number], self.stored.kept[number]
         name, own = self.table.classes[label], self.table.labels == label
         keeps, drops = np.flatnonzero(own & kept), np.flatnonzero(own & ~kept)
         if not len(drops):
             pictures = [self._picture(row) for row in keeps[:PICTURES]]
-            heading = f"{name}: nothing is dropped at {threshold:.2f}; of {len(keeps):,} images"
+            heading = f"{name}: none of {len(keeps):,} images is dropped at {threshold:.2f}"
             return [Group(heading, pictures)]
         similarity = self.table.vectors[drops] @ self.table.vectors[keeps].T  # (drops, keeps)
         nearest = similarity.argmax(1)
@@ -65,42 +66,42 @@ class _Pruned:
         standing = [self._picture(keeps[nearest[i]], f"cosine {cosine[i]:.3f}") for i in least]
         heading = f"{name}: {len(drops):,} of {own.sum():,} images are dropped at {threshold:.2f}"
         if len(drops) > PICTURES:
-            heading += f"; the {PICTURES} least like what is kept"
+            heading += f"; the {PICTURES} least similar to a kept image"
         return [
             Group(heading, dropped),
-            Group(f"In the same order, the most similar of those kept ({len(keeps):,})", standing),
+            Group(f"The most similar of {len(keeps):,} kept images, in the same order", standing),
         ]
 
-    def _picture(self, row: int, told: str = "") -> Picture:
+    def _picture(self, row: int, note: str = "") -> Picture:
         file = self.table.files[row]
-        return Picture(self.root / file, f"{file.split('/')[-1]}\n{told}".strip())
+        return Picture(self.root / file, f"{file.split('/')[-1]}\n{note}".strip())
 
     def row(self, number: int) -> pd.Series:
-        """What was measured at a threshold."""
+        """Return the row of ``retrieval.csv`` for a threshold."""
         away = (self.curve["threshold"] - self.stored.thresholds[number]).abs()
         return self.curve.loc[away.idxmin()]
 
     def line(self, number: int) -> str:
-        """What the table is at a threshold, in a line of HTML."""
+        """Summarise the table at a threshold in one line of HTML."""
         row = self.row(number)
         names = ("accuracy", "accuracy_low", "accuracy_high")
         accuracy, low, high = (100 * row[name] for name in names)
         chosen = self.stored.thresholds[number] == self.stored.threshold
         return (
-            f"<b>{accuracy:.1f} %</b> of the {row['split']} images right (95 % interval {low:.1f} "
-            f"to {high:.1f}) · <b>{row['images']:,.0f}</b> images kept · "
-            f"<b>{row['index_mib']:.3g} MiB</b> · {1000 * row['seconds_per_image']:.2g} ms an "
-            f"image{' · the chosen threshold' if chosen else ''}"
+            f"accuracy on {row['split']} <b>{accuracy:.1f} %</b> (95 % interval {low:.1f} to "
+            f"{high:.1f}) · <b>{row['images']:,.0f}</b> images kept · "
+            f"<b>{row['index_mib']:.3g} MiB</b> · {1000 * row['seconds_per_image']:.2g} ms per "
+            f"image{' · selected threshold' if chosen else ''}"
         )
 
     def curve_png(self, number: int) -> bytes:
-        """The curve with a threshold marked."""
+        """Draw the accuracy and size curves with a threshold marked, as PNG."""
         figure = figures.data_set.threshold_curve(self.curve, self.row(number)["threshold"])
         return print_figure(figure, "png")
 
 
 def _children(pruned: _Pruned, number: int, label: int) -> list[widgets.Widget]:
-    """The slider over its line and curve, the class and its pictures."""
+    """Create the slider with its summary and curve, and the class selector with its pictures."""
     wide = {"layout": widgets.Layout(width="auto", max_width="720px")}
     slider = widgets.SelectionSlider(
         options=[(f"{value:.2f}", i) for i, value in enumerate(pruned.stored.thresholds)],
