@@ -1,4 +1,4 @@
-"""Pruning a look-up table against the bare matrix products, the naive loop, one-by-one FAISS."""
+"""Pruning a look-up table against the bare matrix products and the naive loop."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Result, best, in_turns, median_ratio
-from thesis_lib.evaluation.knn import has_faiss, unit_vectors
+from thesis_lib.evaluation.knn import unit_vectors
 from thesis_lib.evaluation.pruning import ROWS_AT_ONCE, kept_images
 from thesis_lib.reporting.published_results import published_table
 from thesis_lib.system.device import peak_memory_mib
@@ -79,28 +79,13 @@ def naive_loop(vectors: np.ndarray, threshold: float) -> np.ndarray:
     return kept
 
 
-def one_by_one(vectors: np.ndarray, threshold: float) -> np.ndarray:
-    """The same by FAISS: search the nearest kept image, then add what is not too near."""
-    import faiss
-
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    kept = np.zeros(len(vectors), dtype=bool)
-    for row in range(len(vectors)):
-        similarity, _ = index.search(vectors[row : row + 1], 1)  # -FLT_MAX where it is empty
-        if similarity[0, 0] <= threshold:
-            index.add(vectors[row : row + 1])
-            kept[row] = True
-    return kept
-
-
 OLDER_WAYS = {  # name: the function, and the class and thresholds of the part that is timed
     "naive loop": (naive_loop, "003_Polychaeta_Type A", THRESHOLDS),
-    "FAISS one by one": (one_by_one, "012_Acartia sp.B", THRESHOLDS[::5]),
 }
 
 
 def comparisons(kept: np.ndarray, labels: np.ndarray) -> int:
-    """Pairs of a kept image and a later one of its class, which both older ways compare.
+    """Pairs of a kept image and a later one of its class, which the naive loop compares.
 
     Args:
         kept: (thresholds, n) bool.
@@ -120,13 +105,12 @@ def pruning(rounds: int, device: torch.device) -> Iterator[Result]:
         kept = kept_images(vectors, labels, THRESHOLDS)
         yield _against_bare(rounds, vectors, labels, kept)
     for name, (way, of_class, thresholds) in OLDER_WAYS.items():
-        if way is naive_loop or has_faiss():
-            part = labels == published_table("classes")["class"].tolist().index(of_class)
-            of_part = kept[np.isin(THRESHOLDS, thresholds)][:, part]
-            factor = comparisons(kept, labels) / comparisons(of_part, labels[part])
-            name = f"{name}, extrapolated from {part.sum():,} images x {len(thresholds)} thresholds"
-            timed = partial(_every, way, vectors[part], thresholds)
-            yield _against_older(min(rounds, 3), vectors, labels, name, timed, factor)
+        part = labels == published_table("classes")["class"].tolist().index(of_class)
+        of_part = kept[np.isin(THRESHOLDS, thresholds)][:, part]
+        factor = comparisons(kept, labels) / comparisons(of_part, labels[part])
+        name = f"{name}, extrapolated from {part.sum():,} images x {len(thresholds)} thresholds"
+        timed = partial(_every, way, vectors[part], thresholds)
+        yield _against_older(min(rounds, 3), vectors, labels, name, timed, factor)
     yield _memory(vectors.nbytes / 2**20)
 
 

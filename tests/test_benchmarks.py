@@ -24,7 +24,6 @@ from benchmarks import (
 from benchmarks.pictures import open_folder, write_organisms, write_pictures
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.statistics import measure
-from thesis_lib.evaluation.knn import has_faiss
 from thesis_lib.evaluation.pruning import kept_images
 from thesis_lib.losses import SupConLoss
 
@@ -102,15 +101,13 @@ def test_halves_share_no_image_and_all_classes(tmp_path):
     assert set(train.labels) == set(val.labels) == {0, 1, 2}
 
 
-def test_older_ways_of_pruning_keep_the_same_images():
+def test_the_older_way_of_pruning_keeps_the_same_images():
     vectors, labels = pruning.made_up_vectors(are_alike=True, width=64)
     own = np.flatnonzero(labels == 2)
     expected = kept_images(vectors[own], labels[own], [0.8, 0.9])
     assert 0 < expected[0].sum() < expected[1].sum() < len(own)
     for threshold, kept in zip((0.8, 0.9), expected, strict=True):
         assert (pruning.naive_loop(vectors[own], threshold) == kept).all()
-        if has_faiss():
-            assert (pruning.one_by_one(vectors[own], threshold) == kept).all()
 
 
 def test_made_up_vectors_have_the_published_sizes():

@@ -1,24 +1,11 @@
-"""The index finds the same neighbours as float64 products and scikit-learn, with each backend."""
-
-import builtins
-import importlib.util
+"""The index finds the same neighbours as float64 products and scikit-learn."""
 
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from thesis_lib.evaluation import knn
-from thesis_lib.evaluation.knn import (
-    MARGIN,
-    FaissCandidates,
-    Index,
-    TorchCandidates,
-    has_faiss,
-    unit_vectors,
-)
-
-needs_faiss = pytest.mark.skipif(not has_faiss(), reason="FAISS is not installed")
-BACKENDS = [pytest.param(FaissCandidates, marks=needs_faiss), TorchCandidates]
+from thesis_lib.evaluation.knn import MARGIN, Index, unit_vectors
 
 
 def random(rng, n: int, d: int = 16) -> np.ndarray:
@@ -49,14 +36,13 @@ def nearest(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarra
     return np.take_along_axis(np.array(pairs), rows, 1), rows
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("k", [1, 5])
 @pytest.mark.parametrize("made", [random, identical, near_ties, one_way])
-def test_neighbours_are_those_of_float64_products(made, k, backend):
+def test_neighbours_are_those_of_float64_products(made, k):
     rng = np.random.default_rng(0)
     vectors = made(rng, 230)
     vectors, queries = vectors[:200], vectors[195:]  # some queries are also in the index
-    similarity, rows = Index(vectors, backend).search(queries, k)
+    similarity, rows = Index(vectors).search(queries, k)
     expected, expected_rows = nearest(queries, vectors, k)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(similarity, expected, rtol=0, atol=1e-12)
@@ -64,27 +50,21 @@ def test_neighbours_are_those_of_float64_products(made, k, backend):
 
 
 @pytest.mark.parametrize("n", [1, 3, MARGIN + 3, MARGIN + 4])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_an_index_of_few_vectors_gives_them_all(backend, n):
+def test_an_index_of_few_vectors_gives_them_all(n):
     vectors = random(np.random.default_rng(0), n)
-    similarity, rows = Index(vectors, backend).search(vectors, n)
+    similarity, rows = Index(vectors).search(vectors, n)
     assert (np.sort(rows, axis=1) == np.arange(n)).all()
     np.testing.assert_array_equal(rows, nearest(vectors, vectors, n)[1])
     np.testing.assert_allclose(similarity[:, 0], 1, atol=1e-6)
 
 
-@needs_faiss
 @pytest.mark.parametrize("made", [random, identical, near_ties, one_way])
-def test_faiss_and_torch_give_the_same(made, monkeypatch):
-    """Results are identical to the last bit, also for more queries than fit in one batch."""
-    monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 64)
+def test_neighbours_are_the_same_for_any_number_of_queries_at_once(made, monkeypatch):
     rng = np.random.default_rng(1)
     vectors = made(rng, 600)
-    by_faiss, by_torch = (
-        Index(vectors[:450], backend).search(vectors[450:], 5)
-        for backend in (FaissCandidates, TorchCandidates)
-    )
-    for ours, other in zip(by_faiss, by_torch, strict=True):
+    whole = Index(vectors[:450]).search(vectors[450:], 5)
+    monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 64)
+    for ours, other in zip(Index(vectors[:450]).search(vectors[450:], 5), whole, strict=True):
         np.testing.assert_array_equal(ours, other)
 
 
@@ -103,25 +83,6 @@ def test_of_identical_vectors_the_first_is_nearest():
     vectors = np.repeat(random(np.random.default_rng(0), 3, 300), 30, axis=0)
     rows = Index(vectors).search(vectors[::30], 3)[1]
     assert rows.tolist() == [[0, 1, 2], [30, 31, 32], [60, 61, 62]]
-
-
-def test_search_needs_no_faiss(monkeypatch):
-    """FAISS is made to look as if it were not installed."""
-    found, imported = importlib.util.find_spec, builtins.__import__
-
-    def find_spec(name, *args):
-        return None if name == "faiss" else found(name, *args)
-
-    def refuse(name, *args):
-        if name.split(".")[0] == "faiss":
-            raise ModuleNotFoundError(name)
-        return imported(name, *args)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    assert not has_faiss()
-    vectors = random(np.random.default_rng(0), 50)
-    assert Index(vectors).search(vectors, 1)[1][:, 0].tolist() == list(range(50))
 
 
 def test_unit_vectors_have_length_one_and_zeros_stay_zeros():

@@ -1,10 +1,7 @@
-"""Search for nearest neighbours by cosine similarity, exactly, with FAISS or PyTorch."""
+"""Search for nearest neighbours by cosine similarity, exactly."""
 
-import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,49 +10,6 @@ MARGIN = 8  # extra candidates, beyond the k requested, that are ranked in float
 MORE = 8  # factor by which to increase the candidates if there may be too few
 QUERIES_AT_ONCE = 256
 VECTORS_AT_ONCE = 4096
-
-
-class Candidates(Protocol):
-    """Interface of a flat inner-product index."""
-
-    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Return the row indices (m, k) of the k vectors most similar to each query, unordered.
-
-        Args:
-            queries: (m, d) float32, of unit length.
-            k: number of vectors to return.
-        """
-
-
-class FaissCandidates:
-    """Find candidates with FAISS's flat inner-product index (faiss-cpu)."""
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        import faiss
-
-        self.index = faiss.IndexFlatIP(vectors.shape[1])
-        self.index.add(vectors)
-
-    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Return the row indices (m, k) of the k vectors most similar to each query (m, d)."""
-        return self.index.search(queries, k)[1]
-
-
-class TorchCandidates:
-    """Find candidates with PyTorch: a matrix product, then the largest k of each row."""
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors = torch.from_numpy(vectors)
-
-    def candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """Return the row indices (m, k) of the k vectors most similar to each query (m, d)."""
-        similarity = torch.from_numpy(queries) @ self.vectors.T
-        return similarity.topk(k, sorted=False).indices.numpy()
-
-
-def has_faiss() -> bool:
-    """Return whether FAISS is installed (``pip install thesis-workbook[faiss]``)."""
-    return importlib.util.find_spec("faiss") is not None
 
 
 def unit_vectors(features: np.ndarray) -> np.ndarray:
@@ -70,21 +24,15 @@ def unit_vectors(features: np.ndarray) -> np.ndarray:
 class Index:
     """Find the nearest unit vectors by cosine similarity, exactly.
 
-    Candidates are found by float32 products, which FAISS and PyTorch round differently, and
-    then ranked by float64 products. Of equally similar vectors the one with the lower row index
-    comes first. Both backends therefore return the same neighbours.
+    Candidates are found by a float32 matrix product and then ranked by float64 products. Of
+    equally similar vectors the one with the lower row index comes first.
 
     Args:
         vectors: (n, d) float32, of unit length.
-        backend: class that finds the candidates; by default FAISS if it is installed.
     """
 
-    def __init__(
-        self, vectors: np.ndarray, backend: Callable[[np.ndarray], Candidates] | None = None
-    ) -> None:
+    def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        backend = backend or (FaissCandidates if has_faiss() else TorchCandidates)
-        self._index: Candidates = backend(self.vectors)
         # The rounding error of a float32 sum of d products of unit vectors is at most d 2^-24 in
         # any order of summation (Higham 2002, section 3.1); for a difference of two, it doubles.
         self._rounding = (self.vectors.shape[1] + 4) * 2.0**-23
@@ -109,7 +57,7 @@ class Index:
 
     def _search(self, queries: np.ndarray, k: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
         wanted = min(wanted, len(self.vectors))
-        rows = np.sort(self._index.candidates(queries, wanted), axis=1)  # (m, wanted)
+        rows = np.sort(self._candidates(queries, wanted), axis=1)  # (m, wanted)
         pairs = zip(queries, rows, strict=True)
         similarity = np.stack([self._exactly(q, self.vectors[r]) for q, r in pairs])
         order = np.argsort(-similarity, axis=1, kind="stable")
@@ -121,6 +69,11 @@ class Index:
                 found = self._search(queries[unsure], k, MORE * wanted)
                 similarity[unsure, :k], rows[unsure, :k] = found
         return similarity[:, :k], rows[:, :k]
+
+    def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
+        """Return the row indices (m, k) of the k vectors most similar to each query, unordered."""
+        similarity = torch.from_numpy(queries) @ torch.from_numpy(self.vectors).T  # (m, n)
+        return similarity.topk(k, sorted=False).indices.numpy()
 
     def _exactly(self, query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Return the float64 inner products (n,) of one query (d,) with vectors (n, d)."""
