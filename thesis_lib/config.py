@@ -29,7 +29,7 @@ CHOICES = {
     "schedule": ("cosine", "step"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "float32", "bfloat16"),
-    "cache": ("auto", "none", "memory", "disk"),
+    "cache": ("auto", "none", "memory"),
     "on_bad_image": ("error", "skip"),
 }
 
@@ -168,7 +168,7 @@ class RunConfig:
     )
     compile: bool = _setting(False, MACHINE, "use torch.compile for pretraining")
     cache: str = _setting(
-        "auto", MACHINE, "cache decoded images: none, memory, disk or auto (memory up to 256 MiB)"
+        "auto", MACHINE, "cache decoded images: none, memory or auto (memory up to 256 MiB)"
     )
     text_width: float = _setting(160.0, MACHINE, "width of the thesis's text block, mm")
     duplicate_distance: int = _setting(

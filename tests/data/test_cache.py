@@ -1,4 +1,4 @@
-"""Decoded images are the same from files, memory and disk; a cache that is too large is refused."""
+"""Decoded images are the same from files and from memory; a cache that is too large is refused."""
 
 from multiprocessing.reduction import ForkingPickler
 
@@ -34,7 +34,7 @@ def opened(dataset, cache: str, split: str = "train"):
     return open_images(dataset, split, data_statistics(dataset), config)
 
 
-@pytest.mark.parametrize("cache", ["none", "memory", "disk", "auto"])
+@pytest.mark.parametrize("cache", ["none", "memory", "auto"])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_images_are_those_of_the_files(dataset, cache, split):
     images, used = opened(dataset, cache, split)
@@ -45,17 +45,13 @@ def test_images_are_those_of_the_files(dataset, cache, split):
         assert np.array_equal(images[number], read_pixels(dataset.root / file))
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_cached_images_are_not_decoded_again(dataset, cache, monkeypatch):
-    images, _ = opened(dataset, cache)
+def test_cached_images_are_not_decoded_again(dataset, monkeypatch):
+    images, _ = opened(dataset, "memory")
     monkeypatch.setattr(module, "read_pixels", None)
     assert images[3].shape[2] == 3
-    if cache == "disk":  # another run on the data set finds the file
-        again, _ = opened(dataset, "disk")
-        assert np.array_equal(again[3], images[3])
 
 
-@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+@pytest.mark.parametrize("cache", ["none", "memory"])
 def test_batches_are_the_same_whatever_the_cache_and_the_workers(dataset, cache):
     found = []
     for images, workers in ((opened(dataset, "none")[0], 0), (opened(dataset, cache)[0], 2)):
@@ -65,43 +61,18 @@ def test_batches_are_the_same_whatever_the_cache_and_the_workers(dataset, cache)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-def test_other_files_get_a_cache_of_their_own(dataset):
-    opened(dataset, "disk")
-    (dataset.root / dataset.splits["train"].files[0]).unlink()
-    changed = open_dataset("data/tiny")
-    images, _ = opened(changed, "disk")
-    first = changed.splits["train"].files[0]
-    assert np.array_equal(images[0], read_pixels(changed.root / first))
-
-
-def test_filling_that_was_cut_short_leaves_no_cache(dataset, monkeypatch):
-    def dying(path):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "read_pixels", dying)
-        with pytest.raises(KeyboardInterrupt):
-            opened(dataset, "disk")
-    assert not list((dataset.root.parent.parent / "runs").rglob("*.bytes*"))
-    images, _ = opened(dataset, "disk")
-    assert np.array_equal(images[0], read_pixels(dataset.root / dataset.splits["train"].files[0]))
-
-
-@pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_cache_that_does_not_fit_is_refused_with_its_size(dataset, cache, monkeypatch):
+def test_cache_that_does_not_fit_is_refused_with_its_size(dataset, monkeypatch):
     class Little:
         available = free = 1000
 
     monkeypatch.setattr(psutil, "virtual_memory", Little)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Little)
-    with pytest.raises(InputError, match=rf"cache = '{cache}' needs 0\.0 GiB for train/"):
-        opened(dataset, cache)
+    with pytest.raises(InputError, match=r"cache = 'memory' needs 0\.0 GiB for train/"):
+        opened(dataset, "memory")
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_spawned_workers_get_the_cache_without_its_bytes(dataset, cache):
+def test_spawned_workers_get_the_cache_without_its_bytes(dataset):
     """macOS and Python 3.14 start workers in this way."""
-    images, _ = opened(dataset, cache)
+    images, _ = opened(dataset, "memory")
     pickled = bytes(ForkingPickler.dumps(images))
     bytes_of_pixels = images.cache.numpy().tobytes()
     assert bytes_of_pixels[:200] not in pickled
@@ -120,4 +91,4 @@ def test_auto_decodes_anew_where_memory_is_short(monkeypatch):
 def test_auto_keeps_small_data_sets_in_memory_and_decodes_large_ones():
     assert chosen_cache(RunConfig(), 2**20) == "memory"
     assert chosen_cache(RunConfig(), 20 * 2**30) == "none"
-    assert chosen_cache(RunConfig(cache="disk"), 20 * 2**30) == "disk"
+    assert chosen_cache(RunConfig(cache="memory"), 20 * 2**30) == "memory"

@@ -520,7 +520,7 @@ def test_bad_image_stops_by_default(damaged):
     assert "--on-bad-image skip" in message and "\n" not in message
 
 
-@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+@pytest.mark.parametrize("cache", ["none", "memory"])
 def test_skipped_images_are_counted_listed_and_gone(damaged, capsys, cache):
     config = RunConfig(data="data/tiny", on_bad_image="skip", cache=cache)
     statistics = data_statistics(damaged)

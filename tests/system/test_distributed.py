@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,7 @@ from tests.conftest import write_classes
 from tests.one_step import BATCHES, one_step
 from tests.processes import REPOSITORY, ranks_environment, torchrun_command
 from thesis_lib.config import METHODS, RunConfig
-from thesis_lib.data.cache import open_images
-from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.splits import split_dataset
-from thesis_lib.data.statistics import data_statistics
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.runs.artifacts import read_metrics
@@ -293,17 +289,6 @@ def test_a_wrong_option_is_told_once(at_many):
     done = torchrun("-m", "thesis_lib", "pretrain", "--bach-size", 8)
     assert done.returncode
     assert done.stderr.count("unrecognized arguments: --bach-size") == 1
-
-
-def test_a_cache_on_disk_that_a_machine_does_not_see_is_refused(at_many, tmp_path):
-    config = RunConfig(**SETTINGS, cache="disk")
-    dataset = open_dataset(config.data)
-    images, cache = open_images(dataset, "val", data_statistics(dataset), config)
-    assert cache == "disk" and len(images.source.open()) == len(images)
-    elsewhere = replace(images.source, file=tmp_path / "gone.bytes")
-    with pytest.raises(InputError, match=r"cannot find the decoded images in .*gone.bytes"):
-        elsewhere.open()
-    assert not (tmp_path / "gone.bytes").exists()
 
 
 def test_an_open_notebook_gets_lines_and_no_progress_bar(at_many, monkeypatch, capfd):

@@ -396,7 +396,7 @@ def test_provenance_records_precision_compile_and_cache(trained):
     assert (entry["precision"], entry["compile"], entry["cache"]) == ("float32", False, "memory")
 
 
-@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+@pytest.mark.parametrize("cache", ["none", "memory"])
 def test_run_has_the_same_bits_whatever_the_cache(trained, tiny_config, cache):
     other = pretrain(tiny_config.updated(tag=cache, cache=cache))
     assert_same_bits(final_weights(trained), final_weights(other))

@@ -5,7 +5,7 @@ a view depends only on (seed, epoch, image, view), so batches are reproducible.
 
 Reads  class folders, archives and manifests; ``data/<name>/``.
 Writes ``data/<name>/`` with its ``manifest.csv``; ``runs/<name>/data_statistics.json``,
-       ``images.csv``, ``image_hashes.csv`` and ``decoded/``.
+       ``images.csv`` and ``image_hashes.csv``.
 Imports system, config, errors.
 """
 
