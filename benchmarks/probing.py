@@ -32,7 +32,7 @@ def features_once(rounds: int, device: torch.device) -> Iterator[Result]:
             yield _features_once(Path(folder), min(rounds, 3), device, *case)
 
 
-def _features_once(
+def _features_once(  # noqa: PLR0913
     folder: Path,
     rounds: int,
     device: torch.device,

@@ -137,7 +137,7 @@ def _against_bare(rounds: int, vectors: np.ndarray, labels: np.ndarray, kept: np
     )
 
 
-def _against_older(
+def _against_older(  # noqa: PLR0913
     rounds: int,
     vectors: np.ndarray,
     labels: np.ndarray,

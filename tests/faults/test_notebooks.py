@@ -39,7 +39,7 @@ from thesis_lib.workbook import grid as module
 from thesis_lib.workbook.execution import Kernel, execute_notebook
 from thesis_lib.workbook.grid import grid_configs, run_grid
 from thesis_lib.workbook.parameters import notebook_settings
-from thesis_lib.workbook.plan import tasks_of
+from thesis_lib.workbook.plan import plan_of
 from thesis_lib.workbook.receipts import receipt_file
 from thesis_lib.workbook.status import status_lines
 
@@ -358,7 +358,7 @@ def test_grid_that_is_killed_ten_times_does_everything_once(workbook, mark, faul
     assert wait_until(lambda: not processes(mark), SECONDS)
 
     runs = [RunDirectory.open(file.parent) for file in workbook.glob("runs/tiny/*/config.json")]
-    tasks = tasks_of([run.config for run in runs])
+    tasks = plan_of([run.config for run in runs]).tasks
     assert len(tasks) == 10 and all(task.is_done() for task in tasks)
     again = Life(workbook, *options)
     assert again.end() == 0 and again.text.count("done already") == 10

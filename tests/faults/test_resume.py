@@ -127,15 +127,15 @@ def test_run_without_progress_stops_and_says_so(workbook, tiny_config, monkeypat
     options = [sys.executable, "-c", DIES_IN_EPOCH_2, json.dumps(config.to_dict())]
     for _ in range(resume.STARTS):
         subprocess.run(options, capture_output=True)
-    assert read_json(run.lives_file)["starts"] == resume.STARTS
+    assert read_json(run.restarts_file)["starts"] == resume.STARTS
     with pytest.raises(InputError, match=r"no progress: .* was started 5 times at epoch 1"):
         pretrain(config)
     unprotected = f"from thesis_lib.training import resume; resume.STARTS = 99\n{DIES_IN_EPOCH_2}"
     subprocess.run([sys.executable, "-c", unprotected, options[-1]], capture_output=True)
     # Control: without the limit, it would restart forever.
-    assert read_json(run.lives_file)["starts"] == resume.STARTS + 1
+    assert read_json(run.restarts_file)["starts"] == resume.STARTS + 1
     pretrain(config.updated(force=True))
-    assert not run.lives_file.exists()
+    assert not run.restarts_file.exists()
     faults("starts that end before the first save", 5, 5)
 
 

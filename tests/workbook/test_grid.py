@@ -12,7 +12,7 @@ from thesis_lib.system.paths import find_data
 from thesis_lib.workbook import grid as module
 from thesis_lib.workbook import receipts
 from thesis_lib.workbook.grid import execute, grid_configs, run_grid
-from thesis_lib.workbook.plan import RUN_NOTEBOOKS, tasks_of
+from thesis_lib.workbook.plan import RUN_NOTEBOOKS, plan_of
 from thesis_lib.workbook.receipts import write_receipt
 from thesis_lib.workbook.status import status_lines
 
@@ -58,7 +58,7 @@ def test_grid_is_every_backbone_with_every_batch_size(workbook):
         *("lenet5-bs8-seed42", "lenet5-bs16-seed42"),
         *("test_resnet-bs8-seed42", "test_resnet-bs16-seed42"),
     ]
-    labels = [task.label for task in tasks_of(configs)]
+    labels = [task.label for task in plan_of(configs).tasks]
     assert labels[0] == "tiny: 01_data_stats" and labels[-1] == "tiny: 06_thesis_tables"
     assert len(labels) == 2 + 4 * 4
 
@@ -208,7 +208,9 @@ def test_whole_workbook_on_real_images(workbook, capfd):
 
 def test_failing_notebook_says_why_in_one_line(workbook):
     task = next(
-        t for t in tasks_of(grid_configs(SETTINGS, ["lenet5"], [8])) if t.notebook.stage == "probe"
+        t
+        for t in plan_of(grid_configs(SETTINGS, ["lenet5"], [8])).tasks
+        if t.notebook.stage == "probe"
     )
     error = execute(task)
     assert error.startswith("InputError: there is no run runs/tiny/lenet5-bs8-seed42")
@@ -221,7 +223,7 @@ def test_failing_notebook_says_why_in_one_line(workbook):
 
 
 def test_notebook_that_somebody_else_is_at_fails_alone(workbook):
-    task = tasks_of(grid_configs(SETTINGS, ["lenet5"], [8]))[0]
+    task = plan_of(grid_configs(SETTINGS, ["lenet5"], [8])).tasks[0]
     with locked(task.executed.parent):
         error = execute(task)
     assert error.startswith(f"{task.executed.parent} is in use by process {os.getpid()} on ")

@@ -5,7 +5,7 @@
 
 Reads  the command line.
 Writes to the terminal; files are written by the packages that it calls.
-Imports every room, config, errors.
+Imports errors, config, system, data, runs, training, evaluation, workbook, prediction, reporting.
 """
 
 from typing import Any

@@ -6,7 +6,7 @@ a view depends only on (seed, epoch, image, view), so batches are reproducible.
 Reads  class folders, archives and manifests; ``data/<name>/``.
 Writes ``data/<name>/`` with its ``manifest.csv``; ``runs/<name>/data_statistics.json``,
        ``images.csv`` and ``image_hashes.csv``.
-Imports system, config, errors.
+Imports errors, config, system.
 """
 
 from typing import Any

@@ -25,7 +25,7 @@ _backbone = functools.lru_cache(1)(create_backbone)
 VIEWS_PER_BATCH = 128
 
 
-def extract_features(
+def extract_features(  # noqa: PLR0913
     backbone: nn.Module,
     images: Images,
     config: RunConfig,
@@ -75,7 +75,7 @@ def extract_features(
     return extracted
 
 
-def _help(
+def _help(  # noqa: PLR0913
     weights: dict[str, Tensor],
     source: Source,
     config: RunConfig,
@@ -99,7 +99,7 @@ def _batches(dataset: FeatureViews) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def _own_features(
+def _own_features(  # noqa: PLR0913
     backbone: nn.Module,
     dataset: FeatureViews,
     config: RunConfig,

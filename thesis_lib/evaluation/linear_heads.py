@@ -15,7 +15,7 @@ MOMENTUM = 0.9
 
 
 @torch.inference_mode()
-def train_heads(
+def train_heads(  # noqa: PLR0913
     train: Tensor,
     train_labels: Tensor,
     val: Tensor,

@@ -35,13 +35,13 @@ class StoredTable:
     checkpoint: int
     fingerprint: str
 
-    def number(self, threshold: float) -> int:
+    def index_of(self, threshold: float) -> int:
         """Return the index of the nearest of ``thresholds``."""
         return int(np.abs(self.thresholds - threshold).argmin())
 
     def at(self, threshold: float) -> LookupTable:
         """Return the table pruned at one of the thresholds."""
-        return self.table.only(self.kept[self.number(threshold)])
+        return self.table.only(self.kept[self.index_of(threshold)])
 
     @cached_property
     def chosen(self) -> LookupTable:

@@ -23,7 +23,7 @@ TPR = 0.95
 SCORES = ("similarity", "max softmax", "energy")
 
 
-def measure_ood(
+def measure_ood(  # noqa: PLR0913
     train: np.ndarray,
     train_labels: np.ndarray,
     kept: np.ndarray,
@@ -107,7 +107,7 @@ def detection_metrics(known_score: np.ndarray, is_ood: np.ndarray) -> dict[str, 
     }
 
 
-def _scores(
+def _scores(  # noqa: PLR0913
     train: np.ndarray,
     train_labels: np.ndarray,
     known: np.ndarray,

@@ -21,7 +21,7 @@ from thesis_lib.evaluation.features import extract_features, labels_of
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.linear_heads import best_row, train_heads
 from thesis_lib.evaluation.metrics import wilson_interval
-from thesis_lib.runs.artifacts import read_metrics
+from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import stage
 from thesis_lib.runs.stages import is_probed, probe_inputs
@@ -57,7 +57,7 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
     """
     inputs = probe_inputs(run)
     if is_probed(run) or run_under_torchrun("probe", run):
-        return pd.read_csv(run.probe_file)
+        return read_probe(run)
     with run_data(run, ("train", "val")) as (dataset, statistics):
         return _probe(run, dataset, statistics, inputs)
 

@@ -175,7 +175,7 @@ def curve_row(
     }
 
 
-def pruning_curve(
+def pruning_curve(  # noqa: PLR0913
     table: LookupTable,
     kept: np.ndarray,
     split: str,

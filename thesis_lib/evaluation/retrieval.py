@@ -24,9 +24,9 @@ from thesis_lib.evaluation.pruning import (
     pruning_curve,
     query_table,
 )
-from thesis_lib.evaluation.testing import tested_before
 from thesis_lib.runs.artifacts import (
     read_retrieval,
+    tested_before,
 )
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import stage
@@ -181,7 +181,7 @@ def _load_backbone(run: RunDirectory) -> tuple[nn.Module, dict[str, Any]]:
     return checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
 
 
-def _features(
+def _features(  # noqa: PLR0913
     run: RunDirectory,
     backbone: nn.Module,
     facts: dict[str, Any],
@@ -207,7 +207,7 @@ def _test(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> di
     if run.config.test_curve:
         common = ("test", queries, test.labels, stored.neighbours)
         rows, all_found = pruning_curve(stored.table, stored.kept, *common)
-        found = all_found[stored.number(stored.threshold)]
+        found = all_found[stored.index_of(stored.threshold)]
     else:
         found = query_table(table, queries, stored.neighbours)
         rows = pd.DataFrame([curve_row(table, stored.threshold, "test", test.labels, found)])

@@ -1,7 +1,6 @@
 """Test the chosen backbone and head on the test split (stage 3), after the choice is saved."""
 
 import os
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from thesis_lib.errors import InputError
 from thesis_lib.evaluation.calibration import calibration, expected_calibration_error
 from thesis_lib.evaluation.features import extract_features
 from thesis_lib.evaluation.metrics import classification_metrics
+from thesis_lib.runs.artifacts import tested_before
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import stage
 from thesis_lib.runs.stages import is_probed, is_tested, selection_digest
@@ -118,21 +118,6 @@ def _history(run: RunDirectory, digest: str) -> list[dict]:
         return []
     before = read_json(run.superseded_test_file)
     return tested_before(before, ("selection", "checkpoint", "head_epoch", "accuracy", "n"), digest)
-
-
-def tested_before(before: dict[str, Any], names: tuple[str, ...], now: str) -> list[dict[str, Any]]:
-    """Return the history of tests of other choices: an earlier result and its own history.
-
-    Args:
-        before: the earlier result, with its ``history``.
-        names: keys of the result to keep; the first is the key of the hash of the choice.
-        now: hash of the choice tested now, which is left out.
-
-    Returns:
-        The kept keys of each result, oldest first.
-    """
-    entries = [*before.get("history", []), {name: before.get(name) for name in names}]
-    return [entry for entry in entries if entry[names[0]] != now]
 
 
 def embedding_table(features: np.ndarray, predictions: pd.DataFrame, seed: int) -> pd.DataFrame:

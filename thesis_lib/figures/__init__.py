@@ -7,7 +7,7 @@ pyplot as soon as they are created, so a notebook shows each of them only once.
 
 Reads  nothing.
 Writes the PDF and PNG files that ``save`` is called for.
-Imports system; nothing about runs.
+Imports system.
 """
 
 from typing import Any

@@ -3,7 +3,7 @@
 Reads  a run's ``selection.json``, ``head.pth``, checkpoint and look-up table (or an exported
        model), and image files.
 Writes a table of predictions, and the folder ``export/`` of a run.
-Imports system, data, runs, training, evaluation, config, errors.
+Imports errors, config, models, system, data, runs, training, evaluation.
 """
 
 from typing import Any

@@ -85,7 +85,7 @@ def printable(name: str) -> str:
     return UNWRITABLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), name)
 
 
-class CentralViews(Dataset):
+class CenterCrops(Dataset):
     """A data set of center crops that reports unreadable images instead of failing on them.
 
     Indexing with a list of indices returns a batch: the paths; the center crops of the readable

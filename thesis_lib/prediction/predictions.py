@@ -20,7 +20,7 @@ from thesis_lib.evaluation.knn import unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.models import Classifier
 from thesis_lib.prediction.finished_model import FinishedModel
-from thesis_lib.prediction.new_images import CentralViews, printable
+from thesis_lib.prediction.new_images import CenterCrops, printable
 from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
 from thesis_lib.system.files import atomic_path
@@ -110,7 +110,7 @@ def _batches(images: Sequence[str]) -> list[list[int]]:
     return list(BatchSampler(range(len(images)), IMAGES_PER_BATCH, drop_last=False))
 
 
-def _own_outputs(
+def _own_outputs(  # noqa: PLR0913
     classifier: Classifier,
     images: Sequence[str],
     image_size: int,
@@ -121,7 +121,7 @@ def _own_outputs(
     """Yield the paths, problems, logits and features of each batch assigned to this rank."""
     device = choose_device(config)
     classifier.to(device, memory_format=torch.channels_last)
-    dataset = CentralViews(images, image_size)
+    dataset = CenterCrops(images, image_size)
     batches = _batches(images)[distributed.rank() :: distributed.world_size()]
     workers = worker_count(config, device)
     loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)

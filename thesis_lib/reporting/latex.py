@@ -59,7 +59,7 @@ def comment(text: str) -> str:
     return f"% {' '.join(text.split())}\n"
 
 
-def latex_table(
+def latex_table(  # noqa: PLR0913
     table: pd.DataFrame,
     caption: str,
     label: str,

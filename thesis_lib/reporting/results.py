@@ -17,6 +17,7 @@ from thesis_lib.evaluation.comparison import Comparison, compare_runs, compare_w
 from thesis_lib.evaluation.metrics import confusion_counts
 from thesis_lib.reporting.published_results import reproduces_dyb
 from thesis_lib.runs.artifacts import (
+    read_ood,
     read_predictions,
     read_retrieval,
     read_retrieval_predictions,
@@ -157,10 +158,7 @@ class Results:
     @cached_property
     def ood(self) -> pd.DataFrame:
         """The results of OOD detection, one row per fold and score; empty for few classes."""
-        try:
-            return pd.read_csv(self.run.ood_file)
-        except pd.errors.EmptyDataError:  # too few classes to leave any out
-            return pd.DataFrame()
+        return read_ood(self.run)
 
     @cached_property
     def pairs(self) -> list[Comparison]:

@@ -13,7 +13,7 @@ from thesis_lib.system.files import read_json, write_csv, write_json, write_text
 ENDINGS = (".csv", ".json", ".md", ".tex")
 
 
-def write_table(
+def write_table(  # noqa: PLR0913
     table: pd.DataFrame,
     stem: Path,
     caption: str,

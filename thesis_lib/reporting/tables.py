@@ -9,7 +9,7 @@ from thesis_lib.evaluation.comparison import Comparison
 from thesis_lib.evaluation.metrics import METRICS
 from thesis_lib.evaluation.probing import smooth
 from thesis_lib.reporting.published_results import published_table, reproduces_dyb
-from thesis_lib.runs.artifacts import read_metrics
+from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_pretrained, is_tested
 from thesis_lib.system.files import read_json
@@ -74,7 +74,7 @@ def probe_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             columns[run.path.name] = {
                 int(row.checkpoint): f"{percent(row.val_accuracy)} / {row.head_epoch}"
                 + (" *" if row.checkpoint == chosen else "")
-                for row in pd.read_csv(run.probe_file).itertuples()
+                for row in read_probe(run).itertuples()
             }
     table = pd.DataFrame(columns).sort_index(ascending=False).fillna("")
     return table.rename_axis("checkpoint").reset_index()
@@ -82,7 +82,7 @@ def probe_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 def checkpoint_table(run: RunDirectory) -> pd.DataFrame:
     """Tabulate the probing results of one run, with the nearest-neighbour accuracy (%)."""
-    table, probe = probe_table([run]), pd.read_csv(run.probe_file)
+    table, probe = probe_table([run]), read_probe(run)
     if "knn_accuracy" in probe:  # probing by earlier versions did not record it
         nearest = probe.set_index("checkpoint")["knn_accuracy"].map(percent)
         table["nearest neighbour"] = table["checkpoint"].map(nearest)

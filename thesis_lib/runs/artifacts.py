@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas as pd  # imported late, so that `thesis status` answers at once
+from typing import TYPE_CHECKING, Any
 
 from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd  # imported late, so that `thesis status` answers at once
 
 METRICS_COLUMNS = (
     *("epoch", "loss", "learning_rate", "seconds", "images_per_second", "peak_memory_mib"),
@@ -55,53 +55,84 @@ def trained_fingerprint(run: RunDirectory) -> str | None:
     return next((fingerprint for fingerprint in found if fingerprint), None)
 
 
+def read_probe(run: RunDirectory) -> pd.DataFrame:
+    """Read ``probe.csv``: one row per probed checkpoint."""
+    return _read_table(run.probe_file, "delete it and run `thesis probe` again")
+
+
+def read_curves(run: RunDirectory) -> pd.DataFrame:
+    """Read ``probe_curves.csv``: one row per checkpoint, head learning rate and head epoch."""
+    return _read_table(run.probe_curves_file, "delete it and run `thesis probe` again")
+
+
 def read_predictions(run: RunDirectory) -> pd.DataFrame:
-    """Read ``predictions.csv``, one row per test image, with class names as strings."""
-    columns = ("path", "true", "predicted")
-    return read_texts(run.predictions_file, columns, "delete it and run `thesis test` again")
+    """Read ``predictions.csv``: one row per test image, with class names as strings."""
+    texts = ("path", "true", "predicted")
+    return _read_table(run.predictions_file, "delete it and run `thesis test` again", texts)
 
 
 def read_embedding(run: RunDirectory) -> pd.DataFrame:
     """Read ``embedding.csv``: x, y, true, predicted for up to MOST_EMBEDDED test images."""
-    columns = ("true", "predicted")
-    return read_texts(run.embedding_file, columns, "delete it and run `thesis test` again")
+    texts = ("true", "predicted")
+    return _read_table(run.embedding_file, "delete it and run `thesis test` again", texts)
 
 
-def read_texts(file: Path, text_columns: tuple[str, ...], remedy: str) -> pd.DataFrame:
-    """Read a CSV file with some columns as strings, also where they look like numbers or ``NA``.
+def read_calibration(run: RunDirectory) -> pd.DataFrame:
+    """Read ``calibration.csv``: one row per temperature and bin of confidence."""
+    return _read_table(run.calibration_file, "delete it and run `thesis test` again")
+
+
+def read_retrieval(run: RunDirectory) -> pd.DataFrame:
+    """Read ``retrieval.csv``: one row per threshold and split."""
+    return _read_table(run.retrieval_file, "delete it and run `thesis retrieve` again")
+
+
+def read_retrieval_predictions(run: RunDirectory) -> pd.DataFrame:
+    """Read ``retrieval_predictions.csv``: one row per test image, with class names as strings."""
+    texts = ("path", "true", "predicted", "nearest")
+    remedy = "delete it and run `thesis retrieve` again"
+    return _read_table(run.retrieval_predictions_file, remedy, texts)
+
+
+def read_ood(run: RunDirectory) -> pd.DataFrame:
+    """Read ``ood.csv``: one row per fold and score; empty if there were too few classes."""
+    import pandas as pd
+
+    if run.ood_file.is_file() and not run.ood_file.read_text("utf-8").strip():
+        return pd.DataFrame()
+    return _read_table(run.ood_file, "delete it and run `thesis retrieve` again")
+
+
+def _read_table(file: Path, remedy: str, texts: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read a CSV file; some columns as strings, also where they look like numbers or ``NA``.
 
     Args:
         file: the CSV file.
-        text_columns: names of the columns to read as strings.
         remedy: what the user can do about a damaged file, for the error message.
+        texts: names of the columns to read as strings.
 
     Raises:
         InputError: if the file is not a CSV table.
     """
     import pandas as pd
 
+    as_texts = {"dtype": dict.fromkeys(texts, str), "keep_default_na": False} if texts else {}
     try:
-        return pd.read_csv(file, dtype=dict.fromkeys(text_columns, str), keep_default_na=False)
+        return pd.read_csv(file, float_precision="round_trip", **as_texts)
     except ValueError as error:  # raised by pandas if the file is empty or not CSV
         raise InputError(f"{file} is not a valid CSV table ({error}); {remedy}") from None
 
 
-def read_retrieval(run: RunDirectory) -> pd.DataFrame:
-    """Read ``retrieval.csv``: one row per threshold and split."""
-    import pandas as pd
+def tested_before(before: dict[str, Any], names: tuple[str, ...], now: str) -> list[dict[str, Any]]:
+    """Return the history of tests of other choices: an earlier result and its own history.
 
-    return pd.read_csv(run.retrieval_file, float_precision="round_trip")
+    Args:
+        before: the earlier result, with its ``history``.
+        names: keys of the result to keep; the first is the key of the hash of the choice.
+        now: hash of the choice tested now, which is left out.
 
-
-def read_retrieval_predictions(run: RunDirectory) -> pd.DataFrame:
-    """Read ``retrieval_predictions.csv``: one row per test image, with class names as strings."""
-    columns = ("path", "true", "predicted", "nearest")
-    remedy = "delete it and run `thesis retrieve` again"
-    return read_texts(run.retrieval_predictions_file, columns, remedy)
-
-
-def read_curves(run: RunDirectory) -> pd.DataFrame:
-    """Read ``probe_curves.csv``: one row per checkpoint, head learning rate and head epoch."""
-    import pandas as pd
-
-    return pd.read_csv(run.probe_curves_file, float_precision="round_trip")
+    Returns:
+        The kept keys of each result, oldest first.
+    """
+    entries = [*before.get("history", []), {name: before.get(name) for name in names}]
+    return [entry for entry in entries if entry[names[0]] != now]

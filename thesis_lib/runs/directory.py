@@ -34,7 +34,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.pth"
         self.previous_checkpoint = self.checkpoints / "previous.pth"
-        self.lives_file = self.path / "lives.json"
+        self.restarts_file = self.path / "lives.json"
         self.bad_batch_file = self.path / "bad_batch.json"
         self.heads = self.path / "heads"
         self.probe_file = self.path / "probe.csv"

@@ -4,7 +4,7 @@ This package depends on the machine only, not on plankton data or runs.
 
 Reads  the environment, the hardware, and files whose paths other packages pass.
 Writes files atomically (``files``), and one lock file in a run's folder (``locks``).
-Imports config, errors.
+Imports errors, config.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 Reads  ``data/<name>/train/`` and the channel statistics.
 Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` in the run folder.
-Imports system, data, runs, config, errors.
+Imports errors, config, models, losses, system, data, runs.
 """
 
 from typing import Any

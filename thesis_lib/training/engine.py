@@ -34,7 +34,7 @@ def create_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), lr=config.learning_rate, fused=True, **settings)
 
 
-def train_epoch(
+def train_epoch(  # noqa: PLR0913
     config: RunConfig,
     model: nn.Module,
     optimizer: torch.optim.SGD,

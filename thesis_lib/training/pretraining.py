@@ -162,7 +162,7 @@ def _train(
             _train_epochs(run, dataset, images, (mean, std), model, optimizer, rows, position)
 
 
-def _train_epochs(
+def _train_epochs(  # noqa: PLR0913
     run: RunDirectory,
     dataset: DataSet,
     images: Images,
@@ -238,7 +238,7 @@ def _loader(config: RunConfig, images: Images) -> Loader:
     return Loader(views, batches, workers, device.type == "cuda", config.worker_timeout)
 
 
-def _help(
+def _help(  # noqa: PLR0913
     config: RunConfig,
     source: Source,
     num_classes: int,

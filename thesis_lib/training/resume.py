@@ -44,7 +44,7 @@ class Position:
     seconds: float = 0.0
 
 
-def checkpoint_content(
+def checkpoint_content(  # noqa: PLR0913
     config: RunConfig,
     dataset: DataSet,
     mean: tuple[float, ...],
@@ -79,10 +79,10 @@ def save_rolling(run: RunDirectory, checkpoint: dict[str, Any]) -> None:
             except OSError:  # the file system has no hard links
                 shutil.copyfile(run.last_checkpoint, partial)
     checkpoints.save(run.last_checkpoint, checkpoint)
-    run.lives_file.unlink(missing_ok=True)
+    run.restarts_file.unlink(missing_ok=True)
 
 
-def restore(
+def restore(  # noqa: PLR0913
     run: RunDirectory,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -260,7 +260,7 @@ def limit_restarts(run: RunDirectory, position: Position) -> Iterator[None]:
         InputError: if the last STARTS starts were all from this position.
     """
     place = [position.epoch, position.step, run.config.rolling_minutes]
-    noted = read_json(run.lives_file) if run.lives_file.is_file() else {}
+    noted = read_json(run.restarts_file) if run.restarts_file.is_file() else {}
     starts = noted["starts"] if noted.get("place") == place else 0
     if starts >= STARTS and not run.config.force:
         raise InputError(
@@ -269,9 +269,9 @@ def limit_restarts(run: RunDirectory, position: Position) -> Iterator[None]:
             f"with --rolling-minutes (now {run.config.rolling_minutes:g}), or try again with "
             "--force"
         )
-    write_json(run.lives_file, {"place": place, "starts": starts + 1})
+    write_json(run.restarts_file, {"place": place, "starts": starts + 1})
     try:
         yield
     except Exception:  # not a signal: the error names the cause
-        run.lives_file.unlink(missing_ok=True)
+        run.restarts_file.unlink(missing_ok=True)
         raise

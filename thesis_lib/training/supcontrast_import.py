@@ -69,7 +69,7 @@ def import_checkpoints(
     return run
 
 
-def _import(
+def _import(  # noqa: PLR0913
     run: RunDirectory,
     dataset: DataSet,
     statistics: DataStatistics,

@@ -5,7 +5,7 @@ Importing this package does not load torch, so that ``thesis status`` answers at
 Reads  ``notebooks/``, a settings file, and the state of every run.
 Writes executed notebooks and their receipts into ``runs/<data>/notebooks/`` and
        ``runs/<data>/<run>/notebooks/``; Slurm's job ids and logs into ``slurm/`` beside them.
-Imports system, data, runs, training, config, errors.
+Imports errors, coercion, config, models, system, data, runs, training.
 """
 
 from typing import Any

@@ -157,11 +157,6 @@ def plan_of(configs: Sequence[RunConfig]) -> Plan:
     return Plan(Task(DATA_STATS, configs[0]), per_run, Task(THESIS_TABLES, configs[0]))
 
 
-def tasks_of(configs: Sequence[RunConfig]) -> list[Task]:
-    """Return 01, then 02 to 05 for each run, then 06; all configs are on the same data set."""
-    return plan_of(configs).tasks
-
-
 def print_plan(plan: Plan) -> None:
     """Print the settings of each run and which notebooks would be executed."""
     from thesis_lib.models import has_small_stem

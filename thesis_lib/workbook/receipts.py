@@ -26,19 +26,18 @@ STAGE_OF = {
 }
 
 
-def write_receipt(notebook: str, config: RunConfig) -> str:
+def write_receipt(notebook: str, config: RunConfig) -> None:
     """Confirm that a notebook has reached its end; its last cell calls this.
+
+    Writes ``notebooks/<notebook>.receipt.json`` of the run or the data set.
 
     Args:
         notebook: name of the notebook, such as ``02_supcon_pretraining``.
         config: config of the run; for notebooks 01 and 06, their parameters.
-
-    Returns:
-        Path of the receipt, ``notebooks/<notebook>.receipt.json`` of the run or the data set.
     """
     file = receipt_file(notebook, config)
     write_json(file, {"notebook": notebook, "inputs": inputs_digest(notebook, config)})
-    return relative_to_root(file)
+    print(f"notebook {notebook[:2]} is complete: {relative_to_root(file)}")
 
 
 def receipt_file(notebook: str, config: RunConfig) -> Path:

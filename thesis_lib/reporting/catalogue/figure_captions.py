@@ -6,13 +6,11 @@ Most functions are named after the figure whose caption they write.
 import math
 from collections.abc import Callable
 
-import pandas as pd
-
 from thesis_lib.config import METHODS
 from thesis_lib.evaluation.retrieval import CHOSEN_ON
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import percent, percent_with_interval
-from thesis_lib.runs.artifacts import read_metrics
+from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.system.files import read_json
 
 
@@ -33,7 +31,7 @@ def pretraining(results: Results) -> str:
         f"{run.config.loss_name} and learning rate during pretraining ({_run_words(results)})."
     )
     if run.probe_file.is_file():
-        first = pd.read_csv(run.probe_file)["checkpoint"].min()
+        first = read_probe(run)["checkpoint"].min()
         caption += f" The checkpoints from epoch {first} on were probed (shaded)."
     return caption if math.isnan(loss) else f"{caption} The final loss is {loss:.3f}."
 

@@ -21,7 +21,13 @@ from thesis_lib.figures.style import run_color, save, set_style
 from thesis_lib.reporting import tables
 from thesis_lib.reporting.catalogue import figure_captions as captions
 from thesis_lib.reporting.results import Results
-from thesis_lib.runs.artifacts import read_curves, read_embedding, read_metrics
+from thesis_lib.runs.artifacts import (
+    read_calibration,
+    read_curves,
+    read_embedding,
+    read_metrics,
+    read_probe,
+)
 from thesis_lib.system.files import read_json
 from thesis_lib.training.checkpoints import kept_epochs
 
@@ -79,7 +85,7 @@ def _pretraining(results: Results) -> Figure:
 
 
 def _checkpoint_accuracy(results: Results) -> Figure:
-    probe, chosen = pd.read_csv(results.run.probe_file), results.selection["checkpoint"]
+    probe, chosen = read_probe(results.run), results.selection["checkpoint"]
     return of_training.checkpoint_accuracy(probe, chosen, run_color(results.config.backbone))
 
 
@@ -109,7 +115,7 @@ def _per_class_f1(results: Results) -> Figure:
 def _reliability(results: Results) -> Figure:
     test = read_json(results.run.test_file)
     errors = test["calibration_error"], test["calibration_error_scaled"]
-    return of_results.reliability(pd.read_csv(results.run.calibration_file), errors)
+    return of_results.reliability(read_calibration(results.run), errors)
 
 
 def _worst_mistakes(results: Results) -> Figure:

@@ -30,7 +30,7 @@ def thresholds(results: Results) -> Explorer | Figure:
         InputError: if the data set is missing or has changed.
     """
     pruned = _Pruned(results)
-    number = pruned.stored.number(pruned.stored.threshold)
+    number = pruned.stored.index_of(pruned.stored.threshold)
     label = int((pruned.per_class(~pruned.stored.kept[number])).argmax())
     figure = figure_of(pruned.groups(number, label))
     return shown(lambda: _children(pruned, number, label), figure)
