@@ -39,11 +39,13 @@ SLOW = (
     *("tests/faults/", "tests/slurm/", "tests/notebooks/test_jupyterlab.py"),
     *("tests/system/test_distributed.py", "tests/workbook/test_parallel.py"),
     *("tests/reporting/test_chapter.py", "tests/workbook/test_grid.py::test_whole_workbook"),
-    "tests/training/test_supcontrast_import.py::test_imported_run_goes_through_notebooks",
-    "tests/training/test_supcontrast_import.py::test_command_imports_and_says_how_to_go_on",
-    "tests/training/test_supcontrast_import.py::test_training_goes_on_from_an_imported",
+    *(
+        "tests/workbook/test_grid.py::test_failing_notebook",
+        "tests/training/test_supcontrast_import.py",
+    ),
     "tests/figures/test_figures.py::test_long_and_many_names_leave_the_key_on_the_page",
     "tests/test_models.py::test_thesis_backbone_takes_a_real_step_at_224_px",
+    "tests/prediction/test_export.py::test_timm_alone_loads_a_backbone",
 )
 
 
