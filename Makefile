@@ -25,11 +25,8 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses auto
 
 # Everything: browser, Slurm, torchrun, whole grids, and the faults: kills, damage, full disks.
-# What kills processes and waits for them runs one by one: beside others its time limits would fail.
-ALONE := tests/faults tests/slurm tests/system/test_distributed.py tests/workbook/test_parallel.py
 test-all: lint
-	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow" $(ALONE:%=--ignore=%)
-	$(BIN)/python -m pytest -m "slow or not slow" $(ALONE)
+	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow"
 
 bench: install
 	$(BIN)/python -m benchmarks

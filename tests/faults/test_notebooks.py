@@ -350,7 +350,7 @@ def test_grid_that_is_killed_ten_times_does_everything_once(workbook, mark, faul
         life = Life(workbook, *options)
         lives.append(life)
         notebooks, seconds = choose.choice([1, 1, 2]), choose.uniform(0, 8)
-        assert wait_until(lambda life=life, n=notebooks: life.text.count(">> ") >= n, 60)
+        assert wait_until(lambda life=life, n=notebooks: life.text.count(">> ") >= n, 240)
         time.sleep(seconds)
         assert life.end(number) == (EXIT_RESUMABLE if number == signal.SIGTERM else -number)
     lives.append(Life(workbook, *options))

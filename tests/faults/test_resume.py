@@ -285,6 +285,7 @@ def test_prefixed_keys_match_all_or_are_refused(half, prefix, faults):
     faults(f"keys with the prefix {prefix}", 3, 3)
 
 
+PATIENCE = 1200  # seconds for 400 epochs: a slow core takes 300, beside another test twice that
 STORM = {
     "data": "data/tiny",
     "backbone": "test_resnet",
@@ -347,7 +348,7 @@ def wait_for(process: subprocess.Popen, moment: str, run: RunDirectory, random_:
 def test_kill_storm_ends_with_the_bits_of_a_run_that_lived(workbook, faults):
     config = RunConfig.from_dict(STORM)
     process = start_life(config.updated(tag="whole"))
-    process.communicate(timeout=300)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     expected = digest(RunDirectory(config.updated(tag="whole")))
 
@@ -376,7 +377,7 @@ def test_kill_storm_ends_with_the_bits_of_a_run_that_lived(workbook, faults):
         if sum(n for name, n in kills.items() if "probe" in name) >= 4:
             break
     process = start_life(config)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert sum(kills.values()) >= 15 and corrupted == 2, kills
     assert any("probe" in name for name in kills) and any("save" in name for name in kills), kills
