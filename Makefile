@@ -25,8 +25,10 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses auto
 
 # Everything: browser, Slurm, torchrun, whole grids, and the faults: kills, damage, full disks.
+# Slurm comes last and alone: its jobs have two CPUs and time limits.
 test-all: lint
-	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow"
+	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow" --ignore tests/slurm
+	$(BIN)/python -m pytest -m slow tests/slurm
 
 bench: install
 	$(BIN)/python -m benchmarks

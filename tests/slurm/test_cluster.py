@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import subprocess
+import time
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not can_start(), reason="needs slurm-wlm, munge and root"),
 ]
+WAIT = 900  # seconds: a notebook starts in 5 s or in 60, depending on the machine and its load
 COMMON = {
     "data": "data/tiny",
     "backbone": "lenet5",
@@ -93,7 +95,7 @@ def in_queue():
 
 
 def is_training(run, epochs=5):
-    return wait_until(lambda: len(read_metrics(run)) > epochs, 90)
+    return wait_until(lambda: len(read_metrics(run)) > epochs, WAIT)
 
 
 def without_interruption(run, folder):
@@ -125,12 +127,12 @@ def test_a_grid_whose_jobs_are_preempted_ends_with_the_same_bits(cluster, tmp_pa
     assert is_training(runs[1])
     subprocess.run(["scancel", "--signal=TERM", jobs[1]], check=True)  # the job requeues itself
     for job in jobs:
-        assert wait_until(lambda job=job: told(job)["Restarts"] == "1", 40)
+        assert wait_until(lambda job=job: told(job)["Restarts"] == "1", WAIT)
     whole = [without_interruption(run, tmp_path / run.path.name) for run in runs]
     with contextlib.chdir(tmp_path / runs[0].path.name):
         probe_checkpoints(whole[0])
         final_test(whole[0])
-    assert wait_until(lambda: not in_queue(), 200)
+    assert wait_until(lambda: not in_queue(), WAIT)
 
     for run, other, job in zip(runs, whole, jobs, strict=True):
         assert_same_training(run, other)
@@ -146,9 +148,12 @@ def test_a_grid_whose_jobs_are_preempted_ends_with_the_same_bits(cluster, tmp_pa
 
 @pytest.fixture(scope="module")
 def slots(cluster):
-    """A run that needs several jobs of one minute each; it runs while other tests do."""
-    asked = {"epochs": 1200, "tag": "slots", "workers": 1}  # the worker receives each signal, too
-    submit("--time", "00:01:00", **asked)
+    """A run that needs several jobs of two minutes each; it runs while other tests do."""
+    began = time.perf_counter()
+    pretrain(RunConfig(**{**COMMON, "epochs": 40, "tag": "timed"}))
+    epochs = round(40 * 120 / (time.perf_counter() - began))
+    asked = {"epochs": epochs, "tag": "slots", "workers": 1}  # the worker receives signals, too
+    submit("--time", "00:02:00", **asked)
     return run_of(**asked)
 
 
@@ -158,7 +163,7 @@ def test_a_cancelled_job_has_saved_and_is_not_requeued(cluster, slots):
     job = job_of(run)
     assert is_training(run)
     subprocess.run(["scancel", job], check=True)
-    assert wait_until(lambda: job not in in_queue(), 35)
+    assert wait_until(lambda: job not in in_queue(), WAIT)
     assert told(job)["JobState"] == "CANCELLED" and told(job)["Restarts"] == "0"
     assert "stopped by SIGTERM, because Slurm ends or restarts this job" in log_of(run.path, job)
     position = checkpoints.load(run.last_checkpoint)["position"]
@@ -176,7 +181,7 @@ def test_a_signal_that_comes_before_anybody_listens_is_no_failure(cluster, slots
             subprocess.run(["scancel", "--signal=USR2", job], capture_output=True)
         return told(job)["Restarts"] == "1"
 
-    assert wait_until(restarted, 20)
+    assert wait_until(restarted, WAIT)
     subprocess.run(["scancel", job], check=True)
 
 
@@ -185,20 +190,20 @@ def test_a_failed_notebook_is_a_failed_job_and_not_requeued(cluster, slots):
     run = run_of(data="data/broken", epochs=10)
     job = job_of(run)
     tables = slurm_queue.noted_job(run.path.parent, slurm_queue.THESIS_TABLES).id
-    assert wait_until(lambda: job not in in_queue(), 90)
+    assert wait_until(lambda: job not in in_queue(), WAIT)
     assert told(job) == {"JobState": "FAILED", "Restarts": "0", "ExitCode": "1:0"}
     log = log_of(run.path, job)
     reason = next(line for line in log.splitlines() if line.startswith("thesis: error: "))
     assert "02_supcon_pretraining: InputError: cannot read the image" in reason
     assert "Traceback" not in log
-    assert wait_until(lambda: told(tables)["JobState"] == "RUNNING", 15)  # despite the failure
+    assert wait_until(lambda: told(tables)["JobState"] == "RUNNING", WAIT)  # despite the failure
     subprocess.run(["scancel", tables], check=True)
 
 
 def test_a_run_goes_on_over_any_number_of_slots(cluster, slots, tmp_path):
     whole = without_interruption(slots, tmp_path / "whole")
     job = job_of(slots)
-    assert wait_until(lambda: "ok tiny" in log_of(slots.path, job), 180)
+    assert wait_until(lambda: "ok tiny" in log_of(slots.path, job), WAIT)
     assert int(told(job)["Restarts"]) >= 1
     assert "stopped by SIGUSR2; requeued" in log_of(slots.path, job)
     assert_same_training(slots, whole)
