@@ -17,10 +17,11 @@ from thesis_lib.data.datasets import Split
 from thesis_lib.data.demo import write_digits
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
 from thesis_lib.data.statistics import measure
-from thesis_lib.evaluation.features import extract_features, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, labels_of
 from thesis_lib.evaluation.linear_heads import train_heads
-from thesis_lib.training.engine import create_optimizer, train_epoch
+from thesis_lib.training.engine import train_epoch
 from thesis_lib.training.pretraining import create_model
+from thesis_lib.training.state import TrainState
 
 SEEDS, HEAD_EPOCHS = 5, 100
 CACHED = (1, 2, 4, 8, 16, 32)
@@ -57,23 +58,23 @@ def accuracies(
         head_epochs=HEAD_EPOCHS,
     )
     classes = int(train.labels.max()) + 1
-    model = create_model(config, classes).to(device, memory_format=torch.channels_last)
-    optimizer = create_optimizer(config, model)
+    config = config.updated(device=device.type)
+    model = create_model(config, classes)
+    state = TrainState.create(config, model, statistics_.mean, statistics_.std)
     images, val_images = (
         open_images(dataset, name, statistics_, config)[0] for name in ("train", "val")
     )
     batches = EpochBatches(len(train), config.batch_size, seed)
     loader = Loader(RandomViews(images, 32, seed), batches, 0, False)
-    mean, std = statistics_.mean, statistics_.std
     found = []
     for epoch in range(1, max(checkpoints) + 1):
         batches.epoch = epoch
-        train_epoch(config, model, optimizer, loader, mean, std)
+        train_epoch(config, state, loader)
         if epoch not in checkpoints:
             continue
-        common = (config, mean, std, device)
-        features = extract_features(model.backbone, images, *common, views=HEAD_EPOCHS)
-        val_features = extract_features(model.backbone, val_images, *common)[0]
+        backbone = FrozenBackbone(model.backbone, state.mean, state.std, config)
+        features = backbone.features(images, HEAD_EPOCHS)
+        val_features = backbone.features(val_images)[0]
         found.append({})
         for views in (*CACHED, HEAD_EPOCHS):
             labels = (labels_of(train), labels_of(val))

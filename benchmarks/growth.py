@@ -22,7 +22,7 @@ from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.data.statistics import measure
-from thesis_lib.evaluation.features import extract_features, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, labels_of
 from thesis_lib.evaluation.linear_heads import train_heads
 from thesis_lib.figures.axes import plain_log_ticks
 from thesis_lib.models import create_backbone
@@ -62,11 +62,12 @@ def stages(images: int) -> None:
     statistics = measure(dataset)
     note("statistics", began)
     began = time.perf_counter()
-    config = RunConfig(backbone="lenet5", image_size=32, head_epochs=20)
-    backbone, common = create_backbone("lenet5"), (config, statistics.mean, statistics.std, cpu)
+    config = RunConfig(backbone="lenet5", image_size=32, head_epochs=20, device="cpu")
+    model = create_backbone("lenet5")
+    backbone = FrozenBackbone(model, statistics.mean, statistics.std, config)
     train, val = (Images(dataset.splits[name]) for name in ("train", "val"))
-    features = extract_features(backbone, train, *common, views=config.head_views)
-    val_features = extract_features(backbone, val, *common)[0]
+    features = backbone.features(train, config.head_views)
+    val_features = backbone.features(val)[0]
     labels = (labels_of(train.split), labels_of(val.split))
     train_heads(features, labels[0], val_features, labels[1], CLASSES, config)
     note("probing", began)

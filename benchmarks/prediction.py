@@ -17,9 +17,10 @@ from PIL import Image
 
 from benchmarks.timing import Result
 from thesis_lib.config import RunConfig
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
-from thesis_lib.models import Classifier, create_backbone, linear_head
+from thesis_lib.models import create_backbone, linear_head
 from thesis_lib.prediction.finished_model import FinishedModel
 from thesis_lib.prediction.new_images import find_images
 from thesis_lib.prediction.predictions import counted, predict_images, write_predictions
@@ -55,9 +56,9 @@ def made_up_model() -> FinishedModel:
     )
     kept = np.ones((1, TABLE), dtype=bool)
     stored = StoredTable(table, np.ones(1), kept, 1.0, 1, np.linspace(0, 1, 1000), 1, "")
-    classifier = Classifier(create_backbone("lenet5"), linear_head(84, CLASSES)).eval()
-    settings = RunConfig(image_size=32, device="cpu")
-    return FinishedModel(classifier, classes, 32, (0.5,) * 3, (0.3,) * 3, 1.0, stored, "", settings)
+    config = RunConfig(image_size=32, device="cpu")
+    backbone = FrozenBackbone(create_backbone("lenet5"), (0.5,) * 3, (0.3,) * 3, config)
+    return FinishedModel(backbone, linear_head(84, CLASSES), classes, 1.0, stored, "")
 
 
 def measure() -> None:

@@ -13,7 +13,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.loaders import FeatureViews
-from thesis_lib.evaluation.features import extract_features, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, labels_of
 from thesis_lib.evaluation.linear_heads import train_heads
 from thesis_lib.models import create_backbone, linear_head
 
@@ -42,7 +42,8 @@ def _features_once(  # noqa: PLR0913
     views: int,
     goal: float,
 ) -> Result:
-    config = RunConfig(backbone=name, image_size=size, head_epochs=HEAD_EPOCHS)
+    settings = {"image_size": size, "head_epochs": HEAD_EPOCHS, "device": device.type}
+    config = RunConfig(backbone=name, **settings)
     backbone = create_backbone(name, False, size)
     backbone.to(device, memory_format=torch.channels_last).eval()
     is_small = name == "test_resnet"
@@ -52,7 +53,7 @@ def _features_once(  # noqa: PLR0913
 
     def ours() -> None:
         for _ in range(CHECKPOINTS):
-            features = extract_features(backbone, train, config, MEAN, STD, device, views)
+            features = FrozenBackbone(backbone, MEAN, STD, config).features(train, views)
             features = features.to(device)
             train_heads(features, labels, features[0], labels, classes, config)
 
@@ -101,8 +102,8 @@ def many_heads(rounds: int, device: torch.device) -> Iterator[Result]:
         backbone = create_backbone("resnet18", False, 96)
 
         def probing(rates: tuple[float, ...]) -> None:
-            config = RunConfig(image_size=96, head_learning_rates=rates)
-            features = extract_features(backbone, train, config, MEAN, STD, device, views=4)
+            config = RunConfig(image_size=96, head_learning_rates=rates, device=device.type)
+            features = FrozenBackbone(backbone, MEAN, STD, config).features(train, views=4)
             features = features.to(device)
             train_heads(features, labels, features[0], labels, 4, config)
 

@@ -1,6 +1,5 @@
 """What a second rank gains on the CPU, measured; and what several GPUs would, estimated."""
 
-import functools
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import Split
 from thesis_lib.data.demo import write_digits
-from thesis_lib.evaluation.features import extract_features
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.system import distributed
 
 CPU = torch.device("cpu")
@@ -81,30 +80,35 @@ def second_rank(rounds: int, device: torch.device) -> Iterator[Result]:
 
 
 def measure(rounds: int) -> int:
-    """On rank 0 of two: print what was timed, a row a case, as JSON."""
-    write_organisms(Path("organisms"), 4, FEATURES_OF // 4)
-    write_digits(Path("digits/train"))
+    """On both of two ranks: time each case; rank 0 prints a row a case, as JSON."""
+    distributed.from_rank_0(write_images)
     rows = []
     for name, (config, images) in CASES.items():
         with one_rank():
             alone = OurEpoch(config, split_of(images), CPU)
-        timed = timings(alone, functools.partial(on_both, train_together, name))
-        rows.append((f"training, {name}", images, in_turns(rounds, **timed)))
+        shared = OurEpoch(config, split_of(images), CPU)
+        shared.state.share()
+        rows.append((f"training, {name}", images, in_turns(rounds, **timings(alone, shared))))
     config, _ = CASES["ResNet-18, batch 64"]
     images = Images(open_folder(Path("organisms")))
-    backbone = alone.model.backbone
+    backbone = FrozenBackbone(alone.state.model.backbone, MEAN, STD, config)
 
     def extract() -> None:
-        extract_features(backbone, images, config, MEAN, STD, CPU)
+        backbone.features(images)
 
-    timed = timings(extract, extract)
-    rows.append(("features, ResNet-18", FEATURES_OF, in_turns(rounds, **timed)))
+    rows.append(("features, ResNet-18", FEATURES_OF, in_turns(rounds, **timings(extract, extract))))
     print(json.dumps(rows), flush=True)
     return 0
 
 
+def write_images() -> None:
+    """The images of all cases."""
+    write_organisms(Path("organisms"), 4, FEATURES_OF // 4)
+    write_digits(Path("digits/train"))
+
+
 def timings(alone, shared) -> dict:
-    """The same work three ways."""
+    """The same work three ways; where one rank works alone, the other waits."""
 
     def with_two_threads() -> None:
         torch.set_num_threads(2)
@@ -112,40 +116,22 @@ def timings(alone, shared) -> dict:
         torch.set_num_threads(1)
 
     def by_one_rank() -> None:
-        with one_rank():
-            alone()
+        if distributed.rank() == 0:
+            with one_rank():
+                alone()
+        distributed.wait_for_all()
 
     return {"alone": by_one_rank, "two threads": with_two_threads, "two ranks": shared}
 
 
 def one_rank() -> mock._patch:
     """While the other rank waits, this one computes as if it were alone."""
-    return mock.patch.object(distributed, "size", return_value=1)
+    return mock.patch.object(distributed, "world_size", return_value=1)
 
 
 def split_of(images: int) -> Split:
     """So many digits."""
     return open_folder(Path("digits/train"), images // 10)
-
-
-def on_both(function, *arguments) -> None:
-    """Call a function on both ranks."""
-    distributed.call_on_workers(function, *arguments)
-    function(*arguments)
-
-
-@functools.cache
-def shared_epoch(name: str) -> OurEpoch:
-    """An epoch that both ranks train together."""
-    config, images = CASES[name]
-    epoch = OurEpoch(config, split_of(images), CPU)
-    epoch.model = distributed.data_parallel(epoch.model)
-    return epoch
-
-
-def train_together(name: str) -> None:
-    """Train for an epoch, on each rank."""
-    shared_epoch(name)()
 
 
 def print_estimate() -> None:

@@ -16,8 +16,9 @@ from thesis_lib.data.datasets import Split
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews, worker_count
 from thesis_lib.data.statistics import measure
 from thesis_lib.losses import SupConLoss
-from thesis_lib.training.engine import autocast, create_optimizer, method_loss, train_epoch
+from thesis_lib.training.engine import autocast, method_loss, train_epoch
 from thesis_lib.training.pretraining import create_model
+from thesis_lib.training.state import TrainState
 
 MEAN, STD = (0.0418, 0.0353, 0.0409), (0.0956, 0.0911, 0.0769)
 
@@ -26,8 +27,8 @@ class OurEpoch:
     """An epoch of ours over a split, ready to be timed."""
 
     def __init__(self, config: RunConfig, split: Split, device: torch.device) -> None:
-        self.config, self.split = config, split
-        self.model, self.optimizer = fresh_model(config, device)
+        self.config, self.split = config.updated(device=device.type), split
+        self.state = TrainState.create(self.config, create_model(config, 4), MEAN, STD)
         batches = EpochBatches(len(split), config.batch_size, config.seed)
         dataset = as_dataset(train=split)
         images, _ = open_images(dataset, "train", measure(dataset), config)
@@ -38,7 +39,7 @@ class OurEpoch:
     def __call__(self) -> None:
         """Train for the next epoch, and wait for the device."""
         self.loader.batches.epoch += 1
-        _, loss = train_epoch(self.config, self.model, self.optimizer, self.loader, MEAN, STD)
+        _, loss = train_epoch(self.config, self.state, self.loader)
         loss.item()
 
 
@@ -46,8 +47,12 @@ class BareEpoch:
     """Forward, backward and optimizer alone, on as many batches that lie in memory."""
 
     def __init__(self, config: RunConfig, split: Split, device: torch.device) -> None:
-        self.config, self.steps = config, len(split) // config.batch_size
-        self.model, self.optimizer = fresh_model(config, device)
+        self.config, self.steps = (
+            config.updated(device=device.type),
+            len(split) // config.batch_size,
+        )
+        state = TrainState.create(self.config, create_model(config, 4), MEAN, STD)
+        self.model, self.optimizer = state.model, state.optimizer
         shape = (2 * config.batch_size, 3, config.image_size, config.image_size)
         self.images = torch.randn(shape, device=device).contiguous(
             memory_format=torch.channels_last
@@ -82,12 +87,6 @@ class OldEpoch:
     def __call__(self) -> None:
         """Train for an epoch."""
         old_way.train_epoch(self.model, self.loader, self.optimizer, len(self.loader))
-
-
-def fresh_model(config: RunConfig, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The model of a config on a device, and its SGD."""
-    model = create_model(config, 4).to(device, memory_format=torch.channels_last)
-    return model, create_optimizer(config, model)
 
 
 def step_against_bare(rounds: int, device: torch.device) -> Iterator[Result]:
@@ -194,7 +193,10 @@ def loss_share(rounds: int, device: torch.device) -> Iterator[Result]:
     features = nn.functional.normalize(torch.randn(64, 2, 128, generator=generator), dim=2)
     features = features.to(device).requires_grad_()
     labels, criterion = torch.arange(64, device=device) % 20, SupConLoss()
-    model, optimizer = fresh_model(config, device)
+    state = TrainState.create(
+        config.updated(device=device.type), create_model(config, 4), MEAN, STD
+    )
+    model, optimizer = state.model, state.optimizer
     # One view of sixteen images costs an eighth of the step; the whole would take minutes.
     part = 1 if device.type == "cuda" else 8
     images = torch.randn(128 // part, 3, 224, 224, device=device)

@@ -42,6 +42,8 @@ SLOW = (
     *(
         "tests/workbook/test_grid.py::test_failing_notebook",
         "tests/training/test_supcontrast_import.py",
+        "tests/training/test_recipe.py::test_a_data_set_without_val_runs_through",
+        "tests/training/test_pretraining.py::test_compiled_run_trains_and_resumes",
     ),
     "tests/figures/test_figures.py::test_long_and_many_names_leave_the_key_on_the_page",
     "tests/test_models.py::test_thesis_backbone_takes_a_real_step_at_224_px",

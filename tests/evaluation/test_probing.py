@@ -15,15 +15,13 @@ from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.transforms import center_crop, crop_and_resize, draw_crops, draw_random_numbers
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation import probing
-from thesis_lib.evaluation.features import extract_features, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, labels_of
 from thesis_lib.evaluation.linear_heads import best_row, train_heads
 from thesis_lib.evaluation.probing import best_checkpoint, best_curves, probe_checkpoints
 from thesis_lib.models import create_backbone
 from thesis_lib.runs.artifacts import read_curves
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.training import checkpoints
-from thesis_lib.training.pretraining import pretrain
 
 
 def clusters(n, seed):
@@ -150,13 +148,8 @@ def read(path):
 def test_validation_accuracy_is_that_of_the_stored_head(trained):
     probe_checkpoints(trained)
     selection = json.loads(trained.selection_file.read_text())
-    path = checkpoints.checkpoint_path(trained, selection["checkpoint"])
-    backbone, facts = checkpoints.load_backbone(path)
     val = open_dataset("data/tiny").splits["val"]
-    cpu = torch.device("cpu")
-    features = extract_features(
-        backbone, Images(val), trained.config, facts["mean"], facts["std"], cpu
-    )[0]
+    features = FrozenBackbone.load(trained, selection["checkpoint"]).features(Images(val))[0]
     weights = checkpoints.load(trained.head_file)["weights"]
     predicted = (features @ weights["weight"].T + weights["bias"]).argmax(1)
     accuracy = (predicted == labels_of(val)).float().mean().item()
@@ -174,11 +167,13 @@ def test_selection_does_not_need_the_test_images(workbook, trained):
 def test_features_are_extracted_once_a_checkpoint_and_split(trained, monkeypatch):
     calls = []
 
-    def counting(*arguments, **options):
-        calls.append(arguments)
-        return extract_features(*arguments, **options)
+    extract = FrozenBackbone.features
 
-    monkeypatch.setattr(probing, "extract_features", counting)
+    def counting(*arguments):
+        calls.append(arguments)
+        return extract(*arguments)
+
+    monkeypatch.setattr(FrozenBackbone, "features", counting)
     table = probe_checkpoints(trained)
     assert len(calls) == 3 * len(table)  # random and center crops of train, center crops of val
     probe_checkpoints(trained)
@@ -190,11 +185,9 @@ def test_nearest_neighbour_accuracy_is_scikit_learns(trained, head_views):
     run = RunDirectory(trained.config.updated(head_views=head_views))
     dataset, table = open_dataset(run.config.data), probe_checkpoints(run)
     for row in table.itertuples():
-        path = checkpoints.checkpoint_path(run, row.checkpoint)
-        backbone, facts = checkpoints.load_backbone(path)
-        common = (run.config, facts["mean"], facts["std"], torch.device("cpu"))
+        backbone = FrozenBackbone.load(run, row.checkpoint)
         train, val = (
-            extract_features(backbone, Images(dataset.splits[name]), *common)[0].double().numpy()
+            backbone.features(Images(dataset.splits[name]))[0].double().numpy()
             for name in ("train", "val")
         )
         nearest = KNeighborsClassifier(1, algorithm="brute", metric="cosine")
@@ -207,21 +200,19 @@ def test_probing_that_was_cut_short_goes_on(trained, monkeypatch):
     whole = probe_checkpoints(trained)
     shutil.rmtree(trained.heads)
     trained.selection_file.unlink()
-    calls = []
+    calls, extract = [], FrozenBackbone.features
 
-    def dying(*arguments, **options):
+    def dying(*arguments):
         calls.append(arguments)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return extract_features(*arguments, **options)
+        return extract(*arguments)
 
-    monkeypatch.setattr(probing, "extract_features", dying)
+    monkeypatch.setattr(FrozenBackbone, "features", dying)
     with pytest.raises(KeyboardInterrupt):
         probe_checkpoints(trained)
     calls.clear()
-    monkeypatch.setattr(
-        probing, "extract_features", lambda *a, **o: calls.append(a) or extract_features(*a, **o)
-    )
+    monkeypatch.setattr(FrozenBackbone, "features", lambda *a: calls.append(a) or extract(*a))
     again = probe_checkpoints(trained)
     assert len(calls) == 3 * (len(whole) - 1)
     pd.testing.assert_frame_equal(whole, again)
@@ -259,10 +250,8 @@ def test_evaluation_mode_leaves_batch_statistics_alone(workbook, tiny_config):
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Flatten())
     before = model[0].running_mean.clone()
     val = open_dataset("data/tiny").splits["val"]
-    cpu = torch.device("cpu")
-    features = extract_features(
-        model.train(), Images(val), tiny_config, (0, 0, 0), (1, 1, 1), cpu, views=2
-    )
+    backbone = FrozenBackbone(model.train(), (0, 0, 0), (1, 1, 1), tiny_config)
+    features = backbone.features(Images(val), views=2)
     assert torch.equal(model[0].running_mean, before)
     assert features.shape == (2, len(val), 3 * 32 * 32)
 
@@ -271,8 +260,7 @@ def test_evaluation_mode_leaves_batch_statistics_alone(workbook, tiny_config):
 def test_features_are_those_of_a_plain_loop(workbook, tiny_config, views):
     val, mean, std = open_dataset("data/tiny").splits["val"], (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     backbone = create_backbone("lenet5").eval()
-    common = (tiny_config, mean, std, torch.device("cpu"))
-    features = extract_features(backbone, Images(val), *common, views=views)
+    features = FrozenBackbone(backbone, mean, std, tiny_config).features(Images(val), views)
     assert features.shape[:2] == (max(views, 1), len(val))
     for number, file in enumerate(val.files):
         pixels = read_pixels(val.folder / file)
@@ -286,15 +274,3 @@ def test_features_are_those_of_a_plain_loop(workbook, tiny_config, views):
             with torch.inference_mode():
                 expected = backbone(normalize(to_tensor(image), mean, std)[None])[0]
             assert torch.allclose(features[view, number], expected, atol=1e-5)
-
-
-def test_selection_of_an_earlier_version_is_made_anew(workbook, tiny_config):
-    """An older head has no temperature, which the final test needs."""
-    run = pretrain(tiny_config)
-    probe_checkpoints(run)
-    selection = json.loads(run.selection_file.read_text())
-    run.selection_file.write_text(
-        json.dumps({k: v for k, v in selection.items() if k != "temperature"})
-    )
-    probe_checkpoints(run)
-    assert json.loads(run.selection_file.read_text()) == selection

@@ -13,7 +13,7 @@ from thesis_lib.data.splits import split_dataset
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation import retrieval
 from thesis_lib.evaluation.comparison import compare_with_head
-from thesis_lib.evaluation.features import extract_features
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.knn import LookupTable
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.pruning import THRESHOLDS, choose_threshold, pruning_curve
@@ -24,8 +24,6 @@ from thesis_lib.runs.artifacts import read_predictions, read_retrieval, read_ret
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import stage_states
 from thesis_lib.runs.stages import is_retrieved, is_table_made
-from thesis_lib.system.device import choose_device
-from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
 
 
@@ -48,11 +46,9 @@ def with_settings(run, **settings):
 
 def features_of(run, epoch, split):
     """Return unit-length float64 features and labels of a split, without code of retrieval."""
-    backbone, facts = checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
     data_split = open_dataset(run.config.data).splits[split]
-    device = choose_device(run.config)
-    common = (Images(data_split), run.config, facts["mean"], facts["std"], device)
-    features = extract_features(backbone, *common)[0].numpy().astype(np.float64)
+    features = FrozenBackbone.load(run, epoch).features(Images(data_split))[0]
+    features = features.numpy().astype(np.float64)
     return features / np.linalg.norm(features, axis=1, keepdims=True), data_split.labels
 
 
@@ -90,24 +86,24 @@ def test_every_threshold_is_what_scikit_learn_makes_of_the_definition(probed):
 
 def test_the_table_is_made_and_chosen_without_the_test_images(probed, monkeypatch):
     looked_at = []
-    extract = retrieval.extract_features
+    extract = FrozenBackbone.features
 
-    def noting(backbone, images, *rest, **more):
+    def noting(backbone, images):
         looked_at.append(images.split.files[0].split("/")[0])
-        return extract(backbone, images, *rest, **more)
+        return extract(backbone, images)
 
-    monkeypatch.setattr(retrieval, "extract_features", noting)
+    monkeypatch.setattr(FrozenBackbone, "features", noting)
     stored = stored_table(probed)
     assert looked_at == ["train", "val"]
     choice = json.loads(probed.table_choice_file.read_text())
     assert choice["threshold"] == stored.threshold and choice["chosen_on"] == "val"
     assert not probed.retrieval_test_file.exists()
 
-    def choice_is_on_disk(backbone, images, *rest, **more):
+    def choice_is_on_disk(backbone, images):
         assert json.loads(probed.table_choice_file.read_text())["threshold"] == choice["threshold"]
-        return noting(backbone, images, *rest, **more)
+        return noting(backbone, images)
 
-    monkeypatch.setattr(retrieval, "extract_features", choice_is_on_disk)
+    monkeypatch.setattr(FrozenBackbone, "features", choice_is_on_disk)
     retrieve(probed)
     assert looked_at == ["train", "val", "test"]  # the table was not made again
 
@@ -139,7 +135,7 @@ def test_what_is_done_is_read_and_what_it_depends_on_makes_it_anew(probed, monke
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(retrieval, "extract_features", never)
+        patched.setattr(FrozenBackbone, "features", never)
         assert retrieve(probed) == first
         assert len(stored_table(probed).table) > 0
 

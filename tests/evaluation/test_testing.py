@@ -7,6 +7,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation import testing as module
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.metrics import METRICS
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.testing import embed, final_test
@@ -58,7 +59,7 @@ def test_class_without_a_test_image_counts_and_is_named(workbook, trained):
 
 def test_finished_test_is_not_repeated(probed, monkeypatch):
     first = final_test(probed)
-    monkeypatch.setattr(module, "extract_features", None)
+    monkeypatch.setattr(FrozenBackbone, "features", None)
     assert final_test(probed) == first
 
 

@@ -87,7 +87,7 @@ def test_control_without_the_sweep_strays_stay(workbook, tiny_config, monkeypatc
     stray = RunDirectory(tiny_config).checkpoints / ".last.pth.1.partial"
     stray.parent.mkdir(parents=True)
     stray.write_text("half")
-    monkeypatch.setattr("thesis_lib.training.pretraining.sweep_partial", lambda *_, **__: [])
+    monkeypatch.setattr("thesis_lib.training.stage.sweep_partial", lambda *_, **__: [])
     pretrain(tiny_config.updated(epochs=1, save_every=1))
     assert stray.exists()
 

@@ -21,8 +21,7 @@ from thesis_lib.errors import InputError
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory, read_json
 from thesis_lib.system.signals import EXIT_RESUMABLE, Terminated, sigterm_raises
-from thesis_lib.training import checkpoints, resume
-from thesis_lib.training import pretraining as module
+from thesis_lib.training import checkpoints, resume, run_files
 from thesis_lib.training.pretraining import pretrain
 
 
@@ -236,7 +235,7 @@ def test_forced_settings_are_those_that_are_used(half):
 
 def test_signal_between_two_epochs_is_obeyed_after_a_save(workbook, tiny_config, monkeypatch):
     config = tiny_config.updated(rolling_minutes=60, save_every=4)
-    write, written = module.write_csv, []
+    write, written = run_files.write_csv, []
 
     def signal_then_write(path, table):
         written.append(path)
@@ -245,7 +244,7 @@ def test_signal_between_two_epochs_is_obeyed_after_a_save(workbook, tiny_config,
         write(path, table)
 
     with monkeypatch.context() as patched, sigterm_raises(), pytest.raises(Terminated):
-        patched.setattr(module, "write_csv", signal_then_write)
+        patched.setattr(run_files, "write_csv", signal_then_write)
         pretrain(config)
     assert checkpoints.load(RunDirectory(config).last_checkpoint)["position"]["epoch"] == 3
 

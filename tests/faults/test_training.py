@@ -215,7 +215,7 @@ def test_control_without_plain_words_memory_and_workers_are_tracebacks(
     workbook, tiny_config, monkeypatch
 ):
     unexplained = contextlib.nullcontext()
-    name = "thesis_lib.training.pretraining.translate_torch_errors"
+    name = "thesis_lib.training.stage.translate_torch_errors"
     monkeypatch.setattr(name, lambda *_: unexplained)
     in_worker(monkeypatch, WORKER_FAULTS["killed"])
     with pytest.raises(RuntimeError, match="DataLoader worker"):

@@ -11,9 +11,10 @@ from PIL import Image
 from thesis_lib.cli import result_commands as commands
 from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
-from thesis_lib.models import Classifier, create_backbone, linear_head
+from thesis_lib.models import create_backbone, linear_head
 from thesis_lib.prediction.ecotaxa import columns, import_hints, object_ids, write_ecotaxa
 from thesis_lib.prediction.finished_model import FinishedModel
 from thesis_lib.prediction.predictions import Prediction
@@ -268,15 +269,12 @@ def made_up_model(table=True):
         "fingerprint",
     )
     return FinishedModel(
-        Classifier(backbone, head).eval(),
+        FrozenBackbone(backbone, (0.1,) * 3, (0.2,) * 3, RunConfig(workers=0, image_size=32)),
+        head,
         CLASSES,
-        32,
-        (0.1, 0.1, 0.1),
-        (0.2, 0.2, 0.2),
         1.5,
         stored if table else None,
         "" if table else "the data are gone",
-        RunConfig(workers=0),
     )
 
 

@@ -77,10 +77,11 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     (logits,) = session.run(None, {"images": images.numpy()})
     assert np.abs(torch.from_numpy(logits).softmax(1).numpy() - expected).max() < 1e-4
-    ours, opened = checkpoints.load_classifier(run)[0], load_exported_model(folder, {}).classifier
+    ours, opened = checkpoints.load_classifier(run)[0], load_exported_model(folder, {})
     with torch.inference_mode():
-        assert torch.allclose(opened.backbone(images), ours.backbone(images), atol=1e-5)
-        assert torch.allclose(opened(images), ours(images), atol=1e-5)
+        features = opened.backbone.model(images)
+        assert torch.allclose(features, ours.backbone(images), atol=1e-5)
+        assert torch.allclose(opened.head(features), ours(images), atol=1e-5)
 
 
 def test_config_holds_what_another_program_needs(workbook, tiny_config):

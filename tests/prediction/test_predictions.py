@@ -273,7 +273,8 @@ def test_features_that_are_not_finite_are_a_problem_of_the_image(alone):
             features[0, 3] = torch.nan
             return features
 
-    model.classifier.backbone = Spoilt()
+    spoilt = dataclasses.replace(model.backbone, model=Spoilt())
+    model = dataclasses.replace(model, backbone=spoilt)
     first, second = predict_images(model, find_images(["new"]))
     assert "not finite" in first.problem and first.classes == () and first.similarity is None
     assert second.problem == "" and len(second.classes) == 3 and second.nearest_image

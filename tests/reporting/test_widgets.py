@@ -22,7 +22,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import open_dataset
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.features import extract_features
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.models import create_backbone
@@ -102,8 +102,8 @@ def tabled(run, monkeypatch):
 
 def vectors_of(run, backbone, split):
     images = Images(open_dataset("data/hand").splits[split])
-    config, cpu = run.config.updated(workers=0), torch.device("cpu")
-    return unit_vectors(extract_features(backbone, images, config, MEAN, STD, cpu)[0].numpy())
+    frozen = FrozenBackbone(backbone, MEAN, STD, run.config.updated(workers=0))
+    return unit_vectors(frozen.features(images)[0].numpy())
 
 
 def kept_by_loops(table, threshold):

@@ -14,11 +14,12 @@ from tests.processes import wait_until
 from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.probing import epochs_to_probe, find_plateau, probe_checkpoints, smooth
+from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.losses import SupConLoss
 from thesis_lib.models import create_backbone
 from thesis_lib.runs.artifacts import read_metrics
+from thesis_lib.runs.plateau import epochs_to_probe, find_plateau, kept_epochs, smooth
 from thesis_lib.runs.provenance import stage_states
 from thesis_lib.runs.stages import is_pretrained
 from thesis_lib.system.files import read_json, write_json
@@ -121,7 +122,7 @@ def test_artefacts_of_a_training(trained, workbook):
     assert list(rows[0]) == [
         *("epoch", "loss", "learning_rate", "seconds", "images_per_second", "peak_memory_mib"),
     ]
-    assert checkpoints.kept_epochs(trained) == [1, 2, 3, 4]
+    assert kept_epochs(trained) == [1, 2, 3, 4]
     assert trained.last_checkpoint.is_file()
     assert list(trained.tensorboard.glob("events*"))
     entry = json.loads(trained.provenance_file.read_text())[0]

@@ -17,8 +17,8 @@ from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.splits import split_dataset
-from thesis_lib.evaluation.probing import epochs_to_probe
 from thesis_lib.models import create_backbone
+from thesis_lib.runs.plateau import epochs_to_probe
 from thesis_lib.training.pretraining import create_model
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")

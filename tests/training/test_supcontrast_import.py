@@ -18,9 +18,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from thesis_lib.cli.command_line import main
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.probing import epochs_to_probe, probe_checkpoints, run_plateau
+from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.plateau import epochs_to_probe, kept_epochs, run_plateau
 from thesis_lib.runs.stages import is_pretrained
 from thesis_lib.system.files import read_json
 from thesis_lib.training import checkpoints
@@ -255,7 +256,7 @@ def test_given_settings_win_and_a_bare_file_takes_the_defaults(workbook):
     given = {**SETTINGS, "batch_size": 8, "epochs": 2, "image_size": 32}
     run = import_checkpoints([file], given)
     assert run.config.epochs == 2 and run.config.warmup_epochs == 10
-    assert is_pretrained(run) and checkpoints.kept_epochs(run) == [2]
+    assert is_pretrained(run) and kept_epochs(run) == [2]
 
 
 def test_batch_size_other_than_the_files_is_refused(workbook):
@@ -363,7 +364,7 @@ def test_last_pth_that_repeats_the_last_epoch_counts_once(workbook):
         for name, epoch in (("last", 3), ("ckpt_epoch_2", 2), ("ckpt_epoch_3", 3))
     ]
     run = import_checkpoints(files, SETTINGS)
-    assert checkpoints.kept_epochs(run) == [2, 3] and run.last_checkpoint.is_file()
+    assert kept_epochs(run) == [2, 3] and run.last_checkpoint.is_file()
     assert [row["epoch"] for row in read_metrics(run)] == [2, 3]
     write(files[2], resnet18(seed=7), 3)
     with pytest.raises(InputError, match="are both from epoch 3 but differ"):
@@ -404,7 +405,7 @@ def test_import_that_was_cut_short_is_no_run_and_can_be_made_again(workbook, mon
     with pytest.raises(InputError, match="is not a run"):
         RunDirectory.open(folder)
     run = import_checkpoints(files[1:], SETTINGS)
-    assert checkpoints.kept_epochs(run) == [2, 3]
+    assert kept_epochs(run) == [2, 3]
     assert not list(folder.rglob("*partial*"))
 
 
@@ -510,7 +511,7 @@ def test_training_goes_on_from_an_imported_checkpoint(workbook):
     assert [row["epoch"] for row in rows] == [2, 3]
     assert np.isnan(rows[0]["loss"]) and rows[0]["learning_rate"] == 0.012
     assert rows[1]["loss"] > 0 and is_pretrained(run)
-    assert checkpoints.kept_epochs(run) == epochs_to_probe(run) == [2, 3]
+    assert kept_epochs(run) == epochs_to_probe(run) == [2, 3]
     before, after = (imported_model(run, epoch).state_dict() for epoch in (2, 3))
     assert not torch.equal(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
 
@@ -613,5 +614,5 @@ def test_import_that_was_killed_can_be_given_again(workbook, monkeypatch):
         import_checkpoints(files, SETTINGS)
     assert Path.rename is rename
     run = import_checkpoints(files, SETTINGS)
-    assert checkpoints.kept_epochs(run) == [1, 2]
+    assert kept_epochs(run) == [1, 2]
     assert not list(run.path.glob(".*partial"))

@@ -31,6 +31,7 @@ def predict(options: argparse.Namespace) -> int:
         predict_images,
         write_predictions,
     )
+    from thesis_lib.system import distributed
 
     images, output = find_images(options.images), options.output
     check_output(output, images)
@@ -39,6 +40,8 @@ def predict(options: argparse.Namespace) -> int:
     if model.table is None:
         print(f"nearest_image, similarity and looks_unlike stay empty: {model.lacking}")
     counts: Counter[str] = Counter()
+    if distributed.rank():  # computes its batches, which rank 0 writes
+        return len(list(found))
     if options.format == "csv":
         write_predictions(counted(found, counts), output, len(model.classes))
         left_out, why, where = counts["unreadable"], "could not be read", "in the column 'problem'"

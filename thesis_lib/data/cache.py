@@ -2,7 +2,6 @@
 
 import collections
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,11 +45,6 @@ class Images:
         start, end = self.starts[index : index + 2]
         return self.cache.numpy()[start:end].reshape(height, width, 3)
 
-    @property
-    def source(self) -> "Source":
-        """Return what another process needs to open these images."""
-        return Source(self.split, self.sizes, self.cache is not None)
-
     def fill(self) -> None:
         """Decode all images into the cache, using threads."""
 
@@ -59,30 +53,9 @@ class Images:
 
         with ThreadPoolExecutor(processes.num_cores(processes.local_world_size())) as pool:
             copied = pool.map(copy, range(len(self)))
-            if self.starts[-1] > AUTO_CACHE_BYTES and processes.is_main_process():
+            if self.starts[-1] > AUTO_CACHE_BYTES:
                 copied = track(copied, len(self), "decoding", "image")
             collections.deque(copied, maxlen=0)  # raises the errors of the threads
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where to read the images of a split from: their files, or a cache in memory."""
-
-    split: Split
-    sizes: Any  # (n, 2) width and height in px; None without a cache
-    cached: bool
-
-    def open(self) -> Images:
-        """Open the images in this process; the cache is filled only once."""
-        if not self.cached:
-            return Images(self.split)
-        key = (self.split.folder, *self.split.files)
-        if key not in _in_memory:
-            _in_memory[key] = _filled(self.split, self.sizes)
-        return _in_memory[key]
-
-
-_in_memory: dict[tuple, Images] = {}  # caches of this process: (folder, *files) -> images
 
 
 def chosen_cache(config: RunConfig, size: int) -> str:

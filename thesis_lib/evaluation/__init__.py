@@ -24,7 +24,7 @@ HOMES = {
     "classification_metrics": "metrics",
     "compare_runs": "comparison",
     "comparison": None,
-    "features": None,
+    "FrozenBackbone": "features",
     "knn": None,
     "lookup_table": None,
     "metrics": None,

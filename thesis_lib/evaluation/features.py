@@ -1,7 +1,7 @@
-"""Extract the features of a split with a frozen backbone, for linear heads and look-up tables."""
+"""Extract features with a frozen backbone: for linear heads, look-up tables and predictions."""
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,113 +10,103 @@ from torch.utils.data import BatchSampler
 
 from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
-from thesis_lib.data.cache import Images, Source
+from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import Split
 from thesis_lib.data.loaders import FeatureViews, Loader, worker_count
 from thesis_lib.errors import InputError, first_few
-from thesis_lib.models import create_backbone
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
-from thesis_lib.system.torch_errors import translate_torch_errors
-
-# Building a backbone takes seconds, and probing needs one three times per checkpoint.
-_backbone = functools.lru_cache(1)(create_backbone)
+from thesis_lib.training import checkpoints
 
 VIEWS_PER_BATCH = 128
 
 
-def extract_features(  # noqa: PLR0913
-    backbone: nn.Module,
-    images: Images,
-    config: RunConfig,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    device: torch.device,
-    views: int = 0,
-) -> Tensor:
-    """Extract the features of all images of a split with a frozen backbone.
-
-    Several ranks take turns with the batches. The batches, and therefore the features, are the
-    same for any number of ranks.
+@dataclass(frozen=True)
+class FrozenBackbone:
+    """A backbone whose weights no longer change, with the normalisation it was trained with.
 
     Args:
-        backbone: maps (n, 3, h, w) to (n, d); set to evaluation mode.
-        images: images of the split.
-        config: image size, seed and number of workers.
-        mean, std: channel statistics used to normalise the images.
-        device: device to compute on.
-        views: number of random crops of each image (seeded, the same in every call); 0 for a
-            single center crop.
-
-    Returns:
-        (max(views, 1), n, d) float32 on the CPU.
-
-    Raises:
-        InputError: if features are not finite. The message names the images.
+        model: maps (n, 3, h, w) to (n, d).
+        mean, std: channel statistics used to normalise the images, (3,).
+        config: image size, seed, device and number of workers.
     """
-    if distributed.world_size() > 1:
-        weights = {name: value.cpu() for name, value in backbone.state_dict().items()}
-        distributed.call_on_workers(_help, weights, images.source, config, mean, std, views)
-    dataset = FeatureViews(images, config.image_size, config.seed, views)
-    own = _own_features(backbone, dataset, config, mean, std, device)
-    extracted, done = torch.empty(0), 0  # allocated when the first batch shows d
-    for features in distributed.gather_batches(own, len(_batches(dataset))):
-        if not done:
-            extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
-        extracted[:, done : done + features.shape[1]] = features
-        done += features.shape[1]
-    finite = extracted.sum((0, 2)).isfinite()
-    if not finite.all():
-        files = [images.split.files[i] for i in (~finite).nonzero().flatten().tolist()]
-        raise InputError(
-            f"the backbone's features are not finite for {first_few(files)}; "
-            "check these images, or choose another checkpoint with --probe-from"
-        )
-    return extracted
 
+    model: nn.Module
+    mean: Sequence[float]
+    std: Sequence[float]
+    config: RunConfig
 
-def _help(  # noqa: PLR0913
-    weights: dict[str, Tensor],
-    source: Source,
-    config: RunConfig,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    views: int,
-) -> None:
-    """Compute the features of this rank's batches and send them to rank 0."""
-    backbone = _backbone(config.backbone, config.small_images, config.image_size)
-    backbone.load_state_dict(weights)
-    dataset = FeatureViews(source.open(), config.image_size, config.seed, views)
-    with translate_torch_errors("the features of all images", config.worker_timeout):
-        for features in _own_features(backbone, dataset, config, mean, std, choose_device(config)):
-            distributed.send_batch(features.cpu())
+    def __post_init__(self) -> None:
+        self.model.to(self.device, memory_format=torch.channels_last).eval()
 
+    @classmethod
+    def load(cls, run: RunDirectory, epoch: int) -> "FrozenBackbone":
+        """Load the backbone of one of a run's checkpoints.
 
-def _batches(dataset: FeatureViews) -> list[list[int]]:
-    """Return the indices of the images of each batch."""
-    per_batch = max(1, VIEWS_PER_BATCH // max(dataset.num_views, 1))
-    return list(BatchSampler(range(len(dataset.images)), per_batch, drop_last=False))
+        Raises:
+            InputError: if the checkpoint is missing or damaged, or does not fit the backbone.
+        """
+        model, facts = checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
+        return cls(model, facts["mean"], facts["std"], run.config)
 
+    @property
+    def device(self) -> torch.device:
+        """Return the device to compute on."""
+        return choose_device(self.config)
 
-@torch.inference_mode()
-def _own_features(  # noqa: PLR0913
-    backbone: nn.Module,
-    dataset: FeatureViews,
-    config: RunConfig,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    device: torch.device,
-) -> Iterator[Tensor]:
-    """Yield the features (max(views, 1), k, d) of each batch assigned to this rank."""
-    batches = _batches(dataset)[distributed.rank() :: distributed.world_size()]
-    workers = worker_count(config, device)
-    loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
-    backbone.to(device, memory_format=torch.channels_last).eval()
-    with loader:
-        for pixels in loader:  # (k * views, size, size, 3) uint8
-            batch = transforms.to_float(pixels.to(device, non_blocking=True))
-            features = backbone(transforms.normalize(batch, mean, std))
-            yield features.unflatten(0, (-1, max(dataset.num_views, 1))).transpose(0, 1)
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Compute the features of views: (n, size, size, 3) uint8 -> (n, d) on the device."""
+        views = transforms.to_float(pixels.to(self.device, non_blocking=True))
+        return self.model(transforms.normalize(views, self.mean, self.std))
+
+    def features(self, images: Images, views: int = 0) -> Tensor:
+        """Extract the features of all images of a split.
+
+        Several ranks take turns with the batches. The batches, and therefore the features, are
+        the same for any number of ranks.
+
+        Args:
+            images: images of the split.
+            views: number of random crops of each image (seeded, the same in every call); 0 for
+                a single center crop.
+
+        Returns:
+            (max(views, 1), n, d) float32 on the CPU of rank 0; an empty tensor on other ranks.
+
+        Raises:
+            InputError: if features are not finite. The message names the images.
+        """
+        dataset = FeatureViews(images, self.config.image_size, self.config.seed, views)
+        per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
+        batches = list(BatchSampler(range(len(images)), per_batch, drop_last=False))
+        own = self._own_features(dataset, batches[distributed.rank() :: distributed.world_size()])
+        extracted, done = torch.empty(0), 0  # allocated when the first batch shows d
+        for features in distributed.gather_batches(own, len(batches)):
+            if not done:
+                extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
+            extracted[:, done : done + features.shape[1]] = features
+            done += features.shape[1]
+        if distributed.rank():
+            return extracted
+        finite = extracted.sum((0, 2)).isfinite()
+        if not finite.all():
+            files = [images.split.files[i] for i in (~finite).nonzero().flatten().tolist()]
+            raise InputError(
+                f"the backbone's features are not finite for {first_few(files)}; "
+                "check these images, or choose another checkpoint with --probe-from"
+            )
+        return extracted
+
+    def _own_features(self, dataset: FeatureViews, batches: list[list[int]]) -> Iterator[Tensor]:
+        """Yield the features (max(views, 1), k, d) of each of these batches, on the CPU."""
+        workers, is_gpu = worker_count(self.config, self.device), self.device.type == "cuda"
+        loader = Loader(dataset, batches, workers, is_gpu, self.config.worker_timeout)
+        with loader:
+            for pixels in loader:  # (k * views, size, size, 3) uint8
+                features = self(pixels).unflatten(0, (-1, max(dataset.num_views, 1)))
+                yield features.transpose(0, 1).cpu()
 
 
 def labels_of(split: Split) -> Tensor:

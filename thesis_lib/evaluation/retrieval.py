@@ -5,13 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
-from thesis_lib.data.cache import open_images
-from thesis_lib.data.datasets import DataSet
-from thesis_lib.data.statistics import DataStatistics
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.features import extract_features
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.metrics import classification_metrics
@@ -29,20 +25,16 @@ from thesis_lib.runs.artifacts import (
     tested_before,
 )
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.provenance import stage
+from thesis_lib.runs.plateau import kept_epochs
 from thesis_lib.runs.stages import (
-    is_retrieved,
     is_table_made,
     table_checkpoint,
     table_digest,
     table_inputs,
 )
 from thesis_lib.system import distributed
-from thesis_lib.system.device import choose_device
 from thesis_lib.system.files import read_json, write_csv, write_json
-from thesis_lib.training import checkpoints
-from thesis_lib.training.launcher import run_under_torchrun
-from thesis_lib.training.stage import run_data
+from thesis_lib.training.stage import Stage, open_stage, run_stage
 
 # Descriptions of the values of ``chosen_on`` in table.json.
 CHOSEN_ON = {"val": "validation images", "train": "training images, leaving one out"}
@@ -60,14 +52,10 @@ def stored_table(run: RunDirectory) -> StoredTable:
         InputError: if no checkpoint has been selected yet, the checkpoint is missing, or the
             data have changed.
     """
-    if not is_table_made(run):
+    if not distributed.from_rank_0(lambda: is_table_made(run)):
         table_inputs(run)  # raises if the run is not ready
-        with (
-            run_data(run, ("train",)) as (dataset, statistics),
-            stage(run, "retrieve"),
-            distributed.report_worker_errors(),
-        ):
-            _make_table(run, dataset, statistics)
+        with open_stage("retrieve", run, ("train",)) as stage:
+            _make_table(stage)
     return StoredTable.load(run.table_file)
 
 
@@ -87,25 +75,44 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
         InputError: see :func:`stored_table`.
     """
     table_inputs(run)  # raises if the run is not ready
-    if is_retrieved(run) or run_under_torchrun("retrieve", run):
-        return read_json(run.retrieval_test_file)
-    with (
-        run_data(run, ("train", "test")) as (dataset, statistics),
-        stage(run, "retrieve"),
-        distributed.report_worker_errors(),
-    ):
-        if not is_table_made(run):
-            _make_table(run, dataset, statistics)
-        return _test(run, dataset, statistics)
+    run_stage("retrieve", run, _retrieve)
+    return read_json(run.retrieval_test_file)
 
 
-def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> None:
-    """Make the table, choose its threshold and measure OOD detection; write ``table.json`` last."""
-    run.table_choice_file.unlink(missing_ok=True)
-    run.write_config()
-    backbone, facts = _load_backbone(run)
+def _retrieve(stage: Stage) -> None:
+    if not distributed.from_rank_0(lambda: is_table_made(stage.run)):
+        _make_table(stage)
+    _test(stage)
+
+
+def _make_table(stage: Stage) -> None:
+    """Extract the features of the table and, on rank 0, make it."""
+    run, has_val = stage.run, len(stage.dataset.splits.get("val", ())) > 0
+    if distributed.rank() == 0:
+        run.table_choice_file.unlink(missing_ok=True)
+        run.write_config()
+    backbone, train = _load_backbone(run), stage.images("train")
+    began = time.perf_counter()
+    features = backbone.features(train)
+    seconds = (time.perf_counter() - began) / len(train)
+    val_features = backbone.features(stage.images("val")) if has_val else None
+    if distributed.rank() == 0:
+        val = val_features[0].numpy() if val_features is not None else None
+        _choose(stage, features[0].numpy(), val, seconds)
+    distributed.wait_for_all()
+
+
+def _choose(stage: Stage, features: np.ndarray, val: np.ndarray | None, seconds: float) -> None:
+    """Make the table, choose its threshold and measure OOD detection; write ``table.json`` last.
+
+    Args:
+        stage: the stage.
+        features: of the training images, (n, d).
+        val: features of the validation images, (m, d), if there are any.
+        seconds: time that the features of an image took.
+    """
+    run, dataset = stage.run, stage.dataset
     train = dataset.splits["train"]
-    features, seconds = _features(run, backbone, facts, dataset, "train", statistics)
     table = LookupTable(unit_vectors(features), train.labels, train.files, dataset.classes)
     if run.config.neighbours > len(table):
         raise InputError(
@@ -113,9 +120,9 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
             f"not {run.config.neighbours}"
         )
     kept = kept_images(table.vectors, table.labels, THRESHOLDS)
-    if len(dataset.splits.get("val", ())):
+    if val is not None:
         split, true, exclude = "val", dataset.splits["val"].labels, None
-        ood_queries = _features(run, backbone, facts, dataset, "val", statistics)[0]
+        ood_queries = val
         known, ood_labels = np.ones(len(table), dtype=bool), true
     else:  # leave-one-out: each training image is classified by the others
         split, true, exclude = "train", train.labels, np.arange(len(table))
@@ -160,7 +167,7 @@ def _make_table(run: RunDirectory, dataset: DataSet, statistics: DataStatistics)
         "difference": float(row["difference"]),
         "difference_interval": [float(row["difference_low"]), float(row["difference_high"])],
         "p": float(row["p"]),
-        "feature_seconds_per_image": seconds / len(table),
+        "feature_seconds_per_image": seconds,
         "inputs": table_inputs(run),
     }
     write_json(run.table_choice_file, choice)
@@ -173,40 +180,27 @@ def _head_learning_rate(run: RunDirectory) -> float:
     return run.config.head_learning_rates[0]
 
 
-def _load_backbone(run: RunDirectory) -> tuple[nn.Module, dict[str, Any]]:
-    epoch, kept = table_checkpoint(run), checkpoints.kept_epochs(run)
+def _load_backbone(run: RunDirectory) -> FrozenBackbone:
+    epoch, kept = table_checkpoint(run), kept_epochs(run)
     if epoch not in kept:
         listed = ", ".join(map(str, kept)) or "none"
         raise InputError(f"{run.path.name} has no checkpoint of epoch {epoch}; it has {listed}")
-    return checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
+    return FrozenBackbone.load(run, epoch)
 
 
-def _features(  # noqa: PLR0913
-    run: RunDirectory,
-    backbone: nn.Module,
-    facts: dict[str, Any],
-    dataset: DataSet,
-    split: str,
-    statistics: DataStatistics,
-) -> tuple[np.ndarray, float]:
-    """Return the features (n, d) of a split's center crops, and the seconds this took."""
-    images, _ = open_images(dataset, split, statistics, run.config)
-    began = time.perf_counter()
-    device = choose_device(run.config)
-    features = extract_features(backbone, images, run.config, facts["mean"], facts["std"], device)
-    return features[0].numpy(), time.perf_counter() - began
-
-
-def _test(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> dict[str, Any]:
+def _test(stage: Stage) -> None:
     """Classify the test images with the chosen table, and with all if ``test_curve`` is set."""
+    run, test = stage.run, stage.dataset.splits["test"]
+    features = _load_backbone(run).features(stage.images("test"))
+    if distributed.rank():
+        return
     stored, choice = StoredTable.load(run.table_file), read_json(run.table_choice_file)
-    history = _history(run)
-    backbone, facts = _load_backbone(run)
-    test, table = dataset.splits["test"], stored.chosen
-    queries = unit_vectors(_features(run, backbone, facts, dataset, "test", statistics)[0])
+    history, table = _history(run), stored.chosen
+    queries = unit_vectors(features[0].numpy())
     if run.config.test_curve:
-        common = ("test", queries, test.labels, stored.neighbours)
-        rows, all_found = pruning_curve(stored.table, stored.kept, *common)
+        rows, all_found = pruning_curve(
+            stored.table, stored.kept, "test", queries, test.labels, stored.neighbours
+        )
         found = all_found[stored.index_of(stored.threshold)]
     else:
         found = query_table(table, queries, stored.neighbours)
@@ -235,13 +229,12 @@ def _test(run: RunDirectory, dataset: DataSet, statistics: DataStatistics) -> di
         "index_mib": table.mib,
         "seconds_per_image": found["seconds"] / len(test),
         "classes": table.classes,
-        "skipped_images": dataset.left_out("test"),
+        "skipped_images": stage.dataset.left_out("test"),
         "test_curve": run.config.test_curve,
         "table": table_digest(run),
         "history": history,
     }
     write_json(run.retrieval_test_file, result)
-    return result
 
 
 def _history(run: RunDirectory) -> list[dict[str, Any]]:

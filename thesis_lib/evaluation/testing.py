@@ -9,21 +9,17 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from thesis_lib.data.cache import Images
-from thesis_lib.data.datasets import DataSet
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.calibration import calibration, expected_calibration_error
-from thesis_lib.evaluation.features import extract_features
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.metrics import classification_metrics
 from thesis_lib.runs.artifacts import tested_before
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.provenance import stage
-from thesis_lib.runs.stages import is_probed, is_tested, selection_digest
+from thesis_lib.runs.stages import is_probed, selection_digest
 from thesis_lib.system import distributed
-from thesis_lib.system.device import choose_device
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.training.checkpoints import load_classifier
-from thesis_lib.training.launcher import run_under_torchrun
-from thesis_lib.training.stage import run_data
+from thesis_lib.training.stage import Stage, run_stage
 
 MOST_EMBEDDED = 10_000
 
@@ -44,72 +40,64 @@ def final_test(run: RunDirectory) -> dict:
     Raises:
         InputError: if no checkpoint has been selected yet, or the data have changed.
     """
-    digest = selection_digest(run)
+    selection_digest(run)  # raises if nothing is selected
     if not is_probed(run):
         raise InputError(
             f"{run.path.name} was not probed with these settings; first run notebook 03 or "
             f"`thesis probe {run.path.name}` with them"
         )
-    if is_tested(run) or run_under_torchrun("test", run):
-        return read_json(run.test_file)
-    with run_data(run, ("train", "test")) as (dataset, _):
-        return _test(run, dataset, digest)
+    run_stage("test", run, _test)
+    return read_json(run.test_file)
 
 
-def _test(run: RunDirectory, dataset: DataSet, digest: str) -> dict:
-    device = choose_device(run.config)
+def _test(stage: Stage) -> None:
+    run, test = stage.run, stage.dataset.splits["test"]
+    digest = selection_digest(run)
+    model, head = load_classifier(run)
+    backbone = FrozenBackbone(model.backbone, head["mean"], head["std"], run.config)
+    features = backbone.features(Images(test))
+    if distributed.rank():
+        return
     if run.test_file.is_file():
         os.replace(run.test_file, run.superseded_test_file)
+    with torch.inference_mode():
+        logits = model.head(features[0])
+    probabilities = logits.softmax(1).numpy()  # (n, classes)
 
-    with stage(run, "test"), distributed.report_worker_errors():
-        model, head = load_classifier(run)
-        test = dataset.splits["test"]
-        features = extract_features(
-            model.backbone, Images(test), run.config, head["mean"], head["std"], device
-        )[0]
-        with torch.inference_mode():
-            logits = model.head(features)
-        probabilities = logits.softmax(1).numpy()  # (n, classes)
-
-        classes = np.array(head["classes"])
-        predictions = pd.DataFrame(
-            {
-                "path": test.files,
-                "true": classes[test.labels],
-                "predicted": classes[probabilities.argmax(1)],
-                "confidence": probabilities.max(1),
-            }
-        )
-        columns = pd.DataFrame(probabilities, columns=classes)
-        write_csv(run.predictions_file, pd.concat((predictions, columns), axis=1).round(6))
-        embedding = embedding_table(features.numpy(), predictions, run.config.seed)
-        write_csv(run.embedding_file, embedding)
-        result = classification_metrics(
-            predictions["true"], predictions["predicted"], head["classes"]
-        )
-        temperature = read_json(run.selection_file)["temperature"]
-        right = (predictions["true"] == predictions["predicted"]).to_numpy()
-        tables = calibration(logits, right, temperature)
-        write_csv(run.calibration_file, tables)
-        half = len(tables) // 2
-        result |= {
-            "temperature": temperature,
-            "calibration_error": expected_calibration_error(tables[:half]),
-            "calibration_error_scaled": expected_calibration_error(tables[half:]),
+    classes = np.array(head["classes"])
+    predictions = pd.DataFrame(
+        {
+            "path": test.files,
+            "true": classes[test.labels],
+            "predicted": classes[probabilities.argmax(1)],
+            "confidence": probabilities.max(1),
         }
-        absent = np.setdiff1d(np.arange(len(classes)), test.labels)
-        result |= {
-            "classes": head["classes"],
-            "classes_without_test_image": classes[absent].tolist(),
-            "skipped_images": dataset.left_out("test"),
-            "checkpoint": head["checkpoint"],
-            "head_epoch": head["head_epoch"],
-            "selection": digest,
-            "history": _history(run, digest),
-        }
-        write_json(run.test_file, result)
-        run.superseded_test_file.unlink(missing_ok=True)
-    return result
+    )
+    columns = pd.DataFrame(probabilities, columns=classes)
+    write_csv(run.predictions_file, pd.concat((predictions, columns), axis=1).round(6))
+    embedding = embedding_table(features[0].numpy(), predictions, run.config.seed)
+    write_csv(run.embedding_file, embedding)
+    temperature = read_json(run.selection_file)["temperature"]
+    right = (predictions["true"] == predictions["predicted"]).to_numpy()
+    tables = calibration(logits, right, temperature)
+    write_csv(run.calibration_file, tables)
+    half = len(tables) // 2
+    absent = np.setdiff1d(np.arange(len(classes)), test.labels)
+    result = classification_metrics(predictions["true"], predictions["predicted"], head["classes"])
+    result |= {
+        "temperature": temperature,
+        "calibration_error": expected_calibration_error(tables[:half]),
+        "calibration_error_scaled": expected_calibration_error(tables[half:]),
+        "classes": head["classes"],
+        "classes_without_test_image": classes[absent].tolist(),
+        "skipped_images": stage.dataset.left_out("test"),
+        "checkpoint": head["checkpoint"],
+        "head_epoch": head["head_epoch"],
+        "selection": digest,
+        "history": _history(run, digest),
+    }
+    write_json(run.test_file, result)
+    run.superseded_test_file.unlink(missing_ok=True)
 
 
 def _history(run: RunDirectory, digest: str) -> list[dict]:

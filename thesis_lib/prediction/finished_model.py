@@ -1,6 +1,5 @@
 """Load a finished model from a run, or from a folder written by ``thesis export``."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from torch import nn
 
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.retrieval import stored_table
-from thesis_lib.models import Classifier
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_probed, is_table_made
 from thesis_lib.system.files import read_json
@@ -27,21 +26,16 @@ TABLE_NAME = "table.safetensors"  # the look-up table in an export folder
 class FinishedModel:
     """A backbone and head with everything needed to classify new images.
 
-    ``mean`` and ``std`` normalise center crops of ``image_size`` px; logits are divided by
-    ``temperature`` to calibrate the confidence. ``table`` is the look-up table of training
-    images, or None if ``lacking`` says why there is none. ``config`` sets the device and the
-    number of workers.
+    Logits of the ``head`` are divided by ``temperature`` to calibrate the confidence. ``table``
+    is the look-up table of training images, or None if ``lacking`` says why there is none.
     """
 
-    classifier: Classifier
+    backbone: FrozenBackbone
+    head: nn.Module
     classes: list[str]
-    image_size: int
-    mean: Sequence[float]
-    std: Sequence[float]
     temperature: float
     table: StoredTable | None
     lacking: str
-    config: RunConfig
 
 
 def load_run_model(run: RunDirectory) -> FinishedModel:
@@ -68,15 +62,12 @@ def load_run_model(run: RunDirectory) -> FinishedModel:
             raise
         lacking = str(error)
     return FinishedModel(
-        classifier,
+        FrozenBackbone(classifier.backbone, head["mean"], head["std"], run.config),
+        classifier.head,
         head["classes"],
-        run.config.image_size,
-        head["mean"],
-        head["std"],
         read_json(run.selection_file)["temperature"],
         table,
         lacking,
-        run.config,
     )
 
 
@@ -142,14 +133,12 @@ def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel
             f"the model in {folder} cannot be loaded ({reason}); export the run again"
         ) from None
     file = folder / TABLE_NAME
+    config = RunConfig.from_dict(settings).updated(image_size=image_size)
     return FinishedModel(
-        Classifier(model, head).eval(),
+        FrozenBackbone(model, mean, std, config),
+        head,
         classes,
-        image_size,
-        mean,
-        std,
         temperature,
         StoredTable.load(file) if file.is_file() else None,
         f"{folder} contains no {TABLE_NAME}",
-        RunConfig.from_dict(settings),
     )

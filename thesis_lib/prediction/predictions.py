@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
-from thesis_lib.config import FALSE_POSITIVE_RATE, RunConfig
-from thesis_lib.data import transforms
+from thesis_lib.config import FALSE_POSITIVE_RATE
 from thesis_lib.data.loaders import Loader, worker_count
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.knn import unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
-from thesis_lib.models import Classifier
 from thesis_lib.prediction.finished_model import FinishedModel
 from thesis_lib.prediction.new_images import CenterCrops, printable
 from thesis_lib.system import distributed
-from thesis_lib.system.device import choose_device
 from thesis_lib.system.files import atomic_path
 from thesis_lib.system.progress import track
 from thesis_lib.system.torch_errors import translate_torch_errors
@@ -82,15 +79,13 @@ def predict_images(
 def _predictions(
     model: FinishedModel, images: Sequence[str], false_positive_rate: float
 ) -> Iterator[Prediction]:
-    facts = (model.image_size, model.mean, model.std, model.config)
-    batches = len(_batches(images))
+    batches = list(BatchSampler(range(len(images)), IMAGES_PER_BATCH, drop_last=False))
+    own = _own_outputs(model, images, batches[distributed.rank() :: distributed.world_size()])
     with (
         distributed.report_worker_errors(),
-        translate_torch_errors(BATCH, model.config.worker_timeout),
+        translate_torch_errors(BATCH, model.backbone.config.worker_timeout),
     ):
-        distributed.call_on_workers(_help, model.classifier.cpu(), images, *facts)
-        own = _own_outputs(model.classifier, images, *facts)
-        for paths, problems, logits, features in distributed.gather_batches(own, batches):
+        for paths, problems, logits, features in distributed.gather_batches(own, len(batches)):
             answers = iter(
                 _classify(model, logits, features, false_positive_rate) if len(logits) else ()
             )
@@ -99,37 +94,21 @@ def _predictions(
                 yield Prediction(printable(path), **found)
 
 
-def _help(classifier: Classifier, images: Sequence[str], *facts: Any) -> None:
-    """Compute the outputs of this rank's batches and send them to rank 0."""
-    with translate_torch_errors(BATCH, facts[-1].worker_timeout):
-        for outputs in _own_outputs(classifier, images, *facts):
-            distributed.send_batch(outputs)
-
-
-def _batches(images: Sequence[str]) -> list[list[int]]:
-    return list(BatchSampler(range(len(images)), IMAGES_PER_BATCH, drop_last=False))
-
-
-def _own_outputs(  # noqa: PLR0913
-    classifier: Classifier,
-    images: Sequence[str],
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    config: RunConfig,
+def _own_outputs(
+    model: FinishedModel, images: Sequence[str], batches: list[list[int]]
 ) -> Iterator[tuple[list[str], list[str], Tensor, Tensor]]:
-    """Yield the paths, problems, logits and features of each batch assigned to this rank."""
-    device = choose_device(config)
-    classifier.to(device, memory_format=torch.channels_last)
-    dataset = CenterCrops(images, image_size)
-    batches = _batches(images)[distributed.rank() :: distributed.world_size()]
+    """Yield the paths, problems, logits and features of each of these batches, on the CPU."""
+    config, device = model.backbone.config, model.backbone.device
+    head, dataset = model.head.to(device), CenterCrops(images, config.image_size)
     workers = worker_count(config, device)
     loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
     with loader:
         for paths, pixels, problems in loader:
             logits = features = torch.empty(0)
             if len(pixels):
-                logits, features = _outputs(classifier, pixels, mean, std, device)
+                with torch.inference_mode():
+                    features = model.backbone(pixels)
+                    logits, features = head(features).cpu(), features.cpu()
             yield paths, problems, logits, features
 
 
@@ -157,30 +136,6 @@ def _classify(
         for index, neighbour in zip(sound.nonzero().flatten().tolist(), neighbours, strict=True):
             answers[index] |= neighbour
     return answers
-
-
-@torch.inference_mode()
-def _outputs(
-    classifier: Classifier,
-    pixels: Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Compute logits and features of center crops on the device, and return them on the CPU.
-
-    Args:
-        classifier: the backbone and head, on the device.
-        pixels: (n, size, size, 3) uint8.
-        mean, std: of the channels, on a scale of 0 to 1.
-        device: where to compute.
-
-    Returns:
-        Logits (n, num_classes) and features (n, d).
-    """
-    views = transforms.to_float(pixels.to(device, non_blocking=True))
-    features = classifier.backbone(transforms.normalize(views, mean, std))
-    return classifier.head(features).cpu(), features.cpu()
 
 
 def _neighbours(

@@ -7,10 +7,10 @@ import pandas as pd
 
 from thesis_lib.evaluation.comparison import Comparison
 from thesis_lib.evaluation.metrics import METRICS
-from thesis_lib.evaluation.probing import smooth
 from thesis_lib.reporting.published_results import published_table, reproduces_dyb
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.plateau import smooth
 from thesis_lib.runs.stages import is_pretrained, is_tested
 from thesis_lib.system.files import read_json
 
@@ -83,10 +83,8 @@ def probe_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 def checkpoint_table(run: RunDirectory) -> pd.DataFrame:
     """Tabulate the probing results of one run, with the nearest-neighbour accuracy (%)."""
     table, probe = probe_table([run]), read_probe(run)
-    if "knn_accuracy" in probe:  # probing by earlier versions did not record it
-        nearest = probe.set_index("checkpoint")["knn_accuracy"].map(percent)
-        table["nearest neighbour"] = table["checkpoint"].map(nearest)
-    return table
+    nearest = probe.set_index("checkpoint")["knn_accuracy"].map(percent)
+    return table.assign(**{"nearest neighbour": table["checkpoint"].map(nearest)})
 
 
 def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ HOMES = {
     "run_folders": "directory",
     "listed_differences": "directory",
     "artifacts": None,
+    "plateau": None,
     "provenance": None,
     "stages": None,
 }

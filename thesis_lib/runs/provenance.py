@@ -26,7 +26,7 @@ CLOCK_SECONDS = 60.0  # tolerance for a clock that was set back after the stage 
 
 
 @contextlib.contextmanager
-def stage(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
+def recorded(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
     """Record a stage for the block: its provenance, and in ``status.json`` its state.
 
     Args:
@@ -52,6 +52,12 @@ def stage(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
         _write_state(run, name, state | ended)
         raise
     _write_state(run, name, state | {"state": "done", "seconds": time.time() - began})
+
+
+def add_facts(run: RunDirectory, **facts: Any) -> None:
+    """Add facts to the provenance of the stage that is being recorded."""
+    *before, entry = read_json(run.provenance_file)
+    write_json(run.provenance_file, [*before, entry | facts])
 
 
 def _write_state(run: RunDirectory, name: str, state: dict[str, Any]) -> None:

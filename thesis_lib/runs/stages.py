@@ -49,9 +49,7 @@ def is_probed(run: RunDirectory) -> bool:
     files = (run.selection_file, run.probe_file, run.probe_curves_file, run.head_file)
     if not is_pretrained(run) or not all(file.is_file() for file in files):
         return False
-    selection = read_json(run.selection_file)
-    # Earlier versions wrote no temperature, which the final test needs.
-    return selection["inputs"] == probe_inputs(run) and "temperature" in selection
+    return read_json(run.selection_file)["inputs"] == probe_inputs(run)
 
 
 def selection_digest(run: RunDirectory) -> str:

@@ -1,8 +1,8 @@
 """Run one command on several processes (ranks) that torchrun has started.
 
-Rank 0 runs the command as it would in a single process and writes all files. The other ranks are
-its workers: they wait for rank 0 to send them functions to call, and stop when it is done.
-Without torchrun, a process is rank 0 of a world of size 1.
+Every rank runs the same code. Only rank 0 prints and writes files; what only one process may
+decide or read, it shares by :func:`from_rank_0`. Without torchrun, a process is rank 0 of a world
+of size 1.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from thesis_lib.system import processes
 from thesis_lib.system.signals import Deferral, Terminated
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=1)  # timeout of the workers, which wait while rank 0 trains heads
+PATIENCE = timedelta(days=1)  # how long the other ranks wait while rank 0 trains heads
 PROBLEM = "thesis/problem"  # the store's key for the error message of a failed rank
 
 _store: Any = None  # shared by all ranks; None in a single process
@@ -114,33 +114,26 @@ def _problem() -> str | None:
 
 
 def run_on_ranks(command: Callable[[], int]) -> int:
-    """Run a command on rank 0 with the other ranks as workers; return its exit status."""
-    with process_group(), report_worker_errors():
+    """Run a command on every rank, of which only rank 0 prints; return its exit status."""
+    with process_group():
         if rank():
-            _serve_rank_0()
-            return 0
-        status = command()
-        if world_size() > 1:
-            with contextlib.suppress(
-                RuntimeError
-            ):  # a worker has stopped already, and all work is done
-                distributed.broadcast_object_list([None], src=0, group=_messages)
+            return _run_silently(command)
+        with report_worker_errors():
+            status = command()
+            wait_for_all()
         return status
 
 
-def _serve_rank_0() -> None:
-    """Call the functions that rank 0 sends, until it sends None.
+def _run_silently(command: Callable[[], int]) -> int:
+    """Run a command without output.
 
     After an error, leave its message in the store for rank 0 and exit the process.
     """
     try:
-        while True:
-            message = [None]
-            distributed.broadcast_object_list(message, src=0, group=_messages)
-            if message[0] is None:
-                return
-            function, arguments = message[0]
-            function(*arguments)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            status = command()
+            wait_for_all()
+        return status
     except Exception as error:
         if is_lost_connection(error):
             os._exit(1)  # another rank has failed and reports the reason
@@ -155,10 +148,19 @@ def _serve_rank_0() -> None:
         os._exit(2)  # at once, so that rank 0 gets an error wherever it waits for this rank
 
 
-def call_on_workers(function: Callable[..., Any], *arguments: Any) -> None:
-    """Make all other ranks call a module-level function; rank 0 does not wait for them."""
+def from_rank_0(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 alone, and return its result on every rank."""
+    if world_size() == 1:
+        return function()
+    result: list[Any] = [None if rank() else function()]
+    distributed.broadcast_object_list(result, src=0, group=_messages)
+    return result[0]
+
+
+def wait_for_all() -> None:
+    """Wait until every rank has come here."""
     if world_size() > 1:
-        distributed.broadcast_object_list([(function, arguments)], src=0, group=_messages)
+        distributed.barrier(_messages)
 
 
 def batch_slice(num_images: int, num_views: int, rank: int, world_size: int) -> slice:
@@ -235,26 +237,23 @@ def should_stop(deferral: Deferral) -> bool:
 
 
 def gather_batches(own: Iterator[T], num_batches: int) -> Iterator[T]:
-    """Yield on rank 0 the results of all batches, in order, from all ranks.
+    """Yield on rank 0 the results of all batches, in order; on the other ranks nothing.
 
-    The batches are dealt out to the ranks: batch i goes to rank i modulo the world size. The
-    other ranks send the result of each of their batches with :func:`send_batch`.
+    The batches are dealt out to the ranks: batch i goes to rank i modulo the world size.
 
     Args:
-        own: results of rank 0's own batches.
+        own: results of this rank's own batches.
         num_batches: number of batches of all ranks together.
     """
     for done, result in enumerate(own):
+        if rank():
+            distributed.send_object_list([result], dst=0, group=_messages)
+            continue
         yield result
         for other in range(1, min(world_size(), num_batches - done * world_size())):
             received: list[Any] = [None]
             distributed.recv_object_list(received, src=other, group=_messages)
             yield received[0]
-
-
-def send_batch(value: Any) -> None:
-    """Send the result of a batch to rank 0, which receives it in :func:`gather_batches`."""
-    distributed.send_object_list([value], dst=0, group=_messages)
 
 
 def data_parallel(model: nn.Module) -> nn.Module:

@@ -9,12 +9,16 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from thesis_lib.system import processes
+
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 30
 
 
 def is_watched() -> bool:
-    """Return whether the output goes to a terminal or an open notebook."""
+    """Return whether the output of this process goes to a terminal or an open notebook."""
+    if not processes.is_main_process():
+        return False
     # Jupyter's server sets JPY_SESSION_NAME for an open notebook; papermill does not.
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 

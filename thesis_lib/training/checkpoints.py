@@ -35,12 +35,6 @@ def checkpoint_path(run: RunDirectory, epoch: int) -> Path:
     return run.checkpoints / f"epoch_{epoch:04d}.pth"
 
 
-def kept_epochs(run: RunDirectory) -> list[int]:
-    """Return the epochs whose kept checkpoints exist, ascending."""
-    matches = (re.fullmatch(r"epoch_(\d+)\.pth", p.name) for p in run.checkpoints.glob("*.pth"))
-    return sorted(int(match[1]) for match in matches if match)
-
-
 def scheduled_epochs(config: RunConfig) -> list[int]:
     """Return the epochs whose checkpoints a run keeps: every ``save_every``-th and the last."""
     regular = range(config.save_every, config.epochs + 1, config.save_every)

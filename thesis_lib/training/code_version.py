@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent
 CODE = (
     *("losses", "models", "system/distributed", "data/cache", "data/datasets", "data/loaders"),
     *("data/splits", "data/statistics", "data/transforms", "training/engine"),
-    *("training/pretraining", "training/resume", "data/images"),
+    *("training/pretraining", "training/resume", "training/state", "data/images"),
 )
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 

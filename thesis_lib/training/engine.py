@@ -1,7 +1,7 @@
 """Train for one epoch, and stop before a NaN or infinite value changes a weight."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from thesis_lib.errors import InputError, first_few
 from thesis_lib.losses import SupConLoss
 from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_precision
+from thesis_lib.training.state import TrainState
 
 PARTS = ("a pixel", "an output of the network", "the loss", "a gradient")
 # Number of steps between two checks for NaN; rarely on a GPU, as each check waits for it.
@@ -28,20 +29,10 @@ class NotFiniteError(InputError):
         self.files = files
 
 
-def create_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.SGD:
-    """Create SGD for all weights, with the run's momentum and weight decay."""
-    settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-    return torch.optim.SGD(model.parameters(), lr=config.learning_rate, fused=True, **settings)
-
-
-def train_epoch(  # noqa: PLR0913
+def train_epoch(
     config: RunConfig,
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
+    state: TrainState,
     loader: Loader,
-    mean: Sequence[float],
-    std: Sequence[float],
-    loss_sum: float = 0.0,
     leave_after: Callable[[int], bool] = lambda num_images: False,
 ) -> tuple[int, Tensor]:
     """Train for one epoch, or for the rest of it: the epoch and step set in ``loader.batches``.
@@ -52,12 +43,9 @@ def train_epoch(  # noqa: PLR0913
 
     Args:
         config: method, learning rates and seed.
-        model: on the device, as returned by
-            :func:`thesis_lib.system.distributed.data_parallel`.
-        optimizer: see :func:`create_optimizer`.
+        state: the model in training; its position has the losses of the steps of this epoch
+            that were done before.
         loader: batches of views from :class:`thesis_lib.data.loaders.RandomViews`.
-        mean, std: channel statistics used to normalise the images.
-        loss_sum: sum of the losses of the steps of this epoch that were done before.
         leave_after: called after each step with the number of images in its batch; training
             stops if it returns True.
 
@@ -68,13 +56,14 @@ def train_epoch(  # noqa: PLR0913
     Raises:
         NotFiniteError: for NaN or infinity in pixels, outputs, loss or gradients.
     """
+    model, optimizer = state.parallel, state.optimizer
     device = next(model.parameters()).device
     parameters = list(model.parameters())
     watch = _Watch(device)
     every = LOOK_EVERY[device.type]
     model.train()
     epoch, step, steps = loader.batches.epoch, loader.batches.start, len(loader)
-    total = torch.tensor(loss_sum, device=device)
+    total = torch.tensor(state.position.loss_sum, device=device)
     for pixels, jitter, labels, _ in loader:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch, step, steps)
@@ -82,12 +71,12 @@ def train_epoch(  # noqa: PLR0913
             len(labels), config.views, distributed.rank(), distributed.world_size()
         )
         # Seed dropout by the step, so that resuming in the middle of an epoch changes nothing.
-        state = np.random.SeedSequence((config.seed, epoch, step, own.start)).generate_state(1)
-        torch.manual_seed(int(state[0]))
+        seeds = np.random.SeedSequence((config.seed, epoch, step, own.start)).generate_state(1)
+        torch.manual_seed(int(seeds[0]))
         images = transforms.to_float(pixels.to(device, non_blocking=True))
         if config.method != "cross-entropy":  # the baseline's recipe has no color jitter
             images = transforms.color_jitter(images, jitter.to(device))
-        images = transforms.normalize(images, mean, std)
+        images = transforms.normalize(images, state.mean, state.std)
         with autocast(config, device):
             rows = len(labels) * config.views
             outputs = distributed.gather_with_gradients(

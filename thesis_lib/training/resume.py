@@ -5,7 +5,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,17 @@ import torch
 from torch import nn
 
 from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
-from thesis_lib.data.datasets import DataSet
 from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.plateau import kept_epochs
+from thesis_lib.system import distributed
 from thesis_lib.system.device import precision_name
 from thesis_lib.system.files import atomic_path, read_json, write_json
 from thesis_lib.system.paths import relative_to_root
 from thesis_lib.training import checkpoints
 from thesis_lib.training.code_version import CODE_VERSION
+from thesis_lib.training.stage import Stage
+from thesis_lib.training.state import Position, TrainState
 
 PARTS = (
     *("config", "data_fingerprint", "classes", "mean", "std", "code", "precision", "metrics"),
@@ -31,42 +33,21 @@ NEEDED = ("config", "data_fingerprint", "classes", "mean", "std", "metrics", "po
 STARTS = 5  # restarts without a save, after which a run stops
 
 
-@dataclass
-class Position:
-    """Record how far training has come: ``step`` steps of ``epoch`` are finished.
-
-    ``loss_sum`` is the sum of the losses of their images, ``seconds`` the time they took.
-    """
-
-    epoch: int = 1
-    step: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-
-
-def checkpoint_content(  # noqa: PLR0913
-    config: RunConfig,
-    dataset: DataSet,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    rows: list[dict[str, Any]],
-    position: Position,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> dict[str, Any]:
+def checkpoint_content(stage: Stage, state: TrainState) -> dict[str, Any]:
     """Return the content of a checkpoint: all that is needed to resume with identical results."""
+    config, dataset = stage.run.config, stage.dataset
     return {
         "config": config.to_dict(),
         "data_fingerprint": dataset.fingerprint,
         "classes": dataset.classes,
-        "mean": list(mean),
-        "std": list(std),
+        "mean": list(state.mean),
+        "std": list(state.std),
         "code": CODE_VERSION,
         "precision": precision_name(config),
-        "metrics": rows,
-        "position": vars(position),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "metrics": state.rows,
+        "position": vars(state.position),
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
     }
 
 
@@ -82,21 +63,13 @@ def save_rolling(run: RunDirectory, checkpoint: dict[str, Any]) -> None:
     run.restarts_file.unlink(missing_ok=True)
 
 
-def restore(  # noqa: PLR0913
-    run: RunDirectory,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    dataset: DataSet,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> tuple[list[dict[str, Any]], Position, dict[str, Any]]:
-    """Load the newest intact checkpoint, if there is one, into model and optimizer.
+def restore(stage: Stage, state: TrainState) -> dict[str, Any]:
+    """Load the newest intact checkpoint, if there is one, into the state.
 
     Damaged checkpoints are reported and renamed to ``<name>.<time>.damaged``.
 
     Returns:
-        The metrics of the finished epochs; the position to resume from; and facts for
-        ``provenance.json``: the damaged checkpoints, and any differences overridden by
+        Facts for ``provenance.json``: the damaged checkpoints, and any differences overridden by
         ``force``.
 
     Raises:
@@ -104,18 +77,20 @@ def restore(  # noqa: PLR0913
             differ from the run's (the message lists the differences); or if all checkpoints are
             damaged.
     """
-    path, checkpoint = _newest_sound(run)
+    run = stage.run
+    path = distributed.from_rank_0(lambda: _newest_sound(run))
     damaged = sorted(file.name for file in run.checkpoints.glob("*.damaged"))
-    facts = {"damaged_checkpoints": damaged} if damaged else {}
-    if checkpoint is None or path is None:
-        return [], Position(), facts
+    facts: dict[str, Any] = {"damaged_checkpoints": damaged} if damaged else {}
+    if path is None:
+        return facts
+    checkpoint = checkpoints.load(path)
     name = relative_to_root(path)
     missing = [part for part in PARTS if part not in checkpoint]
     needed = [part for part in NEEDED if part in missing]
     if needed:
         raise InputError(f"the checkpoint {name} lacks {', '.join(needed)}: it cannot be used")
     differing = [f"it lacks {part}" for part in missing]
-    differing += _differences(checkpoint, run.config, dataset, mean, std)
+    differing += _differences(checkpoint, stage, state)
     if "optimizer" in checkpoint and checkpoint["optimizer"] is None:
         raise InputError(
             f"{name} was imported without the optimizer's state: its training cannot be resumed"
@@ -128,40 +103,39 @@ def restore(  # noqa: PLR0913
     if differing:
         facts["forced"] = differing
     weights = checkpoints.strip_wrapper_prefix(checkpoint["model"], name)
-    checkpoints.load_weights(model, weights, name)
+    checkpoints.load_weights(state.model, weights, name)
     if "optimizer" in checkpoint:
-        load_optimizer_state(optimizer, checkpoint["optimizer"], run.config)
-    position = Position(**checkpoint["position"])
-    print(f"resuming from {name}, epoch {position.epoch}", flush=True)
-    return checkpoint["metrics"], position, facts
+        _load_optimizer(state.optimizer, checkpoint["optimizer"], run.config)
+    state.rows, state.position = checkpoint["metrics"], Position(**checkpoint["position"])
+    print(f"resuming from {name}, epoch {state.position.epoch}", flush=True)
+    return facts
 
 
-def _newest_sound(run: RunDirectory) -> tuple[Path | None, dict[str, Any] | None]:
+def _newest_sound(run: RunDirectory) -> Path | None:
     """Find the newest intact checkpoint, and rename damaged ones.
 
     Returns:
-        Its path and content; both are None if there is no checkpoint.
+        Its path; None if there is no checkpoint.
 
     Raises:
         InputError: if there are checkpoints, but all are damaged.
     """
-    kept = [checkpoints.checkpoint_path(run, e) for e in reversed(checkpoints.kept_epochs(run))]
-    newest: tuple[Path | None, dict[str, Any] | None] = (None, None)
-    damaged = []
+    kept = [checkpoints.checkpoint_path(run, e) for e in reversed(kept_epochs(run))]
+    newest, reached, damaged = None, (0, 0), []
     for path in (run.last_checkpoint, run.previous_checkpoint, *kept):
         if not path.is_file():
             continue
         try:
-            found = (path, checkpoints.load(path))
+            place = _place(checkpoints.load(path))
         except checkpoints.DamagedError as error:
             damaged.append(path)
             print(f"!! {error}", flush=True)
             continue
-        if newest[1] is None or _place(found[1]) > _place(newest[1]):
-            newest = found
+        if newest is None or place > reached:
+            newest, reached = path, place
         if path != run.previous_checkpoint:  # the ones that follow are older
             break
-    if damaged and newest[1] is None and not run.config.force:
+    if damaged and newest is None and not run.config.force:
         raise InputError(
             f"all checkpoints of {run.path.name} are damaged; restore "
             f"{relative_to_root(damaged[0])} from a copy, or start again with --force"
@@ -176,14 +150,9 @@ def _place(checkpoint: dict[str, Any]) -> tuple[int, int]:
     return position.get("epoch", 0), position.get("step", 0)
 
 
-def _differences(
-    checkpoint: dict[str, Any],
-    config: RunConfig,
-    dataset: DataSet,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Iterator[str]:
+def _differences(checkpoint: dict[str, Any], stage: Stage, state: TrainState) -> Iterator[str]:
     """Yield a description of each difference between a checkpoint and this run."""
+    config, dataset = stage.run.config, stage.dataset
     stored = RunConfig.from_dict(checkpoint["config"])
     for name, (theirs, ours) in stored.differences(config, (IDENTITY, PRETRAIN)).items():
         yield f"{name} was {theirs!r}, now {ours!r}"
@@ -192,7 +161,7 @@ def _differences(
             f"the files of {relative_to_root(dataset.root)} were "
             f"{checkpoint['data_fingerprint']}, now {dataset.fingerprint}"
         )
-    now = {"classes": dataset.classes, "mean": list(mean), "std": list(std)}
+    now = {"classes": dataset.classes, "mean": list(state.mean), "std": list(state.std)}
     for name, value in now.items():
         if checkpoint[name] != value:
             yield f"{name} was {checkpoint[name]}, now {value}"
@@ -203,7 +172,7 @@ def _differences(
             yield f"the code of {name} was {version}, now {CODE_VERSION.get(name)}"
 
 
-def load_optimizer_state(
+def _load_optimizer(
     optimizer: torch.optim.Optimizer, state: dict[str, Any], config: RunConfig
 ) -> None:
     """Load SGD's state in the memory layout of the weights, as its fused step needs it."""
@@ -216,16 +185,6 @@ def load_optimizer_state(
             if momentum is not None:
                 own = torch.empty_like(weight, requires_grad=False).copy_(momentum)
                 optimizer.state[weight]["momentum_buffer"] = own
-
-
-def optimizer_state_on_cpu(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return SGD's state on the CPU, to be sent to another process."""
-    state = optimizer.state_dict()
-    on_cpu = {
-        index: {name: value.cpu() for name, value in values.items() if value is not None}
-        for index, values in state["state"].items()
-    }
-    return state | {"state": on_cpu}
 
 
 def check_space(run: RunDirectory, model: nn.Module, done: int) -> None:
@@ -259,6 +218,9 @@ def limit_restarts(run: RunDirectory, position: Position) -> Iterator[None]:
     Raises:
         InputError: if the last STARTS starts were all from this position.
     """
+    if distributed.rank():
+        yield
+        return
     place = [position.epoch, position.step, run.config.rolling_minutes]
     noted = read_json(run.restarts_file) if run.restarts_file.is_file() else {}
     starts = noted["starts"] if noted.get("place") == place else 0

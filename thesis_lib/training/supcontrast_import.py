@@ -18,7 +18,8 @@ from thesis_lib.errors import InputError
 from thesis_lib.models import create_backbone, has_resnet_stem
 from thesis_lib.runs.artifacts import METRICS_COLUMNS, trained_epochs
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.provenance import stage
+from thesis_lib.runs.plateau import kept_epochs
+from thesis_lib.runs.provenance import recorded
 from thesis_lib.runs.stages import is_pretrained
 from thesis_lib.system.files import write_csv
 from thesis_lib.system.locks import locked
@@ -111,7 +112,7 @@ def _import(  # noqa: PLR0913
         ],
         "supcontrast_options": json.loads(json.dumps(first.options, default=str)),
     }
-    with stage(run, "pretrain", **facts):
+    with recorded(run, "pretrain", **facts):
         write_csv(run.metrics_file, _table(rows))
         run.write_config()
         partial.rename(run.checkpoints)
@@ -127,7 +128,7 @@ def unknown_settings(first: SupContrastCheckpoint, settings: Mapping[str, Any]) 
 
 def describe_import(run: RunDirectory, files: Sequence[Path], settings: Mapping[str, Any]) -> str:
     """Describe an import: its epochs, the defaults used, and whether training can be resumed."""
-    epochs, config = checkpoints.kept_epochs(run), run.config
+    epochs, config = kept_epochs(run), run.config
     lines = [
         f"{run.path.name}: imported {len(epochs)} checkpoints, epochs {epochs[0]} to "
         f"{epochs[-1]} of {config.epochs}"

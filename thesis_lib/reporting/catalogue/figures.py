@@ -12,7 +12,7 @@ from thesis_lib.data.images import read_pixels
 from thesis_lib.data.leakage import example_pairs
 from thesis_lib.data.loaders import example_views
 from thesis_lib.evaluation.metrics import per_class_table, worst_mistakes
-from thesis_lib.evaluation.probing import best_curves, epochs_to_probe, run_plateau, smooth
+from thesis_lib.evaluation.probing import best_curves
 from thesis_lib.figures import data_set as of_data
 from thesis_lib.figures import results as of_results
 from thesis_lib.figures import retrieval as of_retrieval
@@ -28,8 +28,8 @@ from thesis_lib.runs.artifacts import (
     read_metrics,
     read_probe,
 )
+from thesis_lib.runs.plateau import epochs_to_probe, kept_epochs, run_plateau, smooth
 from thesis_lib.system.files import read_json
-from thesis_lib.training.checkpoints import kept_epochs
 
 
 @dataclass(frozen=True)

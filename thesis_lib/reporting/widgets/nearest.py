@@ -4,26 +4,23 @@ import os
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import Split
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.features import extract_features
+from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.knn import unit_vectors
 from thesis_lib.evaluation.retrieval import stored_table
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.widgets.front_end import Explorer, shown
 from thesis_lib.reporting.widgets.pictures import STYLE, Group, Picture, figure_of, html_of
 from thesis_lib.runs.artifacts import read_retrieval_predictions
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.paths import find_data
-from thesis_lib.training.checkpoints import checkpoint_path, load_backbone
 
 LISTED = 500  # number of test images offered; a longer list would be hard to use
 
@@ -70,9 +67,11 @@ class _Nearest:
         self.tested = tested.iloc[order]
 
     @cached_property
-    def backbone(self) -> tuple[nn.Module, dict[str, Any]]:
-        """The backbone that extracted the table's features, and its checkpoint's facts."""
-        return load_backbone(checkpoint_path(self.run, self.stored.checkpoint))
+    def backbone(self) -> FrozenBackbone:
+        """The backbone that extracted the table's features."""
+        # One image needs no GPU and no worker processes.
+        run = RunDirectory(self.run.config.updated(workers=0, device="cpu"))
+        return FrozenBackbone.load(run, self.stored.checkpoint)
 
     @cached_property
     def labels(self) -> dict[str, int]:
@@ -114,12 +113,8 @@ class _Nearest:
 
     def _vector(self, path: Path) -> np.ndarray:
         """Extract the image's features, normalised to unit length: (1, d)."""
-        backbone, facts = self.backbone
         images = Images(Split(path.parent, [path.name], np.zeros(1, dtype=np.int64)))
-        config = self.run.config.updated(workers=0)  # one image needs no worker processes
-        device = torch.device("cpu")
-        features = extract_features(backbone, images, config, facts["mean"], facts["std"], device)
-        return unit_vectors(features[0].numpy())
+        return unit_vectors(self.backbone.features(images)[0].numpy())
 
 
 def _children(nearest: _Nearest, first: str) -> list[widgets.Widget]:
