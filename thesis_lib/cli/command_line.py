@@ -161,6 +161,15 @@ def _parser() -> argparse.ArgumentParser:
     status = _command(added, "status", run_commands.status, "show the state of each run")
     status.add_argument("--data", help="show only runs on this data set")
 
+    clean = _command(
+        added,
+        "clean",
+        run_commands.clean,
+        "remove files that finished runs no longer need, such as checkpoints before the plateau",
+    )
+    clean.add_argument("--data", help="clean only runs on this data set")
+    clean.add_argument("--dry-run", action="store_true", help="only list the files")
+
     pretrain = _command(
         added, "pretrain", run_commands.pretrain, "stage 1 without a notebook: pretrain a run"
     )

@@ -73,6 +73,16 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
+def clean(options: argparse.Namespace) -> int:
+    """Remove what finished runs no longer need."""
+    from thesis_lib.runs.cleaning import free_space
+    from thesis_lib.runs.directory import find_runs
+
+    runs = find_runs(options.data and data_set_name(options.data))
+    print("\n".join(free_space(runs, options.dry_run)))
+    return 0
+
+
 def pretrain(options: argparse.Namespace) -> int:
     """Pretrain one run."""
     from thesis_lib.reporting.tables import run_cost

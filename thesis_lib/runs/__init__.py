@@ -17,6 +17,7 @@ HOMES = {
     "find_runs": "directory",
     "run_folders": "directory",
     "listed_differences": "directory",
+    "free_space": "cleaning",
     "artifacts": None,
     "plateau": None,
     "provenance": None,
