@@ -36,18 +36,20 @@ TINY = {
 
 # What takes minutes, starts other programs or kills processes: `make test-all`.
 SLOW = (
-    *("tests/faults/", "tests/slurm/", "tests/notebooks/test_jupyterlab.py"),
-    *("tests/system/test_distributed.py", "tests/workbook/test_parallel.py"),
-    *("tests/reporting/test_chapter.py", "tests/workbook/test_grid.py::test_whole_workbook"),
-    *(
-        "tests/workbook/test_grid.py::test_failing_notebook",
-        "tests/training/test_supcontrast_import.py",
-        "tests/training/test_recipe.py::test_a_data_set_without_val_runs_through",
-        "tests/training/test_pretraining.py::test_compiled_run_trains_and_resumes",
-    ),
+    "tests/faults/",
+    "tests/slurm/",
+    "tests/notebooks/test_jupyterlab.py",
+    "tests/reporting/test_chapter.py",
+    "tests/system/test_distributed.py",
+    "tests/training/test_supcontrast_import.py",
+    "tests/workbook/test_parallel.py",
     "tests/figures/test_figures.py::test_long_and_many_names_leave_the_key_on_the_page",
-    "tests/test_models.py::test_thesis_backbone_takes_a_real_step_at_224_px",
     "tests/prediction/test_export.py::test_timm_alone_loads_a_backbone",
+    "tests/test_models.py::test_thesis_backbone_takes_a_real_step_at_224_px",
+    "tests/training/test_pretraining.py::test_compiled_run_trains_and_resumes",
+    "tests/training/test_recipe.py::test_a_data_set_without_val_runs_through",
+    "tests/workbook/test_grid.py::test_failing_notebook",
+    "tests/workbook/test_grid.py::test_whole_workbook",
 )
 
 

@@ -17,7 +17,6 @@ from thesis_lib.runs.directory import RunDirectory, read_json
 from thesis_lib.system.processes import is_alive
 from thesis_lib.workbook.parameters import as_options
 
-pytestmark = pytest.mark.slow
 EPOCHS = 60
 OWNED = """
 import json, sys

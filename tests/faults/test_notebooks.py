@@ -171,7 +171,6 @@ def test_notebook_without_parameters_cell_is_refused_before_a_kernel_starts(
     faults("parameter that no notebook knows", 1, 1)
 
 
-@pytest.mark.slow
 def test_frozen_kernel_would_be_waited_for_without_its_heartbeat(tmp_path, monkeypatch, mark):
     monkeypatch.chdir(tmp_path)
     given = notebook(f"open('began', 'w').close()\n{FAULTS['kernel frozen']}")
@@ -187,7 +186,6 @@ def test_frozen_kernel_would_be_waited_for_without_its_heartbeat(tmp_path, monke
     assert not waiting.is_alive()
 
 
-@pytest.mark.slow
 def test_executions_leave_neither_threads_nor_open_files_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     held = []
@@ -198,7 +196,6 @@ def test_executions_leave_neither_threads_nor_open_files_behind(tmp_path, monkey
     assert held[1:] == held[:1] * 3  # the first execution makes the shared event loop
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("protected", [True, False])
 def test_sigterm_amid_papermills_own_work_is_obeyed(tmp_path, monkeypatch, mark, protected):
     """asyncio holds back exceptions that a signal handler raises in a task, except SystemExit."""
@@ -243,7 +240,6 @@ with deferred_signals() as deferral:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "without", "saved", "gone"),
     [
@@ -307,7 +303,6 @@ OPTIONS = (
 )
 
 
-@pytest.mark.slow
 def test_run_goes_on_where_a_signal_to_it_has_ended_it(workbook, mark, faults):
     shutil.rmtree("data/tiny/val")  # so 03 and 04 are left out; the grid below includes them
     options = (*OPTIONS, "--batch-size", "8", "--epochs", "100", "--save-every", "50")
@@ -342,7 +337,6 @@ def test_run_goes_on_where_a_signal_to_it_has_ended_it(workbook, mark, faults):
     faults("SIGKILL of `thesis run`", 1, 1)
 
 
-@pytest.mark.slow
 def test_grid_that_is_killed_ten_times_does_everything_once(workbook, mark, faults):
     options = (*OPTIONS, "--batch-size", "8", "16", "--epochs", "16", "--save-every", "1")
     choose, lives = random.Random(9), []

@@ -343,7 +343,6 @@ def wait_for(process: subprocess.Popen, moment: str, run: RunDirectory, random_:
         time.sleep(random_.uniform(0.2, 1.2))
 
 
-@pytest.mark.slow
 def test_kill_storm_ends_with_the_bits_of_a_run_that_lived(workbook, faults):
     config = RunConfig.from_dict(STORM)
     process = start_life(config.updated(tag="whole"))

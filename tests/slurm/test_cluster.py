@@ -25,10 +25,7 @@ from thesis_lib.workbook.status import status_lines
 
 from .one_node import can_start, one_node
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not can_start(), reason="needs slurm-wlm, munge and root"),
-]
+pytestmark = pytest.mark.skipif(not can_start(), reason="needs slurm-wlm, munge and root")
 WAIT = 900  # seconds: a notebook starts in 5 s or in 60, depending on the machine and its load
 COMMON = {
     "data": "data/tiny",

@@ -131,7 +131,6 @@ def life(workbook, monkeypatch):
         process.kill()
 
 
-@pytest.mark.slow
 def test_runs_at_once_end_with_the_bits_of_one_after_another(life):
     start, printed = life
     assert start(epochs=6).wait(200) == 0
@@ -150,7 +149,6 @@ def test_runs_at_once_end_with_the_bits_of_one_after_another(life):
         ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_runs_at_once_end_with_the_one_that_started_them(life, number):
     start, printed = life
