@@ -17,7 +17,7 @@ from thesis_lib.data.datasets import Split
 from thesis_lib.data.demo import write_digits
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
 from thesis_lib.data.statistics import measure
-from thesis_lib.evaluation.features import FrozenBackbone, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
 from thesis_lib.evaluation.linear_heads import train_heads
 from thesis_lib.training.engine import train_epoch
 from thesis_lib.training.pretraining import create_model
@@ -77,9 +77,8 @@ def accuracies(
         val_features = backbone.features(val_images)[0]
         found.append({})
         for views in (*CACHED, HEAD_EPOCHS):
-            labels = (labels_of(train), labels_of(val))
-            data = (features[:views], labels[0], val_features, labels[1], classes)
-            _, rows = train_heads(*data, config)
+            data = Labelled(features[:views], labels_of(train))
+            _, rows = train_heads(data, Labelled(val_features, labels_of(val)), classes, config)
             found[-1][views] = max(row["val_accuracy"] for row in rows)
     return found
 

@@ -22,7 +22,7 @@ from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.data.statistics import measure
-from thesis_lib.evaluation.features import FrozenBackbone, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
 from thesis_lib.evaluation.linear_heads import train_heads
 from thesis_lib.figures.axes import plain_log_ticks
 from thesis_lib.models import create_backbone
@@ -68,8 +68,8 @@ def stages(images: int) -> None:
     train, val = (Images(dataset.splits[name]) for name in ("train", "val"))
     features = backbone.features(train, config.head_views)
     val_features = backbone.features(val)[0]
-    labels = (labels_of(train.split), labels_of(val.split))
-    train_heads(features, labels[0], val_features, labels[1], CLASSES, config)
+    data = Labelled(features, labels_of(train.split))
+    train_heads(data, Labelled(val_features, labels_of(val.split)), CLASSES, config)
     note("probing", began)
     began = time.perf_counter()
     evaluate(*made_up_test(images), Path("figures"))

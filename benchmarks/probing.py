@@ -13,7 +13,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.loaders import FeatureViews
-from thesis_lib.evaluation.features import FrozenBackbone, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
 from thesis_lib.evaluation.linear_heads import train_heads
 from thesis_lib.models import create_backbone, linear_head
 
@@ -55,7 +55,7 @@ def _features_once(  # noqa: PLR0913
         for _ in range(CHECKPOINTS):
             features = FrozenBackbone(backbone, MEAN, STD, config).features(train, views)
             features = features.to(device)
-            train_heads(features, labels, features[0], labels, classes, config)
+            train_heads(Labelled(features, labels), Labelled(features[0], labels), classes, config)
 
     def old() -> None:
         """Two head epochs of one checkpoint: images read, backbone run, head trained."""
@@ -105,7 +105,7 @@ def many_heads(rounds: int, device: torch.device) -> Iterator[Result]:
             config = RunConfig(image_size=96, head_learning_rates=rates, device=device.type)
             features = FrozenBackbone(backbone, MEAN, STD, config).features(train, views=4)
             features = features.to(device)
-            train_heads(features, labels, features[0], labels, 4, config)
+            train_heads(Labelled(features, labels), Labelled(features[0], labels), 4, config)
 
         what = "a checkpoint's probing, 13 head learning rates, resnet18 at 96 px, 384 images"
         yield _against_one(what, probing, rates, rounds)
@@ -117,8 +117,8 @@ def many_heads(rounds: int, device: torch.device) -> Iterator[Result]:
 
     def heads(rates: tuple[float, ...]) -> None:
         config = RunConfig(head_learning_rates=rates, head_epochs=2)
-        val, val_labels = features[0, :1024], many_labels[:1024]
-        train_heads(features, many_labels, val, val_labels, classes, config)
+        val = Labelled(features[0, :1024], many_labels[:1024])
+        train_heads(Labelled(features, many_labels), val, classes, config)
 
     what = f"the heads alone (13 times the arithmetic), {images:,} features of {width}, 87 classes"
     yield _against_one(what, heads, rates, rounds)

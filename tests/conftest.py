@@ -1,6 +1,11 @@
 """Tiny real data for the tests: some of scikit-learn's digits, and one trained run on them."""
 
 import os
+import signal
+
+# Under nohup or in a background job, SIGINT is ignored, and child processes would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two cores: the threads of torch and of the loading workers would fight for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

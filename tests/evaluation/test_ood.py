@@ -3,6 +3,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from thesis_lib.config import RunConfig
+from thesis_lib.evaluation.features import Labelled
 from thesis_lib.evaluation.ood import (
     SCORES,
     class_folds,
@@ -28,7 +29,7 @@ def measured(num_classes, spread=0.3, **settings):
     config = RunConfig(head_epochs=20, **settings)
     names = [f"class {i}" for i in range(num_classes)]
     kept = np.ones(len(labels), dtype=bool)
-    return measure_ood(train, labels, kept, val, true, names, config)
+    return measure_ood(Labelled(train, labels), kept, Labelled(val, true), names, config)
 
 
 @pytest.mark.parametrize(("num_classes", "folds"), [(2, 0), (3, 3), (4, 4), (5, 5), (87, 5)])
@@ -66,7 +67,9 @@ def test_similarity_is_to_what_the_pruned_table_holds_of_the_known_classes():
     (train, labels), (val, true) = clusters(60, 3, 0.3, 1), clusters(40, 3, 0.3, 2)
     kept = np.arange(60) % 2 == 0
     names = ["a", "b", "c"]
-    rows = measure_ood(train, labels, kept, val, true, names, RunConfig(head_epochs=2))
+    rows = measure_ood(
+        Labelled(train, labels), kept, Labelled(val, true), names, RunConfig(head_epochs=2)
+    )
     unit, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, val))
     for fold in rows[rows["score"] == "similarity"].to_dict("records"):
         left_out = names.index(fold["left_out"])
@@ -80,7 +83,9 @@ def test_probabilities_that_round_to_one_keep_their_order():
     kept, names = np.ones(300, dtype=bool), list("abcd")
     config = RunConfig(head_epochs=20)
     plain, large = (
-        measure_ood(scale * train, labels, kept, scale * val, true, names, config)
+        measure_ood(
+            Labelled(scale * train, labels), kept, Labelled(scale * val, true), names, config
+        )
         for scale in (1, 1000)
     )
     for rows in (plain, large):

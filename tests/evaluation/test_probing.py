@@ -15,7 +15,7 @@ from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.transforms import center_crop, crop_and_resize, draw_crops, draw_random_numbers
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.features import FrozenBackbone, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
 from thesis_lib.evaluation.linear_heads import best_row, train_heads
 from thesis_lib.evaluation.probing import best_checkpoint, best_curves, probe_checkpoints
 from thesis_lib.models import create_backbone
@@ -34,14 +34,18 @@ def clusters(n, seed):
 
 def test_head_is_as_good_as_logistic_regression():
     (train, train_labels), (val, val_labels) = clusters(2000, 1), clusters(2000, 2)
-    _, curve = train_heads(train[None], train_labels, val, val_labels, 4, RunConfig())
+    _, curve = train_heads(
+        Labelled(train[None], train_labels), Labelled(val, val_labels), 4, RunConfig()
+    )
     reference = LogisticRegression(max_iter=1000).fit(train, train_labels)
     assert curve[-1]["val_accuracy"] == pytest.approx(reference.score(val, val_labels), abs=0.01)
 
 
 def test_returned_weights_are_those_of_the_best_head_epoch():
     (train, train_labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
-    weights, curve = train_heads(train[None], train_labels, val, val_labels, 4, RunConfig())
+    weights, curve = train_heads(
+        Labelled(train[None], train_labels), Labelled(val, val_labels), 4, RunConfig()
+    )
     logits = val @ weights["weight"].T + weights["bias"]
     accuracy = (logits.argmax(1) == val_labels).float().mean().item()
     assert accuracy == pytest.approx(max(row["val_accuracy"] for row in curve))
@@ -50,7 +54,9 @@ def test_returned_weights_are_those_of_the_best_head_epoch():
 def test_head_learns_from_the_views_in_turn():
     (train, labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
     views = torch.stack((train, torch.zeros_like(train)))
-    _, curve = train_heads(views, labels, val, val_labels, 4, RunConfig(head_epochs=4))
+    _, curve = train_heads(
+        Labelled(views, labels), Labelled(val, val_labels), 4, RunConfig(head_epochs=4)
+    )
     assert (
         curve[1]["train_loss"] > 1.2 > curve[2]["train_loss"]
     )  # nothing to learn from zeros: log(4)
@@ -61,7 +67,7 @@ RATES = (0.025, 0.25, 2.5)
 
 def test_heads_trained_together_are_those_trained_alone():
     (train, train_labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
-    data = (train[None], train_labels, val, val_labels, 4)
+    data = (Labelled(train[None], train_labels), Labelled(val, val_labels), 4)
     _, together = train_heads(*data, RunConfig(head_learning_rates=RATES, head_epochs=70))
     for rate in RATES:
         _, alone = train_heads(*data, RunConfig(head_learning_rates=(rate,), head_epochs=70))
@@ -76,7 +82,9 @@ def test_head_is_trained_as_a_plain_loop_would():
     """Train a head with torch.optim.SGD: momentum 0.9, no weight decay, the recipe's schedule."""
     (train, labels), (val, val_labels) = clusters(600, 1), clusters(100, 2)
     config = RunConfig(head_epochs=92)
-    weights, curve = train_heads(train[None], labels, val, val_labels, 4, config)
+    weights, curve = train_heads(
+        Labelled(train[None], labels), Labelled(val, val_labels), 4, config
+    )
     torch.manual_seed(config.seed)
     head = torch.nn.Linear(8, 4)
     momenta = [torch.zeros_like(p) for p in head.parameters()]
@@ -113,7 +121,7 @@ def test_of_several_learning_rates_the_best_on_validation_is_kept(trained):
 
 def test_learning_rate_that_diverges_harms_no_other_and_is_never_chosen():
     (train, labels), (val, val_labels) = clusters(300, 1), clusters(300, 2)
-    data = (train[None] * 1e3, labels, val * 1e3, val_labels, 4)
+    data = (Labelled(train[None] * 1e3, labels), Labelled(val * 1e3, val_labels), 4)
     config = RunConfig(head_learning_rates=(1e38, 1e-6), head_epochs=5)
     weights, rows = train_heads(*data, config)
     assert not np.isfinite(rows[-2]["train_loss"]) and np.isfinite(rows[-1]["train_loss"])

@@ -16,7 +16,7 @@ from thesis_lib.evaluation.comparison import compare_with_head
 from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.knn import LookupTable
 from thesis_lib.evaluation.probing import probe_checkpoints
-from thesis_lib.evaluation.pruning import THRESHOLDS, choose_threshold, pruning_curve
+from thesis_lib.evaluation.pruning import THRESHOLDS, Queries, choose_threshold, pruning_curve
 from thesis_lib.evaluation.retrieval import retrieve, stored_table
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting.results import misleading
@@ -262,8 +262,9 @@ def test_differences_are_to_the_full_table_on_the_same_images():
     table = LookupTable(vectors, labels, [f"{i}.png" for i in range(60)], ["a", "b", "c"])
     kept = np.zeros((2, 60), dtype=bool)
     kept[0, :12] = kept[1] = True
-    queries, true = vectors[::2] + 0.01, labels[::2]
-    curve, found = pruning_curve(table, kept, "val", queries, true, 1, thresholds=(0.8, 1.0))
+    true = labels[::2]
+    queries = Queries("val", vectors[::2] + 0.01, true)
+    curve, found = pruning_curve(table, kept, queries, 1, thresholds=(0.8, 1.0))
     right = np.array([one["predicted"] == true for one in found])
     assert curve["difference"].tolist() == [right[0].mean() - right[1].mean(), 0]
     assert curve.loc[0, "difference"] < 0

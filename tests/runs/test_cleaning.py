@@ -8,7 +8,7 @@ from thesis_lib.evaluation.retrieval import retrieve
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.runs.cleaning import unneeded_files
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.plateau import epochs_to_probe, kept_epochs
+from thesis_lib.runs.plateau import epochs_to_probe, kept_epochs, run_plateau
 from thesis_lib.runs.stages import IS_DONE
 from thesis_lib.system.locks import locked
 from thesis_lib.training.pretraining import pretrain
@@ -65,6 +65,16 @@ def test_a_cleaned_run_stays_done_and_can_be_probed_again(finished):
     assert probe_checkpoints(again)["checkpoint"].tolist() == probed
     final_test(again)
     retrieve(again)
+
+
+def test_no_checkpoint_between_the_plateau_and_the_last_is_removed(finished):
+    """Though only the last ones are probed: the run may be probed again from the plateau on."""
+    run = RunDirectory(finished.config.updated(probe_from=9))
+    plateau = run_plateau(run)
+    assert plateau is not None and plateau < min(epochs_to_probe(run))
+    probe_checkpoints(run)
+    main(["clean"])
+    assert set(kept_epochs(run)) == {2, *range(plateau, 10)}
 
 
 def test_runs_in_use_or_unfinished_are_left_alone(workbook, tiny_config, finished, capsys):

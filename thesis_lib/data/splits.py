@@ -41,7 +41,7 @@ def split_files(files: Sequence[str], recipe: str, seed: int = 42) -> dict[str, 
     return {"train": train, "val": val, "test": test}
 
 
-def split_dataset(  # noqa: PLR0913
+def split_dataset(  # noqa: PLR0913 - the options of `thesis split`
     source: Path,
     destination: Path,
     recipe: str = "linear-head",

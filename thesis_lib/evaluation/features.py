@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,8 +65,8 @@ class FrozenBackbone:
     def features(self, images: Images, views: int = 0) -> Tensor:
         """Extract the features of all images of a split.
 
-        Several ranks take turns with the batches. The batches, and therefore the features, are
-        the same for any number of ranks.
+        The batches are dealt out to the ranks. The batches, and therefore the features, are the
+        same for any number of ranks.
 
         Args:
             images: images of the split.
@@ -107,6 +108,13 @@ class FrozenBackbone:
             for pixels in loader:  # (k * views, size, size, 3) uint8
                 features = self(pixels).unflatten(0, (-1, max(dataset.num_views, 1)))
                 yield features.transpose(0, 1).cpu()
+
+
+class Labelled(NamedTuple):
+    """Features of some images, and the integer class labels of the images."""
+
+    features: Any
+    labels: Any
 
 
 def labels_of(split: Split) -> Tensor:

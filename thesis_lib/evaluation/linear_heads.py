@@ -9,19 +9,15 @@ from torch import Tensor
 
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
+from thesis_lib.evaluation.features import Labelled
 from thesis_lib.models import linear_head
 
 MOMENTUM = 0.9
 
 
 @torch.inference_mode()
-def train_heads(  # noqa: PLR0913
-    train: Tensor,
-    train_labels: Tensor,
-    val: Tensor,
-    val_labels: Tensor,
-    num_classes: int,
-    config: RunConfig,
+def train_heads(
+    train: Labelled, val: Labelled, num_classes: int, config: RunConfig
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Train one linear head per learning rate by SGD without weight decay, all at once.
 
@@ -30,10 +26,9 @@ def train_heads(  # noqa: PLR0913
 
     Args:
         train: (views, n, d) features; the views are used in rotation, one per epoch. Each is
-            moved to the device only when it is used, since all of them may not fit there.
-        train_labels: (n,) integer class labels.
+            moved to the device of ``val`` only when it is used, since all of them may not fit
+            there. The labels (n,) are on that device.
         val: (m, d) features of the center crops.
-        val_labels: (m,) integer class labels.
         num_classes: number of classes.
         config: the ``head_*`` settings and the seed.
 
@@ -45,16 +40,18 @@ def train_heads(  # noqa: PLR0913
     Raises:
         InputError: if no head's loss stays finite.
     """
-    views, n, width = train.shape
+    device, (views, n, width) = val.features.device, train.features.shape
     heads = len(config.head_learning_rates)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         first = linear_head(width, num_classes)
-    weight = first.weight.detach().repeat(heads, 1).to(val)  # (heads * num_classes, d)
-    bias = first.bias.detach().repeat(heads)[:, None].to(val)  # (heads * num_classes, 1)
+    weight = first.weight.detach().repeat(heads, 1).to(device)  # (heads * num_classes, d)
+    bias = first.bias.detach().repeat(heads)[:, None].to(device)  # (heads * num_classes, 1)
     weight_momentum, bias_momentum = torch.zeros_like(weight), torch.zeros_like(bias)
-    peaks = torch.tensor(config.head_learning_rates).repeat_interleave(num_classes)[:, None].to(val)
-    minus_one = -torch.ones((), device=val.device)
+    peaks = (
+        torch.tensor(config.head_learning_rates).repeat_interleave(num_classes)[:, None].to(device)
+    )
+    minus_one = -torch.ones((), device=device)
     rows: list[dict[str, float]] = []
     best: dict[str, float] | None = None
     best_weights: dict[str, Tensor] = {}
@@ -62,12 +59,12 @@ def train_heads(  # noqa: PLR0913
         passed = sum(epoch > decay for decay in config.head_decay_epochs)
         rates = peaks * config.head_decay_rate**passed
         order = np.random.default_rng((config.seed, epoch)).permutation(n)
-        order = torch.from_numpy(order).to(val.device)
-        view = train[(epoch - 1) % views].to(val.device)
-        loss_sums = torch.zeros(heads, device=val.device)
+        order = torch.from_numpy(order).to(device)
+        view = train.features[(epoch - 1) % views].to(device)
+        loss_sums = torch.zeros(heads, device=device)
         for batch in order.split(config.head_batch_size):
             features = view.index_select(0, batch)
-            labels = train_labels.index_select(0, batch).expand(heads, 1, -1)
+            labels = train.labels.index_select(0, batch).expand(heads, 1, -1)
             log_p = _logits(features, weight, bias, heads).log_softmax(1)
             loss_sums -= log_p.gather(1, labels).sum((1, 2))
             # Gradient of the cross-entropy: (softmax - one-hot label) times the features.
@@ -76,14 +73,14 @@ def train_heads(  # noqa: PLR0913
             bias_momentum.mul_(MOMENTUM).add_(error.mean(1, keepdim=True))
             weight.addcmul_(rates, weight_momentum, value=-1)
             bias.addcmul_(rates, bias_momentum, value=-1)
-        predicted = _logits(val, weight, bias, heads).max(1).indices  # (heads, m)
-        correct = (predicted == val_labels).sum(1).tolist()
+        predicted = _logits(val.features, weight, bias, heads).max(1).indices  # (heads, m)
+        correct = (predicted == val.labels).sum(1).tolist()
         losses = (loss_sums / n).tolist()
         for head, rate in enumerate(config.head_learning_rates):
             row = {
                 "head_epoch": epoch,
                 "train_loss": losses[head],
-                "val_accuracy": correct[head] / len(val_labels),
+                "val_accuracy": correct[head] / len(val.labels),
                 "head_learning_rate": rate,
             }
             rows.append(row)

@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from thesis_lib.config import FALSE_POSITIVE_RATE, RunConfig
+from thesis_lib.evaluation.features import Labelled
 from thesis_lib.evaluation.knn import Index, unit_vectors
 from thesis_lib.evaluation.linear_heads import train_heads
 
@@ -23,14 +24,8 @@ TPR = 0.95
 SCORES = ("similarity", "max softmax", "energy")
 
 
-def measure_ood(  # noqa: PLR0913
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    kept: np.ndarray,
-    queries: np.ndarray,
-    query_labels: np.ndarray,
-    classes: list[str],
-    config: RunConfig,
+def measure_ood(
+    train: Labelled, kept: np.ndarray, queries: Labelled, classes: list[str], config: RunConfig
 ) -> pd.DataFrame:
     """Measure how well three scores separate images of left-out classes from known classes.
 
@@ -45,11 +40,9 @@ def measure_ood(  # noqa: PLR0913
       of its logits (Liu et al., NeurIPS 2020).
 
     Args:
-        train: (n, d) features of the training images.
-        train_labels: (n,) indices into ``classes``.
+        train: (n, d) features of the training images; labels are indices into ``classes``.
         kept: (n,) bool, whether the pruned table keeps the image.
         queries: (m, d) features of the query images.
-        query_labels: (m,) indices into ``classes``.
         classes: class names.
         config: the ``head_*`` settings and the seed.
 
@@ -61,11 +54,10 @@ def measure_ood(  # noqa: PLR0913
     """
     rows = []
     for fold, left_out in enumerate(class_folds(len(classes), config.seed), 1):
-        known = ~np.isin(train_labels, left_out)
-        is_ood = np.isin(query_labels, left_out)
+        is_ood = np.isin(queries.labels, left_out)
         if is_ood.all() or not is_ood.any():
             continue
-        scores = _scores(train, train_labels, known, kept, queries, query_labels, ~is_ood, config)
+        scores = _scores(train, kept, queries, left_out, config)
         facts = {
             "fold": fold,
             "left_out": "; ".join(classes[label] for label in left_out),
@@ -107,30 +99,23 @@ def detection_metrics(known_score: np.ndarray, is_ood: np.ndarray) -> dict[str, 
     }
 
 
-def _scores(  # noqa: PLR0913
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    known: np.ndarray,
-    kept: np.ndarray,
-    queries: np.ndarray,
-    query_labels: np.ndarray,
-    known_queries: np.ndarray,
-    config: RunConfig,
+def _scores(
+    train: Labelled, kept: np.ndarray, queries: Labelled, left_out: np.ndarray, config: RunConfig
 ) -> dict[str, np.ndarray]:
     """Compute SCORES for the queries, with a table and a head of the known classes only."""
+    known, known_queries = (~np.isin(data.labels, left_out) for data in (train, queries))
     # Pruning is done within classes, so leaving classes out does not change it for the others.
-    table = Index(unit_vectors(train[known & kept]))
-    similarity, _ = table.search(unit_vectors(queries), 1)
-    known_labels, new_labels = np.unique(train_labels[known], return_inverse=True)
+    table = Index(unit_vectors(train.features[known & kept]))
+    similarity, _ = table.search(unit_vectors(queries.features), 1)
+    known_labels, new_labels = np.unique(train.labels[known], return_inverse=True)
+    query_labels = np.searchsorted(known_labels, queries.labels[known_queries])
     weights, _ = train_heads(
-        torch.from_numpy(train[known])[None],
-        torch.from_numpy(new_labels),
-        torch.from_numpy(queries[known_queries]),
-        torch.from_numpy(np.searchsorted(known_labels, query_labels[known_queries])),
+        Labelled(torch.from_numpy(train.features[known])[None], torch.from_numpy(new_labels)),
+        Labelled(torch.from_numpy(queries.features[known_queries]), torch.from_numpy(query_labels)),
         len(known_labels),
         config,
     )
-    logits = queries @ weights["weight"].numpy().T + weights["bias"].numpy()
+    logits = queries.features @ weights["weight"].numpy().T + weights["bias"].numpy()
     logits = np.sort(logits.astype(np.float64), axis=1)  # the largest last
     return {
         "similarity": similarity[:, 0],

@@ -14,7 +14,7 @@ from thesis_lib.data.cache import Images
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.calibration import fit_temperature
 from thesis_lib.evaluation.comparison import compare
-from thesis_lib.evaluation.features import FrozenBackbone, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.linear_heads import best_row, train_heads
 from thesis_lib.evaluation.metrics import wilson_interval
@@ -52,11 +52,11 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
 
 def _probe(stage: Stage) -> None:
     run, inputs = stage.run, probe_inputs(stage.run)
-    epochs = epochs_to_probe(run)
+    epochs = distributed.from_rank_0(lambda: epochs_to_probe(run))
     train, val = stage.images("train"), stage.images("val")
     if distributed.rank() == 0:
         run.selection_file.unlink(missing_ok=True)
-        if run.test_file.is_file():  # tests another choice; kept for the history of the next test
+        if run.test_file.is_file():  # an earlier choice; the next test adds it to its history
             os.replace(run.test_file, run.superseded_test_file)
         run.write_config()
     heads: dict[int, dict[str, Any]] = {}
@@ -65,12 +65,11 @@ def _probe(stage: Stage) -> None:
         file = run.heads / f"head_{epoch:04d}.pth"
         head = distributed.from_rank_0(functools.partial(_read_head, file, inputs))
         if head is None:
-            try:
-                backbone = FrozenBackbone.load(run, epoch)
-            except checkpoints.DamagedError as error:
-                print(f"!! left out: {error}", flush=True)
+            backbone = _load(run, epoch)
+            if not distributed.on_all_ranks(backbone is not None):
                 damaged.append(epoch)
                 continue
+            assert backbone is not None
             features = _probe_features(backbone, train, val)
             if distributed.rank():
                 continue
@@ -87,6 +86,15 @@ def _probe(stage: Stage) -> None:
         )
     if distributed.rank() == 0:
         _select(run, heads, damaged)
+
+
+def _load(run: RunDirectory, epoch: int) -> FrozenBackbone | None:
+    """Load a checkpoint's backbone; report a damaged checkpoint and return None."""
+    try:
+        return FrozenBackbone.load(run, epoch)
+    except checkpoints.DamagedError as error:
+        print(f"!! left out: {error}", flush=True)
+        return None
 
 
 def _select(run: RunDirectory, heads: dict[int, dict[str, Any]], damaged: list[int]) -> None:
@@ -172,10 +180,8 @@ def _probe_checkpoint(
     device, labels = backbone.device, labels_of(val.split)
     crops, center_crops, val_features = features[0], features[1][0], features[2][0]
     weights, curve = train_heads(
-        crops,
-        labels_of(train.split).to(device),
-        val_features.to(device),
-        labels.to(device),
+        Labelled(crops, labels_of(train.split).to(device)),
+        Labelled(val_features.to(device), labels.to(device)),
         len(classes),
         backbone.config,
     )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,21 @@ def _kept_of_class(
     return kept
 
 
+@dataclass(frozen=True)
+class Queries:
+    """Images to classify with a look-up table.
+
+    ``split`` is val, test, or train (leave-one-out), ``vectors`` (m, d) are the unit vectors of
+    their features, ``labels`` (m,) their classes, and ``exclude`` (m,) their row indices in the
+    table, or None if they are not in it.
+    """
+
+    split: str
+    vectors: np.ndarray
+    labels: np.ndarray
+    exclude: np.ndarray | None = None
+
+
 def query_table(
     table: LookupTable, queries: np.ndarray, neighbours: int, exclude: np.ndarray | None = None
 ) -> dict[str, Any]:
@@ -175,14 +191,11 @@ def curve_row(
     }
 
 
-def pruning_curve(  # noqa: PLR0913
+def pruning_curve(
     table: LookupTable,
     kept: np.ndarray,
-    split: str,
-    queries: np.ndarray,
-    true: np.ndarray,
+    queries: Queries,
     neighbours: int,
-    exclude: np.ndarray | None = None,
     thresholds: Iterable[float] = THRESHOLDS,
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Classify the queries with the table pruned at each threshold.
@@ -190,8 +203,8 @@ def pruning_curve(  # noqa: PLR0913
     Args:
         table: look-up table of all training images.
         kept: (num_thresholds, n) bool, see :func:`kept_images`.
-        split, queries, true, neighbours: see :func:`curve_row` and :func:`query_table`.
-        exclude: (m,) row index of each query in ``table``; None if the queries are not in it.
+        queries: the images to classify.
+        neighbours: number of nearest neighbours that vote.
         thresholds: ascending; the last one is FULL.
 
     Returns:
@@ -204,12 +217,11 @@ def pruning_curve(  # noqa: PLR0913
     for threshold, holds in zip(thresholds, kept, strict=True):
         pruned = table.only(holds)
         new_rows = np.where(holds, np.cumsum(holds) - 1, -1)  # row indices in the pruned table
-        found = query_table(
-            pruned, queries, neighbours, None if exclude is None else new_rows[exclude]
-        )
-        rows.append(curve_row(pruned, threshold, split, true, found))
+        exclude = None if queries.exclude is None else new_rows[queries.exclude]
+        found = query_table(pruned, queries.vectors, neighbours, exclude)
+        rows.append(curve_row(pruned, threshold, queries.split, queries.labels, found))
         all_found.append(found)
-    right = [found["predicted"] == true for found in all_found]
+    right = [found["predicted"] == queries.labels for found in all_found]
     for row, those in zip(rows, right, strict=True):
         pair = compare("the full table", f"the table at {row['threshold']:.2f}", right[-1], those)
         row |= {"difference": pair.difference, "difference_low": pair.low}

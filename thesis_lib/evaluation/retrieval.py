@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.features import FrozenBackbone
+from thesis_lib.evaluation.features import FrozenBackbone, Labelled
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.metrics import classification_metrics
 from thesis_lib.evaluation.ood import measure_ood
 from thesis_lib.evaluation.pruning import (
     THRESHOLDS,
+    Queries,
     choose_threshold,
     curve_row,
     kept_images,
@@ -120,25 +121,22 @@ def _choose(stage: Stage, features: np.ndarray, val: np.ndarray | None, seconds:
             f"not {run.config.neighbours}"
         )
     kept = kept_images(table.vectors, table.labels, THRESHOLDS)
+    rows = np.arange(len(table))
     if val is not None:
-        split, true, exclude = "val", dataset.splits["val"].labels, None
-        ood_queries = val
-        known, ood_labels = np.ones(len(table), dtype=bool), true
+        queries = Queries("val", unit_vectors(val), dataset.splits["val"].labels)
+        known, ood_queries = rows >= 0, Labelled(val, queries.labels)
     else:  # leave-one-out: each training image is classified by the others
-        split, true, exclude = "train", train.labels, np.arange(len(table))
-        known = exclude % QUERY_SHARE > 0
-        ood_queries, ood_labels = features[~known], true[~known]
-    queries = table.vectors if exclude is not None else unit_vectors(ood_queries)
+        queries = Queries("train", table.vectors, train.labels, rows)
+        known = rows % QUERY_SHARE > 0
+        ood_queries = Labelled(features[~known], train.labels[~known])
     neighbours = run.config.neighbours
-    curve, found = pruning_curve(table, kept, split, queries, true, neighbours, exclude)
+    curve, found = pruning_curve(table, kept, queries, neighbours)
     threshold = choose_threshold(curve)
     chosen = THRESHOLDS.index(threshold)
     ood = measure_ood(
-        features[known],
-        train.labels[known],
+        Labelled(features[known], train.labels[known]),
         kept[chosen][known],
         ood_queries,
-        ood_labels,
         dataset.classes,
         run.config.updated(head_learning_rates=(_head_learning_rate(run),)),
     )
@@ -159,7 +157,7 @@ def _choose(stage: Stage, features: np.ndarray, val: np.ndarray | None, seconds:
         "checkpoint": table_checkpoint(run),
         "neighbours": neighbours,
         "threshold": threshold,
-        "chosen_on": split,
+        "chosen_on": queries.split,
         "images": int(row["images"]),
         "of_images": len(table),
         "index_mib": float(row["index_mib"]),
@@ -196,14 +194,13 @@ def _test(stage: Stage) -> None:
         return
     stored, choice = StoredTable.load(run.table_file), read_json(run.table_choice_file)
     history, table = _history(run), stored.chosen
-    queries = unit_vectors(features[0].numpy())
+    vectors = unit_vectors(features[0].numpy())
     if run.config.test_curve:
-        rows, all_found = pruning_curve(
-            stored.table, stored.kept, "test", queries, test.labels, stored.neighbours
-        )
+        queries = Queries("test", vectors, test.labels)
+        rows, all_found = pruning_curve(stored.table, stored.kept, queries, stored.neighbours)
         found = all_found[stored.index_of(stored.threshold)]
     else:
-        found = query_table(table, queries, stored.neighbours)
+        found = query_table(table, vectors, stored.neighbours)
         rows = pd.DataFrame([curve_row(table, stored.threshold, "test", test.labels, found)])
     curve = read_retrieval(run)
     curve = pd.concat([curve[curve["split"] != "test"], rows], ignore_index=True)

@@ -1,7 +1,8 @@
 """All plots of the thesis in one style: arrays and tables in, a matplotlib Figure out.
 
-To add a plot, write a function in the module of its subject. To show it in the chapter, add an
-entry to ``FIGURES`` in ``thesis_lib.reporting.catalogue.figures`` and call ``draw`` in a notebook.
+To add a plot, write a function in the module of its subject. To show it in the chapter, add it to
+``FIGURES`` in ``thesis_lib.reporting.catalogue.figures`` and to ``ORDER`` in
+``thesis_lib.reporting.chapter``, and call ``draw`` in a notebook (all steps: docs/architecture.md).
 Lengths are in millimetres and font sizes in points, both at print size. Figures are closed in
 pyplot as soon as they are created, so a notebook shows each of them only once.
 

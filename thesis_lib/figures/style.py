@@ -1,7 +1,4 @@
-"""The common style of all figures (sizes, colours, line styles), and how to save a figure.
-
-Importing this module sets the style.
-"""
+"""The common style of all figures (sizes, colours, line styles), and how to save a figure."""
 
 import json
 import warnings
@@ -89,9 +86,6 @@ def set_style(text_width: float = TEXT_WIDTH_MM) -> None:
     )
     # Letters that no installed font has are drawn as boxes; a warning per letter is just noise.
     warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-
-
-set_style()
 
 
 def text_width() -> float:

@@ -15,6 +15,7 @@ from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.retrieval import stored_table
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_probed, is_table_made
+from thesis_lib.system import distributed
 from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import relative_to_root, workbook_root
 from thesis_lib.training.checkpoints import load_classifier
@@ -58,7 +59,7 @@ def load_run_model(run: RunDirectory) -> FinishedModel:
     try:
         table = table_of(run, head["checkpoint"])
     except InputError as error:
-        if is_table_made(run):
+        if is_table_made(run) or distributed.world_size() > 1:  # ranks must not part ways
             raise
         lacking = str(error)
     return FinishedModel(

@@ -59,7 +59,7 @@ def comment(text: str) -> str:
     return f"% {' '.join(text.split())}\n"
 
 
-def latex_table(  # noqa: PLR0913
+def latex_table(  # noqa: PLR0913 - most have defaults
     table: pd.DataFrame,
     caption: str,
     label: str,

@@ -13,7 +13,7 @@ from thesis_lib.system.files import read_json, write_csv, write_json, write_text
 ENDINGS = (".csv", ".json", ".md", ".tex")
 
 
-def write_table(  # noqa: PLR0913
+def write_table(  # noqa: PLR0913 - most have defaults
     table: pd.DataFrame,
     stem: Path,
     caption: str,

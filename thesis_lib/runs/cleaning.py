@@ -1,7 +1,7 @@
 """Remove the files of finished runs that nothing needs any more, to free disk space.
 
-Kept are all files that a figure, a table, ``thesis verify``, ``predict`` or another probing of the
-same run reads.
+Kept are all files that a figure, a table, ``thesis verify``, ``predict`` or another probing from
+the same checkpoint on reads.
 """
 
 import re
@@ -30,14 +30,16 @@ class Unneeded:
 def unneeded_files(run: RunDirectory) -> Iterator[Unneeded]:
     """Find the files of a finished run that nothing needs; of an unfinished run, none.
 
-    A run is finished if its checkpoints were probed with its current settings.
+    A run is finished if its checkpoints were probed with its current settings. Of its
+    checkpoints, those from the loss plateau on are kept, and from ``probe_from`` on if that is
+    earlier.
     """
     if not (is_pretrained(run) and is_probed(run)):
         return
-    needed = {*epochs_to_probe(run), *_chosen_epochs(run), run_plateau(run)}
     probed = set(read_json(run.selection_file)["probed"])
+    first = min(*epochs_to_probe(run), *probed, run_plateau(run) or run.config.epochs)
     for epoch in kept_epochs(run):
-        if epoch not in needed | probed:
+        if epoch < first and epoch not in _chosen_epochs(run):
             yield _unneeded(run.checkpoints / f"epoch_{epoch:04d}.pth", "before the loss plateau")
     if run.last_checkpoint.is_file() and run.previous_checkpoint.is_file():
         yield _unneeded(run.previous_checkpoint, "a copy in case training was interrupted")

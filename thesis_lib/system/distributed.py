@@ -1,8 +1,8 @@
 """Run one command on several processes (ranks) that torchrun has started.
 
-Every rank runs the same code. Only rank 0 prints and writes files; what only one process may
-decide or read, it shares by :func:`from_rank_0`. Without torchrun, a process is rank 0 of a world
-of size 1.
+Every rank runs the same code. Only rank 0 prints and writes files. What only one process may
+decide or read, rank 0 decides or reads, and :func:`from_rank_0` passes the result to the others.
+Without torchrun, a process is rank 0 of a world of size 1.
 """
 
 import contextlib
@@ -103,6 +103,8 @@ def report_worker_errors() -> Iterator[None]:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Return whether another rank cannot be reached; gloo has no exception class for this."""
+    if isinstance(error, InputError):
+        return False
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
 
 
@@ -155,6 +157,15 @@ def from_rank_0(function: Callable[[], T]) -> T:
     result: list[Any] = [None if rank() else function()]
     distributed.broadcast_object_list(result, src=0, group=_messages)
     return result[0]
+
+
+def on_all_ranks(condition: bool) -> bool:
+    """Return whether a condition is true on every rank."""
+    if world_size() == 1:
+        return condition
+    count = torch.tensor(int(condition))
+    distributed.all_reduce(count, group=_messages)
+    return int(count) == world_size()
 
 
 def wait_for_all() -> None:

@@ -42,6 +42,11 @@ def translate_torch_errors(batch: str, timeout: float) -> Iterator[None]:
 
 
 def _no_memory(batch: str) -> str:
+    if not batch.startswith("batch_size"):
+        return (
+            f"out of memory with {batch}; try --cache none, fewer --workers, or a device with more "
+            "memory"
+        )
     return (
         f"out of memory with {batch}, which is never reduced automatically; try a smaller one in "
         "a new run, a smaller --image-size, --precision bfloat16, --cache none, or a device with "

@@ -1,5 +1,8 @@
 """Pretrain a backbone (notebook 02), resume a stopped run, import SupContrast checkpoints.
 
+The loop over the epochs is in ``pretraining``, over the steps in ``engine``; ``run_files`` decides
+when checkpoints are written, and ``checkpoints`` writes them. ``cli.launched`` starts each rank.
+
 Reads  ``data/<name>/train/`` and the channel statistics.
 Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` in the run folder.
 Imports errors, config, models, losses, system, data, runs.

@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parent.parent
 CODE = (
     *("losses", "models", "system/distributed", "data/cache", "data/datasets", "data/loaders"),
     *("data/splits", "data/statistics", "data/transforms", "training/engine"),
-    *("training/pretraining", "training/resume", "training/state", "data/images"),
+    *("training/pretraining", "training/resume", "training/state", "training/stage"),
+    *("training/checkpoints", "data/images", "system/device"),
 )
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 

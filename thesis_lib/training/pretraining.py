@@ -113,8 +113,7 @@ def pretrain(config: RunConfig) -> RunDirectory:
 def _train(stage: Stage, model: nn.Module) -> None:
     """Restore the newest checkpoint, if there is one, and train to the last epoch."""
     run, config = stage.run, stage.run.config
-    mean, std = config.mean or stage.statistics.mean, config.std or stage.statistics.std
-    state = TrainState.create(config, model, mean, std)
+    state = TrainState.create(config, model, stage.mean, stage.std)
     facts = resume.restore(stage, state)
     with resume.limit_restarts(run, state.position):
         images = stage.images("train")

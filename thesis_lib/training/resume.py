@@ -133,7 +133,7 @@ def _newest_sound(run: RunDirectory) -> Path | None:
             continue
         if newest is None or place > reached:
             newest, reached = path, place
-        if path != run.previous_checkpoint:  # the ones that follow are older
+        if path != run.previous_checkpoint:  # what follows is hardly ever newer
             break
     if damaged and newest is None and not run.config.force:
         raise InputError(

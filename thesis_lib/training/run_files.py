@@ -28,7 +28,7 @@ class RunFiles:
     def __init__(self, stage: Stage, state: TrainState) -> None:
         self.stage, self.state, self.run = stage, state, stage.run
         self.scheduled = set(checkpoints.scheduled_epochs(self.run.config))
-        # The position saved in last.pth; it does not exist if it was damaged.
+        # The position saved in last.pth; a damaged last.pth has been renamed and is not there.
         self.saved = state.position if self.run.last_checkpoint.is_file() else Position()
         self.saved_at = time.monotonic()
         self.log: Any = None
@@ -39,6 +39,7 @@ class RunFiles:
             if self.state.rows:  # a kill may have come between saving a checkpoint and its row
                 write_csv(self.run.metrics_file, pd.DataFrame(self.state.rows))
             else:
+                self.run.metrics_file.unlink(missing_ok=True)  # of a training that --force replaces
                 self._log_views()
         return self
 

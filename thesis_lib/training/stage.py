@@ -1,7 +1,7 @@
 """Open a stage of a run: its data set, its lock and its record, for all ranks that work on it."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from thesis_lib.data.cache import Images, open_images
@@ -19,7 +19,7 @@ from thesis_lib.system.paths import data_runs_folder, figures_folder, relative_t
 from thesis_lib.system.torch_errors import translate_torch_errors
 from thesis_lib.training.launcher import run_under_torchrun
 
-# The splits that a stage reads.
+# The splits that must exist and contain images.
 NEEDS = {
     "pretrain": ("train",),
     "probe": ("train", "val"),
@@ -39,6 +39,16 @@ class Stage:
     run: RunDirectory
     dataset: DataSet
     statistics: DataStatistics
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Return the channel means for normalisation: the run's setting, or measured."""
+        return self.run.config.mean or self.statistics.mean
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Return the channel standard deviations for normalisation."""
+        return self.run.config.std or self.statistics.std
 
     def images(self, split: str) -> Images:
         """Open the images of a split, cached as the run's settings say."""

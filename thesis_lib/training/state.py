@@ -1,4 +1,4 @@
-"""The state of a training: all that a checkpoint holds, so that resuming changes no bit."""
+"""The state of a training: model, optimizer and position, which a checkpoint saves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from thesis_lib.system.device import choose_device
 class Position:
     """Record how far training has come: ``step`` steps of ``epoch`` are finished.
 
-    ``loss_sum`` is the sum of the losses of their images, ``seconds`` the time they took.
+    ``loss_sum`` is the sum of the losses of all images in these steps, ``seconds`` their time.
     """
 
     epoch: int = 1

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
-from thesis_lib.data.datasets import DataSet
-from thesis_lib.data.statistics import DataStatistics, data_statistics, readable
+from thesis_lib.data.statistics import data_statistics, readable
 from thesis_lib.errors import InputError
 from thesis_lib.models import create_backbone, has_resnet_stem
 from thesis_lib.runs.artifacts import METRICS_COLUMNS, trained_epochs
@@ -28,6 +27,7 @@ from thesis_lib.system.progress import track
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import check_run
 from thesis_lib.training.resume import Position
+from thesis_lib.training.stage import Stage
 from thesis_lib.training.supcontrast import SupContrastCheckpoint, read_checkpoint, read_losses
 
 
@@ -66,20 +66,18 @@ def import_checkpoints(
     readable(dataset, statistics, config)
     losses = {} if tensorboard is None else read_losses(tensorboard)
     with locked(run.path):
-        _import(run, dataset, statistics, model, first, files, losses)
+        _import(Stage(run, dataset, statistics), model, first, files, losses)
     return run
 
 
-def _import(  # noqa: PLR0913
-    run: RunDirectory,
-    dataset: DataSet,
-    statistics: DataStatistics,
+def _import(
+    stage: Stage,
     model: nn.Module,
     first: SupContrastCheckpoint,
     files: Mapping[int, Path],
     losses: Mapping[int, Mapping[str, float]],
 ) -> None:
-    config = run.config
+    run, config, dataset = stage.run, stage.run.config, stage.dataset
     # Written to another folder first, so that an interrupted import leaves no checkpoints.
     partial = run.path / ".checkpoints.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -93,8 +91,8 @@ def _import(  # noqa: PLR0913
             "config": config.to_dict(),
             "data_fingerprint": dataset.fingerprint,
             "classes": dataset.classes,
-            "mean": list(config.mean or statistics.mean),
-            "std": list(config.std or statistics.std),
+            "mean": list(stage.mean),
+            "std": list(stage.std),
             "code": None,  # unknown
             "precision": None,
             "metrics": _table(rows).to_dict("records"),
