@@ -40,8 +40,10 @@ def predict(options: argparse.Namespace) -> int:
     if model.table is None:
         print(f"nearest_image, similarity and looks_unlike stay empty: {model.lacking}")
     counts: Counter[str] = Counter()
-    if distributed.rank():  # computes its batches, which rank 0 writes
-        return len(list(found))
+    if distributed.rank():  # computes its batches, which rank 0 receives and writes
+        for _ in found:
+            pass
+        return 0
     if options.format == "csv":
         write_predictions(counted(found, counts), output, len(model.classes))
         left_out, why, where = counts["unreadable"], "could not be read", "in the column 'problem'"

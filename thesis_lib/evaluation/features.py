@@ -1,5 +1,6 @@
 """Extract features with a frozen backbone: for linear heads, look-up tables and predictions."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -82,9 +83,9 @@ class FrozenBackbone:
         dataset = FeatureViews(images, self.config.image_size, self.config.seed, views)
         per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
         batches = list(BatchSampler(range(len(images)), per_batch, drop_last=False))
-        own = self._own_features(dataset, batches[distributed.rank() :: distributed.world_size()])
+        compute = functools.partial(self._of_batches, dataset)
         extracted, done = torch.empty(0), 0  # allocated when the first batch shows d
-        for features in distributed.gather_batches(own, len(batches)):
+        for features in distributed.gather_batches(compute, batches):
             if not done:
                 extracted = torch.empty(max(views, 1), len(images), features.shape[-1])
             extracted[:, done : done + features.shape[1]] = features
@@ -100,7 +101,7 @@ class FrozenBackbone:
             )
         return extracted
 
-    def _own_features(self, dataset: FeatureViews, batches: list[list[int]]) -> Iterator[Tensor]:
+    def _of_batches(self, dataset: FeatureViews, batches: list[list[int]]) -> Iterator[Tensor]:
         """Yield the features (max(views, 1), k, d) of each of these batches, on the CPU."""
         workers, is_gpu = worker_count(self.config, self.device), self.device.type == "cuda"
         loader = Loader(dataset, batches, workers, is_gpu, self.config.worker_timeout)

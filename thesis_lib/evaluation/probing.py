@@ -66,10 +66,10 @@ def _probe(stage: Stage) -> None:
         head = distributed.from_rank_0(functools.partial(_read_head, file, inputs))
         if head is None:
             backbone = _load(run, epoch)
-            if not distributed.on_all_ranks(backbone is not None):
+            is_sound = distributed.on_all_ranks(backbone is not None)
+            if backbone is None or not is_sound:
                 damaged.append(epoch)
                 continue
-            assert backbone is not None
             features = _probe_features(backbone, train, val)
             if distributed.rank():
                 continue

@@ -1,6 +1,7 @@
 """Classify new images with a finished model and find their nearest training images."""
 
 import csv
+import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -80,12 +81,12 @@ def _predictions(
     model: FinishedModel, images: Sequence[str], false_positive_rate: float
 ) -> Iterator[Prediction]:
     batches = list(BatchSampler(range(len(images)), IMAGES_PER_BATCH, drop_last=False))
-    own = _own_outputs(model, images, batches[distributed.rank() :: distributed.world_size()])
+    compute = functools.partial(_outputs, model, images)
     with (
         distributed.report_worker_errors(),
         translate_torch_errors(BATCH, model.backbone.config.worker_timeout),
     ):
-        for paths, problems, logits, features in distributed.gather_batches(own, len(batches)):
+        for paths, problems, logits, features in distributed.gather_batches(compute, batches):
             answers = iter(
                 _classify(model, logits, features, false_positive_rate) if len(logits) else ()
             )
@@ -94,7 +95,7 @@ def _predictions(
                 yield Prediction(printable(path), **found)
 
 
-def _own_outputs(
+def _outputs(
     model: FinishedModel, images: Sequence[str], batches: list[list[int]]
 ) -> Iterator[tuple[list[str], list[str], Tensor, Tensor]]:
     """Yield the paths, problems, logits and features of each of these batches, on the CPU."""

@@ -36,10 +36,10 @@ def unneeded_files(run: RunDirectory) -> Iterator[Unneeded]:
     """
     if not (is_pretrained(run) and is_probed(run)):
         return
-    probed = set(read_json(run.selection_file)["probed"])
+    probed, chosen = set(read_json(run.selection_file)["probed"]), _chosen_epochs(run)
     first = min(*epochs_to_probe(run), *probed, run_plateau(run) or run.config.epochs)
     for epoch in kept_epochs(run):
-        if epoch < first and epoch not in _chosen_epochs(run):
+        if epoch < first and epoch not in chosen:
             yield _unneeded(run.checkpoints / f"epoch_{epoch:04d}.pth", "before the loss plateau")
     if run.last_checkpoint.is_file() and run.previous_checkpoint.is_file():
         yield _unneeded(run.previous_checkpoint, "a copy in case training was interrupted")

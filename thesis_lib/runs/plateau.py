@@ -22,9 +22,9 @@ def kept_epochs(run: RunDirectory) -> list[int]:
 
 def smooth(loss: Sequence[float]) -> np.ndarray:
     """Smooth the loss by a centred moving average over 1/20 of the epochs, fewer at the ends."""
-    half = len(loss) // SMOOTHING_SHARE // 2
     import pandas as pd  # imported late, so that `thesis status` answers at once
 
+    half = len(loss) // SMOOTHING_SHARE // 2
     padded = pd.Series(np.asarray(loss, dtype=float))
     return padded.rolling(2 * half + 1, center=True, min_periods=1).mean().to_numpy()
 

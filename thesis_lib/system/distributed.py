@@ -247,21 +247,23 @@ def should_stop(deferral: Deferral) -> bool:
     return bool(number)  # a signal received after the all-reduce counts at the next call
 
 
-def gather_batches(own: Iterator[T], num_batches: int) -> Iterator[T]:
+def gather_batches(
+    compute: Callable[[list[list[int]]], Iterator[T]], batches: list[list[int]]
+) -> Iterator[T]:
     """Yield on rank 0 the results of all batches, in order; on the other ranks nothing.
 
     The batches are dealt out to the ranks: batch i goes to rank i modulo the world size.
 
     Args:
-        own: results of this rank's own batches.
-        num_batches: number of batches of all ranks together.
+        compute: yields the result of each of some batches.
+        batches: all batches.
     """
-    for done, result in enumerate(own):
+    for done, result in enumerate(compute(batches[rank() :: world_size()])):
         if rank():
             distributed.send_object_list([result], dst=0, group=_messages)
             continue
         yield result
-        for other in range(1, min(world_size(), num_batches - done * world_size())):
+        for other in range(1, min(world_size(), len(batches) - done * world_size())):
             received: list[Any] = [None]
             distributed.recv_object_list(received, src=other, group=_messages)
             yield received[0]

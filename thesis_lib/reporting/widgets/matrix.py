@@ -58,10 +58,9 @@ def confusion(results: Results) -> Explorer | Figure:
     """
     members = _Members(results)
     first = members.most_confused()
-    if first is None:
-        figure = figure_of([Group("No test image was misclassified.", ())])
-    else:
-        figure = figure_of([members.group(*first, 0)])
+    nothing = Group("No test image was misclassified.", ())
+    group = nothing if first is None else members.group(*first, 0)
+    figure = figure_of([group], results.config.text_width)
     return shown(lambda: _Matrix(members, first).children, figure)
 
 

@@ -44,7 +44,7 @@ def neighbours(results: Results, image: str = "", k: int = 8) -> Explorer | Figu
     """
     nearest = _Nearest(results, k)
     first = image or nearest.tested["path"].iloc[0]
-    figure = figure_of(nearest.groups(first))
+    figure = figure_of(nearest.groups(first), results.config.text_width)
     return shown(lambda: _children(nearest, first), figure)
 
 

@@ -46,8 +46,12 @@ class Group:
     pictures: Sequence[Picture]
 
 
-def figure_of(groups: Sequence[Group]) -> Figure:
-    """Draw groups as a figure; an unreadable picture is an empty frame above the reason."""
+def figure_of(groups: Sequence[Group], text_width: float = figures.style.TEXT_WIDTH_MM) -> Figure:
+    """Draw groups as a figure; an unreadable picture is an empty frame above the reason.
+
+    ``text_width`` is the width of the thesis's text block in mm.
+    """
+    figures.set_style(text_width)
     drawn = []
     for group in groups:
         images: list[np.ndarray | None] = []

@@ -32,7 +32,7 @@ def thresholds(results: Results) -> Explorer | Figure:
     pruned = _Pruned(results)
     number = pruned.stored.index_of(pruned.stored.threshold)
     label = int((pruned.per_class(~pruned.stored.kept[number])).argmax())
-    figure = figure_of(pruned.groups(number, label))
+    figure = figure_of(pruned.groups(number, label), results.config.text_width)
     return shown(lambda: _children(pruned, number, label), figure)
 
 
