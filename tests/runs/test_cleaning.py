@@ -87,6 +87,11 @@ def test_runs_in_use_or_unfinished_are_left_alone(workbook, tiny_config, finishe
     assert "left alone: " in capsys.readouterr().out
 
 
-def test_no_runs_are_named(workbook, capsys):
+def test_no_runs_are_named(workbook, finished, capsys):
+    assert main(["clean", "--data", "tinny"]) == 2
+    assert "there are no runs on 'tinny'; nearest: tiny" in capsys.readouterr().err
+
+
+def test_without_runs_nothing_is_freed(workbook, capsys):
     assert main(["clean"]) == 0
     assert "0 files of 0 runs" in capsys.readouterr().out

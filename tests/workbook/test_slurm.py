@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -313,7 +313,9 @@ def test_status_without_jobs_asks_for_no_queue(slurm, trained):
 def test_a_stage_whose_job_left_the_queue_was_interrupted(slurm, trained, monkeypatch):
     """The stage ran on another host, whose processes cannot be checked."""
     slurm_queue.note_job(trained.path, slurm_queue.RUN, "7", trained.config)
-    noted = {"state": "running", "started": time.time(), "host": "node1", "pid": 1, "job": "7"}
+    noted = {"state": "running", "started": 0.0, "host": "node1", "pid": 1, "job": "7"}
+    # The clock stands still: on a busy machine, a second can pass between two lines.
+    monkeypatch.setattr("thesis_lib.runs.provenance.time", SimpleNamespace(time=lambda: 0.0))
     trained.status_file.write_text(json.dumps({"probe": noted}))
     queue(slurm, "7|RUNNING|0:12|None")
     assert "running 0:00:00" in status_lines()[2]

@@ -76,9 +76,11 @@ def status(options: argparse.Namespace) -> int:
 def clean(options: argparse.Namespace) -> int:
     """Remove what finished runs no longer need."""
     from thesis_lib.runs.cleaning import free_space
-    from thesis_lib.runs.directory import find_runs
+    from thesis_lib.runs.directory import check_has_runs, find_runs
 
-    runs = find_runs(options.data and data_set_name(options.data))
+    name = options.data and data_set_name(options.data)
+    check_has_runs(name)
+    runs = find_runs(name)
     print("\n".join(free_space(runs, options.dry_run)))
     return 0
 

@@ -14,6 +14,7 @@ from thesis_lib.lazy import public_name
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "RunDirectory": "directory",
+    "check_has_runs": "directory",
     "find_runs": "directory",
     "run_folders": "directory",
     "listed_differences": "directory",

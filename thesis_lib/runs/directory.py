@@ -171,6 +171,17 @@ def run_folders(data_name: str | None = None) -> list[Path]:
     return [file.parent for file in sorted((workbook_root() / "runs").glob(pattern))]
 
 
+def check_has_runs(data_name: str | None) -> None:
+    """Check that a data set has runs; None, for all data sets, is always right.
+
+    Raises:
+        InputError: if it has none. The message gives the most similar names.
+    """
+    if data_name is not None and not run_folders(data_name):
+        known = [path.name for path in (workbook_root() / "runs").glob("*") if path.is_dir()]
+        raise InputError(f"there are no runs on {data_name!r}{nearest(data_name, known)}")
+
+
 def find_runs(data_name: str | None = None) -> list[RunDirectory]:
     """Open all runs, or those of one data set, sorted by name.
 

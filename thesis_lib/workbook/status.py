@@ -8,13 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from thesis_lib.config import RunConfig
-from thesis_lib.errors import InputError, nearest
+from thesis_lib.errors import InputError
 from thesis_lib.runs.artifacts import read_metrics, trained_epochs
-from thesis_lib.runs.directory import RunDirectory, run_folders
+from thesis_lib.runs.directory import RunDirectory, check_has_runs, run_folders
 from thesis_lib.runs.provenance import stage_states
 from thesis_lib.runs.stages import STAGES
 from thesis_lib.system.files import read_json
-from thesis_lib.system.paths import data_runs_folder, workbook_root
+from thesis_lib.system.paths import data_runs_folder
 from thesis_lib.workbook import slurm_queue
 from thesis_lib.workbook.plan import DATA_STATS, THESIS_TABLES
 
@@ -74,9 +74,7 @@ def status_lines(data_name: str | None = None) -> list[str]:
     """
     runs, unreadable = _open_runs(data_name)
     if not runs and not unreadable:
-        known = [p.name for p in (workbook_root() / "runs").glob("*") if p.is_dir()]
-        if data_name is not None:
-            raise InputError(f"there are no runs on {data_name!r}{nearest(data_name, known)}")
+        check_has_runs(data_name)
         return ["no runs yet; start with `thesis demo`, or see `thesis run --help`"]
     lines = []
     names = list(dict.fromkeys(run.path.parent.name for run in runs))
