@@ -9,9 +9,11 @@ import sys
 import psutil
 import pytest
 
+from tests.conftest import TINY, write_classes
 from tests.faults.test_resume import digest
 from tests.processes import ranks_environment, torchrun_command, wait_until
 from thesis_lib.config import RunConfig
+from thesis_lib.data.splits import split_dataset
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory, read_json
 from thesis_lib.system.processes import is_alive
@@ -54,15 +56,23 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if is_alive(process)]
 
 
+LONG = {"epochs": EPOCHS, "save_every": EPOCHS, "rolling_minutes": 0, "workers": 1}
+
+
 @pytest.fixture
 def config(workbook, tiny_config) -> RunConfig:
-    return tiny_config.updated(epochs=EPOCHS, save_every=EPOCHS, rolling_minutes=0, workers=1)
+    return tiny_config.updated(**LONG)
 
 
-@pytest.fixture
-def whole(config):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
     """Digest of the same training by two ranks without interruption."""
-    return digest(finish(config.updated(tag="whole")))
+    root = tmp_path_factory.mktemp("whole")
+    write_classes(root / "classes")
+    split_dataset(root / "classes", root / "data" / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return digest(finish(RunConfig(**TINY | LONG)))
 
 
 def in_the_middle(config: RunConfig, owned: bool) -> tuple[subprocess.Popen, list[psutil.Process]]:
