@@ -87,7 +87,7 @@ def test_missing_file_is_one_line(workbook, capsys):
     ("arguments", "message"),
     [
         (["--epoch", "3"], "unrecognized arguments: --epoch 3; nearest: --epochs"),
-        (["--epochs", "many"], "invalid int value: 'many'"),
+        (["--epochs", "many"], "epochs must be a whole number, not 'many'"),
         (["--compile", "yes"], "unrecognized arguments: yes"),
         (["--learning-rate", "nan"], "learning_rate must be a number, not nan"),
     ],

@@ -10,8 +10,9 @@ from typing import Any
 from thesis_lib.config import GRID_FIELDS, IDENTITY, RunConfig
 from thesis_lib.errors import InputError, nearest
 from thesis_lib.system import processes
-from thesis_lib.workbook.parameters import read_settings
+from thesis_lib.workbook.parameters import read_settings, typed
 
+METAVARS = {"bool": "", "float": "X", "int": "N", "str": "NAME"}
 SLURM_OPTIONS = ("partition", "gpus", "cpus", "time", "mem", "light_partition", "sbatch")
 
 
@@ -63,19 +64,12 @@ def add_settings(
     for setting in fields(RunConfig):
         if setting.metadata["stage"] not in stages:
             continue
-        annotation = next((t for t in typing.get_args(types[setting.name])), types[setting.name])
-        options: dict[str, Any] = {"type": annotation, "metavar": "N"}
-        if types[setting.name] in (str, float, int):
-            options = {"type": types[setting.name]}
-        elif annotation is bool:
+        kind = str(types[setting.name])
+        options: dict[str, Any] = {"metavar": next(METAVARS[t] for t in METAVARS if t in kind)}
+        if "bool" in kind:
             options = {"action": argparse.BooleanOptionalAction}
-        elif typing.get_origin(types[setting.name]) is tuple or "tuple" in str(annotation):
-            number = float if "float" in str(types[setting.name]) else int
-            options = {"type": number, "nargs": "+"}
-        if grid and setting.name in GRID_FIELDS:
+        elif "tuple" in kind or (grid and setting.name in GRID_FIELDS):
             options["nargs"] = "+"
-        if "action" not in options:
-            options["metavar"] = {str: "NAME", float: "X", int: "N"}[options["type"]]
         default = getattr(config, setting.name)
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         given = f" (default {shown})" if defaults and default not in (None, "") else ""
@@ -146,7 +140,7 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     file = getattr(options, "settings", None)
     from_file = {} if file is None else read_settings(file)
     given = {n: getattr(options, n) for n in RunConfig.field_names() if hasattr(options, n)}
-    return from_file | given
+    return from_file | typed(given)
 
 
 def find_run(options: argparse.Namespace) -> Any:
