@@ -8,14 +8,11 @@ Writes to the terminal; files are written by the packages that it calls.
 Imports errors, config, system, data, runs, training, evaluation, workbook, prediction, reporting.
 """
 
-from typing import Any
-
-from thesis_lib.lazy import public_name
+from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "main": "command_line",
-    "exit_status": "command_line",
     "Parser": "options",
     "add_settings": "options",
     "given_settings": "options",
@@ -23,12 +20,4 @@ HOMES = {
     "run_commands": None,
     "result_commands": None,
 }
-__all__ = sorted(HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return public_name(__name__, HOMES, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = face(__name__, HOMES)

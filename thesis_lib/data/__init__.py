@@ -9,9 +9,7 @@ Writes ``data/<name>/`` with its ``manifest.csv``; ``runs/<name>/data_statistics
 Imports errors, config, system.
 """
 
-from typing import Any
-
-from thesis_lib.lazy import public_name
+from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
@@ -31,12 +29,4 @@ HOMES = {
     "statistics": None,
     "transforms": None,
 }
-__all__ = sorted(HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return public_name(__name__, HOMES, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = face(__name__, HOMES)

@@ -11,9 +11,7 @@ Writes ``heads/``, ``probe.csv``, ``probe_curves.csv``, ``head.pth`` and ``selec
 Imports errors, config, models, system, data, runs, training.
 """
 
-from typing import Any
-
-from thesis_lib.lazy import public_name
+from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
@@ -33,12 +31,4 @@ HOMES = {
     "pruning": None,
     "retrieval": None,
 }
-__all__ = sorted(HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return public_name(__name__, HOMES, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = face(__name__, HOMES)

@@ -11,9 +11,7 @@ Writes the PDF and PNG files that ``save`` is called for.
 Imports system.
 """
 
-from typing import Any
-
-from thesis_lib.lazy import public_name
+from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
@@ -27,12 +25,4 @@ HOMES = {
     "style": None,
     "training": None,
 }
-__all__ = sorted(HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return public_name(__name__, HOMES, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = face(__name__, HOMES)

@@ -6,9 +6,7 @@ Writes a table of predictions, and the folder ``export/`` of a run.
 Imports errors, config, models, system, data, runs, training, evaluation.
 """
 
-from typing import Any
-
-from thesis_lib.lazy import public_name
+from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
@@ -26,12 +24,4 @@ HOMES = {
     "export_run": "export",
     "describe_export": "export",
 }
-__all__ = sorted(HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return public_name(__name__, HOMES, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = face(__name__, HOMES)

@@ -9,9 +9,7 @@ Writes ``figures/<data>/`` and ``figures/<data>/<run>/``: plots (PDF, PNG), tabl
 Imports errors, config, system, data, runs, figures, evaluation, workbook.
 """
 
-from typing import Any
-
-from thesis_lib.lazy import public_name
+from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
@@ -30,12 +28,4 @@ HOMES = {
     "run_cost": "tables",
     "percent_with_interval": "tables",
 }
-__all__ = sorted(HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return public_name(__name__, HOMES, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = face(__name__, HOMES)

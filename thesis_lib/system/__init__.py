@@ -7,9 +7,7 @@ Writes files atomically (``files``), and one lock file in a run's folder (``lock
 Imports errors, config.
 """
 
-from typing import Any
-
-from thesis_lib.lazy import public_name
+from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
@@ -23,12 +21,4 @@ HOMES = {
     "signals": None,
     "torch_errors": None,
 }
-__all__ = sorted(HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return public_name(__name__, HOMES, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = face(__name__, HOMES)

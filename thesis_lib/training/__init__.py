@@ -1,16 +1,15 @@
 """Pretrain a backbone (notebook 02), resume a stopped run, import SupContrast checkpoints.
 
 The loop over the epochs is in ``pretraining``, over the steps in ``engine``; ``run_files`` decides
-when checkpoints are written, and ``checkpoints`` writes them. ``cli.launched`` starts each rank.
+when checkpoints are written, and ``checkpoints`` writes them. On several GPUs,
+``launcher`` starts the command again on each of them.
 
 Reads  ``data/<name>/train/`` and the channel statistics.
 Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` in the run folder.
 Imports errors, config, models, losses, system, data, runs.
 """
 
-from typing import Any
-
-from thesis_lib.lazy import public_name
+from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
@@ -26,12 +25,4 @@ HOMES = {
     "describe_import": "supcontrast_import",
     "checkpoints": None,
 }
-__all__ = sorted(HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return public_name(__name__, HOMES, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = face(__name__, HOMES)

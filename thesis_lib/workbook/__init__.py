@@ -8,9 +8,7 @@ Writes executed notebooks and their receipts into ``runs/<data>/notebooks/`` and
 Imports errors, coercion, config, models, system, data, runs, training.
 """
 
-from typing import Any
-
-from thesis_lib.lazy import public_name
+from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
@@ -28,12 +26,4 @@ HOMES = {
     "plan": None,
     "receipts": None,
 }
-__all__ = sorted(HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return public_name(__name__, HOMES, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = face(__name__, HOMES)
