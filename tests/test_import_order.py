@@ -204,7 +204,7 @@ def test_a_face_loads_no_heavy_library(room):
 # The modules of these rooms that are about torch, or papermill, themselves.
 LOADING = {
     *("system.device", "system.distributed", "system.torch_errors"),
-    *("workbook.execution", "cli.launched"),
+    "workbook.execution",
 }
 
 

@@ -23,7 +23,7 @@ from thesis_lib.reporting.results import misleading
 from thesis_lib.runs.artifacts import read_predictions, read_retrieval, read_retrieval_predictions
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import stage_states
-from thesis_lib.runs.stages import is_retrieved, is_table_made
+from thesis_lib.runs.stages import is_done
 from thesis_lib.training.pretraining import pretrain
 
 
@@ -129,7 +129,7 @@ def test_test_is_the_chosen_table_on_the_test_images(probed):
 
 def test_what_is_done_is_read_and_what_it_depends_on_makes_it_anew(probed, monkeypatch):
     first = retrieve(probed)
-    assert is_retrieved(probed) and stage_states(probed)["retrieve"]["state"] == "done"
+    assert is_done(probed, "retrieve") and stage_states(probed)["retrieve"]["state"] == "done"
 
     def never(*_, **__):
         raise AssertionError("computed again")
@@ -140,20 +140,20 @@ def test_what_is_done_is_read_and_what_it_depends_on_makes_it_anew(probed, monke
         assert len(stored_table(probed).table) > 0
 
     voting = with_settings(probed, neighbours=3)
-    assert not is_table_made(voting) and not is_retrieved(voting)
+    assert not is_done(voting, "table") and not is_done(voting, "retrieve")
     second = retrieve(voting)
     assert second["neighbours"] == 3
     assert [entry["neighbours"] for entry in second["history"]] == [1]
     assert second["history"][0]["accuracy"] == first["accuracy"]
-    assert not is_retrieved(probed)  # the files now belong to three neighbours
+    assert not is_done(probed, "retrieve")  # the files now belong to three neighbours
 
 
 def test_the_same_table_made_again_is_no_other_choice(probed):
     first = retrieve(probed)
     probed.table_file.unlink()
-    assert not is_table_made(probed)
+    assert not is_done(probed, "table")
     stored_table(probed)
-    assert is_retrieved(probed)
+    assert is_done(probed, "retrieve")
     second = retrieve(probed)
     assert second["history"] == [] and second["table"] == first["table"]
 
@@ -162,7 +162,7 @@ def test_whole_test_curve_comes_on_request_alone_and_changes_no_choice(probed):
     first = retrieve(probed)
     assert first["test_curve"] is False
     asked = with_settings(probed, test_curve=True)
-    assert is_table_made(asked) and not is_retrieved(asked)
+    assert is_done(asked, "table") and not is_done(asked, "retrieve")
     second = retrieve(asked)
     assert second["test_curve"] is True and second["history"] == []
     assert second["threshold"] == first["threshold"] and second["accuracy"] == first["accuracy"]
@@ -171,7 +171,7 @@ def test_whole_test_curve_comes_on_request_alone_and_changes_no_choice(probed):
     assert tested.index.tolist() == list(THRESHOLDS)
     assert tested.loc[first["threshold"], "accuracy"] == first["accuracy"]
     assert (curve["split"] == "val").sum() == len(THRESHOLDS)
-    assert is_retrieved(probed)  # the curve is not needed without test_curve
+    assert is_done(probed, "retrieve")  # the curve is not needed without test_curve
 
 
 def test_without_val_each_training_image_asks_all_others(without_val):
@@ -218,7 +218,7 @@ def test_table_that_was_cut_off_is_made_again(probed, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(retrieval, "write_json", killed)
         stored_table(probed)
-    assert not is_table_made(probed)
+    assert not is_done(probed, "table")
     assert stage_states(probed)["retrieve"]["state"] == "interrupted"
     assert stored_table(probed).threshold in THRESHOLDS
 

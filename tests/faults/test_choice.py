@@ -13,7 +13,7 @@ from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting import tables
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_tested
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
 from thesis_lib.training.pretraining import pretrain
 
@@ -57,7 +57,7 @@ def test_second_choice_is_in_the_history_and_the_table(workbook, tiny_config, fa
     assert first["history"] == []
     assert tables.test_table([run])["choices tested"].tolist() == [1]
     again = choose_again(run, head_epochs=5)
-    assert not is_tested(again) and tables.test_table([again]).empty
+    assert not is_done(again, "test") and tables.test_table([again]).empty
     second = final_test(again)
     (entry,) = second["history"]
     assert entry["selection"] == first["selection"] != second["selection"]

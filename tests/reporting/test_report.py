@@ -97,9 +97,8 @@ def missing(name, config):
 @pytest.fixture
 def executed(workbook, monkeypatch):
     """A data set with two runs whose notebooks have all been executed and are up to date."""
-    monkeypatch.setattr(receipts, "IS_DONE", dict.fromkeys(receipts.IS_DONE, lambda run: True))
-    monkeypatch.setattr(receipts, "probe_inputs", lambda run: run.config.to_dict())
-    monkeypatch.setattr(receipts, "selection_digest", lambda run: "chosen")
+    monkeypatch.setattr(receipts, "is_done", lambda run, stage: True)
+    monkeypatch.setattr(receipts, "inputs_digest", lambda run, stage: repr(run.config))
     for config, commit in ((CONFIG, "c0ffee"), (OTHER, "c0ffee-dirty")):
         run = RunDirectory(config)
         run.write_config()

@@ -9,7 +9,7 @@ from thesis_lib.evaluation.testing import final_test
 from thesis_lib.runs.cleaning import unneeded_files
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import epochs_to_probe, kept_epochs, run_plateau
-from thesis_lib.runs.stages import IS_DONE
+from thesis_lib.runs.stages import OUTPUTS, is_done
 from thesis_lib.system.locks import locked
 from thesis_lib.training.pretraining import pretrain
 
@@ -60,7 +60,7 @@ def test_only_what_nothing_needs_is_removed(finished, capsys):
 def test_a_cleaned_run_stays_done_and_can_be_probed_again(finished):
     probed = epochs_to_probe(finished)
     main(["clean"])
-    assert all(is_done(finished) for is_done in IS_DONE.values())
+    assert all(is_done(finished, stage) for stage in OUTPUTS)
     again = RunDirectory(finished.config.updated(head_epochs=3))
     assert probe_checkpoints(again)["checkpoint"].tolist() == probed
     final_test(again)

@@ -21,7 +21,7 @@ from thesis_lib.models import create_backbone
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.plateau import epochs_to_probe, find_plateau, kept_epochs, smooth
 from thesis_lib.runs.provenance import stage_states
-from thesis_lib.runs.stages import is_pretrained
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json, write_json
 from thesis_lib.training import checkpoints
 from thesis_lib.training.engine import learning_rate, method_loss
@@ -383,10 +383,10 @@ def test_checkpoint_rebuilds_its_own_backbone(trained):
 
 
 def test_run_is_pretrained_only_after_its_last_epoch(trained):
-    assert is_pretrained(trained)
+    assert is_done(trained, "pretrain")
     lines = trained.metrics_file.read_text().splitlines(keepends=True)
     trained.metrics_file.write_text("".join(lines[:-1]))
-    assert not is_pretrained(trained)
+    assert not is_done(trained, "pretrain")
 
 
 # --- precision, compile, cache

@@ -22,7 +22,7 @@ from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import epochs_to_probe, kept_epochs, run_plateau
-from thesis_lib.runs.stages import is_pretrained
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import create_model, pretrain
@@ -256,7 +256,7 @@ def test_given_settings_win_and_a_bare_file_takes_the_defaults(workbook):
     given = {**SETTINGS, "batch_size": 8, "epochs": 2, "image_size": 32}
     run = import_checkpoints([file], given)
     assert run.config.epochs == 2 and run.config.warmup_epochs == 10
-    assert is_pretrained(run) and kept_epochs(run) == [2]
+    assert is_done(run, "pretrain") and kept_epochs(run) == [2]
 
 
 def test_batch_size_other_than_the_files_is_refused(workbook):
@@ -503,14 +503,14 @@ def test_momentum_of_each_weight_stays_with_it(workbook):
 def test_training_goes_on_from_an_imported_checkpoint(workbook):
     file = write(workbook / "ckpt_epoch_2.pth", resnet18(), 2)
     run = import_checkpoints([file], SETTINGS)
-    assert not is_pretrained(run)
+    assert not is_done(run, "pretrain")
     with pytest.raises(InputError, match="not trained to its last epoch"):
         probe_checkpoints(run)
     pretrain(run.config)
     rows = read_metrics(run)
     assert [row["epoch"] for row in rows] == [2, 3]
     assert np.isnan(rows[0]["loss"]) and rows[0]["learning_rate"] == 0.012
-    assert rows[1]["loss"] > 0 and is_pretrained(run)
+    assert rows[1]["loss"] > 0 and is_done(run, "pretrain")
     assert kept_epochs(run) == epochs_to_probe(run) == [2, 3]
     before, after = (imported_model(run, epoch).state_dict() for epoch in (2, 3))
     assert not torch.equal(before["backbone.conv1.weight"], after["backbone.conv1.weight"])

@@ -12,6 +12,7 @@ from thesis_lib.cli import data_commands, result_commands, run_commands
 from thesis_lib.cli.options import Parser, add_settings, add_slurm
 from thesis_lib.config import FALSE_POSITIVE_RATE, IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE
 from thesis_lib.errors import InputError
+from thesis_lib.runs.stages import STAGES
 from thesis_lib.system import processes
 from thesis_lib.system.signals import EXIT_RESUMABLE, Terminated, sigterm_raises
 
@@ -21,6 +22,7 @@ SHARED = (
     run_commands.probe,
     run_commands.test,
     run_commands.retrieve,
+    run_commands.stage,
     result_commands.predict,
 )
 
@@ -36,16 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return 0
     options = _parser().parse_args(given)
-    return exit_status(lambda: _act(options))
+    return _exit_status(lambda: _act(options))
 
 
-def exit_status(action: Callable[[], int]) -> int:
+def _exit_status(action: Callable[[], int]) -> int:
     """Run an action, print errors and interruptions as one line, and return the exit status.
 
     After a failure under torchrun, the process exits immediately: destroying the process group
     could wait forever for other ranks.
     """
-    status = _exit_status(action)
+    status = _reported(action)
     if status and processes.under_torchrun():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -53,7 +55,7 @@ def exit_status(action: Callable[[], int]) -> int:
     return status
 
 
-def _exit_status(action: Callable[[], int]) -> int:
+def _reported(action: Callable[[], int]) -> int:
     try:
         with sigterm_raises():
             return action()
@@ -195,6 +197,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         stages = (IDENTITY, PROBE, RETRIEVE) if command is retrieve else (IDENTITY, PROBE)
         add_settings(command, (*stages, MACHINE))
+
+    # Not in the help: training.launcher starts it on every rank.
+    stage = added.add_parser("stage", allow_abbrev=False)
+    stage.set_defaults(action=run_commands.stage, parser=stage)
+    stage.add_argument("name", choices=STAGES)
+    stage.add_argument("settings", help="settings of the run as JSON")
 
     importer = _command(
         added,

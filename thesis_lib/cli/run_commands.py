@@ -5,6 +5,7 @@ down `thesis status`.
 """
 
 import argparse
+import json
 import sys
 
 from thesis_lib.cli.options import asked_of_slurm, find_run, given_settings
@@ -142,6 +143,22 @@ def retrieve(options: argparse.Namespace) -> int:
         f"{result['threshold']:.2f}: {result['images']:,} images, {result['index_mib']:.1f} MiB; "
         f"test accuracy {shown} % of {result['n']:,} images"
     )
+    return 0
+
+
+def stage(options: argparse.Namespace) -> int:
+    """Do a stage of a run on one rank; torchrun starts this command on each."""
+    from thesis_lib.evaluation import final_test, probe_checkpoints
+    from thesis_lib.evaluation import retrieve as make_and_test_table
+    from thesis_lib.runs.directory import RunDirectory
+    from thesis_lib.training import pretrain as train
+
+    config = RunConfig.from_dict(json.loads(options.settings))
+    if options.name == "pretrain":
+        train(config)
+    else:
+        works = {"probe": probe_checkpoints, "test": final_test, "retrieve": make_and_test_table}
+        works[options.name](RunDirectory(config))
     return 0
 
 

@@ -16,10 +16,7 @@ from thesis_lib.runs.artifacts import (
     read_retrieval_predictions,
 )
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import (
-    is_retrieved,
-    is_tested,
-)
+from thesis_lib.runs.stages import is_done
 
 LEVEL = 0.05
 
@@ -167,7 +164,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> list[Comparison]:
     """
     right = {}
     for run in runs:
-        if is_tested(run):
+        if is_done(run, "test"):
             predictions = read_predictions(run).set_index("path")
             right[run.path.name] = predictions["true"] == predictions["predicted"]
     return compare_all(right)
@@ -209,7 +206,7 @@ def comparison_matrix(pairs: Sequence[Comparison]) -> pd.DataFrame:
 
 def compare_with_head(run: RunDirectory) -> Comparison | None:
     """Compare linear head and look-up table on the test images; None if one was not tested."""
-    if not (is_tested(run) and is_retrieved(run)):
+    if not (is_done(run, "test") and is_done(run, "retrieve")):
         return None
     by_head = read_predictions(run).set_index("path")
     by_table = read_retrieval_predictions(run).set_index("path").loc[by_head.index]

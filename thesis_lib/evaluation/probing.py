@@ -21,7 +21,7 @@ from thesis_lib.evaluation.metrics import wilson_interval
 from thesis_lib.runs.artifacts import read_probe
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import epochs_to_probe, run_plateau
-from thesis_lib.runs.stages import probe_inputs
+from thesis_lib.runs.stages import inputs_digest
 from thesis_lib.system import distributed
 from thesis_lib.system.files import write_csv, write_json
 from thesis_lib.system.progress import track
@@ -45,13 +45,13 @@ def probe_checkpoints(run: RunDirectory) -> pd.DataFrame:
     Raises:
         InputError: if the run is not trained to its last epoch, or its data have changed.
     """
-    probe_inputs(run)  # raises if the run is not ready
+    inputs_digest(run, "probe")  # raises if the run is not ready
     run_stage("probe", run, _probe)
     return read_probe(run)
 
 
 def _probe(stage: Stage) -> None:
-    run, inputs = stage.run, probe_inputs(stage.run)
+    run, inputs = stage.run, inputs_digest(stage.run, "probe")
     epochs = distributed.from_rank_0(lambda: epochs_to_probe(run))
     train, val = stage.images("train"), stage.images("val")
     if distributed.rank() == 0:
@@ -117,7 +117,6 @@ def _select(run: RunDirectory, heads: dict[int, dict[str, Any]], damaged: list[i
         "plateau": run_plateau(run),
         "probed": list(heads),
         "damaged_checkpoints": damaged,
-        "inputs": head["inputs"],
     }
     write_json(run.selection_file, selection)
 
@@ -154,7 +153,7 @@ def _against_last(heads: dict[int, dict[str, Any]], chosen: dict[str, Any]) -> s
     return pair.sentence
 
 
-def _read_head(file: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+def _read_head(file: Path, inputs: str) -> dict[str, Any] | None:
     """Read a head that was trained before; None if it is missing, damaged or has other inputs."""
     with contextlib.suppress(checkpoints.DamagedError):
         head = checkpoints.load(file) if file.is_file() else {}

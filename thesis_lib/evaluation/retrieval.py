@@ -1,6 +1,7 @@
 """Build, prune and test the look-up table of a run's training features (cosine retrieval)."""
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,11 @@ from thesis_lib.evaluation.pruning import (
     pruning_curve,
     query_table,
 )
-from thesis_lib.runs.artifacts import (
-    read_retrieval,
-    tested_before,
-)
+from thesis_lib.runs.artifacts import read_retrieval, tested_before
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import kept_epochs
-from thesis_lib.runs.stages import (
-    is_table_made,
-    table_checkpoint,
-    table_digest,
-    table_inputs,
-)
+from thesis_lib.runs.provenance import recorded
+from thesis_lib.runs.stages import inputs_digest, is_done, table_checkpoint, table_digest
 from thesis_lib.system import distributed
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.training.stage import Stage, open_stage, run_stage
@@ -53,9 +47,9 @@ def stored_table(run: RunDirectory) -> StoredTable:
         InputError: if no checkpoint has been selected yet, the checkpoint is missing, or the
             data have changed.
     """
-    if not distributed.from_rank_0(lambda: is_table_made(run)):
-        table_inputs(run)  # raises if the run is not ready
-        with open_stage("retrieve", run, ("train",)) as stage:
+    if not distributed.from_rank_0(lambda: is_done(run, "table")):
+        inputs_digest(run, "table")  # raises if the run is not ready
+        with open_stage("table", run, ("train",)) as stage:
             _make_table(stage)
     return StoredTable.load(run.table_file)
 
@@ -75,14 +69,15 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
     Raises:
         InputError: see :func:`stored_table`.
     """
-    table_inputs(run)  # raises if the run is not ready
+    inputs_digest(run, "table")  # raises if the run is not ready
     run_stage("retrieve", run, _retrieve)
     return read_json(run.retrieval_test_file)
 
 
 def _retrieve(stage: Stage) -> None:
-    if not distributed.from_rank_0(lambda: is_table_made(stage.run)):
-        _make_table(stage)
+    if not distributed.from_rank_0(lambda: is_done(stage.run, "table")):
+        with recorded(stage.run, "table") if distributed.rank() == 0 else nullcontext():
+            _make_table(stage)
     _test(stage)
 
 
@@ -166,7 +161,6 @@ def _choose(stage: Stage, features: np.ndarray, val: np.ndarray | None, seconds:
         "difference_interval": [float(row["difference_low"]), float(row["difference_high"])],
         "p": float(row["p"]),
         "feature_seconds_per_image": seconds,
-        "inputs": table_inputs(run),
     }
     write_json(run.table_choice_file, choice)
 

@@ -15,7 +15,7 @@ from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.metrics import classification_metrics
 from thesis_lib.runs.artifacts import tested_before
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_probed, selection_digest
+from thesis_lib.runs.stages import is_done, selection_digest
 from thesis_lib.system import distributed
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.training.checkpoints import load_classifier
@@ -41,7 +41,7 @@ def final_test(run: RunDirectory) -> dict:
         InputError: if no checkpoint has been selected yet, or the data have changed.
     """
     selection_digest(run)  # raises if nothing is selected
-    if not is_probed(run):
+    if not is_done(run, "probe"):
         raise InputError(
             f"{run.path.name} was not probed with these settings; first run notebook 03 or "
             f"`thesis probe {run.path.name}` with them"

@@ -25,7 +25,7 @@ from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.models import Classifier, has_small_stem, size_options
 from thesis_lib.prediction.finished_model import TABLE_NAME, table_of
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_probed
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import relative_to_root
 from thesis_lib.training import checkpoints
@@ -57,7 +57,7 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
         InputError: if the run has no current selection, the destination exists, the classifier
             of the timm backbone is not a linear layer, or the exported logits differ.
     """
-    if not is_probed(run):
+    if not is_done(run, "probe"):
         raise InputError(
             f"{run.path.name} has no current selection; run notebook 03 or `thesis probe` first"
         )

@@ -14,7 +14,7 @@ from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.retrieval import stored_table
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_probed, is_table_made
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system import distributed
 from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import relative_to_root, workbook_root
@@ -49,7 +49,7 @@ def load_run_model(run: RunDirectory) -> FinishedModel:
         InputError: if the run has no current selection, or the table is damaged or belongs to
             another checkpoint.
     """
-    if not is_probed(run):
+    if not is_done(run, "probe"):
         raise InputError(
             f"{run.path.name} was not probed with these settings; first run notebook 03 or "
             f"`thesis probe {run.path.name}` with the same settings"
@@ -59,7 +59,7 @@ def load_run_model(run: RunDirectory) -> FinishedModel:
     try:
         table = table_of(run, head["checkpoint"])
     except InputError as error:
-        if is_table_made(run) or distributed.world_size() > 1:  # ranks must not part ways
+        if is_done(run, "table") or distributed.world_size() > 1:  # ranks must not part ways
             raise
         lacking = str(error)
     return FinishedModel(

@@ -17,7 +17,7 @@ from thesis_lib.reporting.results import (
 )
 from thesis_lib.reporting.table_files import read_source
 from thesis_lib.runs.directory import find_runs
-from thesis_lib.runs.stages import is_tested
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import write_text
 from thesis_lib.system.paths import figures_folder, relative_to_root
 
@@ -94,7 +94,7 @@ def _check_runs(data_name: str) -> None:
     shown = {
         name for name, facts in read_source(file)["runs"].items() if "test.json" in facts["files"]
     }
-    tested = {run.path.name for run in find_runs(data_name) if is_tested(run)}
+    tested = {run.path.name for run in find_runs(data_name) if is_done(run, "test")}
     if shown != tested:
         raise InputError(
             f"the tables in {relative_to_root(file.parent)} do not match the tested runs "
@@ -149,7 +149,7 @@ def _section(title: str) -> str:
 
 def _sentences(everything: Results) -> str:
     """Summarise the comparison of all pairs of runs as a list of sentences."""
-    tested = [run for run in everything.runs if is_tested(run)]
+    tested = [run for run in everything.runs if is_done(run, "test")]
     pairs = everything.pairs
     listed_pairs = pairs if len(pairs) <= FEW_PAIRS else [pair for pair in pairs if pair.is_shown]
     if not pairs:

@@ -15,7 +15,7 @@ from thesis_lib.reporting.results import Results, results_of_data, results_of_ru
 from thesis_lib.reporting.tables import elapsed_words, is_measured, percent
 from thesis_lib.runs.artifacts import read_metrics, trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_pretrained, is_retrieved, is_tested
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json, write_text
 from thesis_lib.system.paths import find_data
 
@@ -79,9 +79,9 @@ def chapter_numbers(results: Results) -> dict[str, str]:
         numbers |= _training_numbers(run)
         if run.selection_file.is_file():
             numbers |= _selection_numbers(run)
-        if is_tested(run):
+        if is_done(run, "test"):
             numbers |= _test_numbers(run)
-        if is_retrieved(run):
+        if is_done(run, "retrieve"):
             numbers |= _retrieval_numbers(run)
     numbers |= _pair_numbers(results.pairs)
     if find_data(results.config.data).is_dir():
@@ -91,7 +91,7 @@ def chapter_numbers(results: Results) -> dict[str, str]:
 
 def _training_numbers(run: RunDirectory) -> dict[str, str]:
     """What is quoted of a run's pretraining; nothing before it has ended."""
-    if not is_pretrained(run):
+    if not is_done(run, "pretrain"):
         return {}
     name, metrics = run.path.name, pd.DataFrame(read_metrics(run))
     numbers = {f"{name} epochs": str(run.config.epochs)}
@@ -186,7 +186,7 @@ def _data_numbers(results: Results) -> dict[str, Any]:
     for row in leak_table(data.leaks, data.dataset).to_dict("records"):
         numbers[f"leaking test images {row['kind']}"] = f"{row['test images']:,}"
     for run in results.runs:
-        if is_tested(run) and trained_fingerprint(run) == data.dataset.fingerprint:
+        if is_done(run, "test") and trained_fingerprint(run) == data.dataset.fingerprint:
             tested = results_of_run(run, "test")
             kept = metrics_without_leaks(tested.predictions, data.leaks, tested.classes)
             for row in kept[kept["test images"] == "without any leak"].to_dict("records"):

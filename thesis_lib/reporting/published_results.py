@@ -7,7 +7,7 @@ import pandas as pd
 
 from thesis_lib.evaluation.metrics import METRICS
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_tested
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
 
 
@@ -16,7 +16,7 @@ def reproduces_dyb(runs: Sequence[RunDirectory]) -> bool:
 
     They do if more than half of their classes are classes of the published data set.
     """
-    tested = next((run for run in runs if is_tested(run)), None)
+    tested = next((run for run in runs if is_done(run, "test")), None)
     classes = read_json(tested.test_file)["classes"] if tested else []
     known = set(published_table("classes")["class"])
     return sum(name in known for name in classes) > len(classes) / 2
@@ -53,7 +53,7 @@ def reproduced_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     published = published_table("test").rename(columns={"backbone_epoch": "checkpoint"})
     rows = [{**row, "source": "published"} for row in published.to_dict("records")]
     for run in runs:
-        if is_tested(run) and run.config.method == "supcon":
+        if is_done(run, "test") and run.config.method == "supcon":
             test = read_json(run.test_file)
             row = {name: round(100 * test[name], 2) for name in METRICS}
             row |= {name: test[name] for name in ("checkpoint", "head_epoch")}

@@ -25,7 +25,7 @@ from thesis_lib.runs.artifacts import (
 )
 from thesis_lib.runs.directory import RunDirectory, find_runs
 from thesis_lib.runs.provenance import code_commit
-from thesis_lib.runs.stages import is_retrieved
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import file_digest, read_json
 from thesis_lib.system.paths import figures_folder
 
@@ -135,7 +135,7 @@ class Results:
     @cached_property
     def runs_with_lookup_table(self) -> list[RunDirectory]:
         """The runs whose look-up table was tested."""
-        return [run for run in self.runs if is_retrieved(run)]
+        return [run for run in self.runs if is_done(run, "retrieve")]
 
     @cached_property
     def retrieval(self) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from thesis_lib.evaluation.retrieval import CHOSEN_ON
 from thesis_lib.reporting.tables import metrics_row, percent, percent_with_interval
 from thesis_lib.runs.artifacts import read_retrieval
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_retrieved
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
 
 
@@ -19,7 +19,7 @@ def retrieval_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """Tabulate the test metrics (%) with 95 % intervals, one row per tested look-up table."""
     rows = []
     for run in runs:
-        if is_retrieved(run):
+        if is_done(run, "retrieve"):
             rows.append(metrics_row(run, read_json(run.retrieval_test_file)))
     return pd.DataFrame(rows)
 
@@ -33,7 +33,7 @@ def size_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        if is_retrieved(run):
+        if is_done(run, "retrieve"):
             test, pair = read_json(run.retrieval_test_file), compare_with_head(run)
             row = {
                 "run": run.path.name,

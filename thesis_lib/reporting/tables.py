@@ -11,7 +11,7 @@ from thesis_lib.reporting.published_results import published_table, reproduces_d
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import smooth
-from thesis_lib.runs.stages import is_pretrained, is_tested
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
 
 
@@ -95,7 +95,7 @@ def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        if is_tested(run):
+        if is_done(run, "test"):
             rows.append(metrics_row(run, read_json(run.test_file)))
     return pd.DataFrame(rows)
 
@@ -116,7 +116,7 @@ def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        if is_tested(run):
+        if is_done(run, "test"):
             test = read_json(run.test_file)
             row = {"run": run.path.name, "method": run.config.method}
             row |= {"checkpoint": test["checkpoint"], "head epoch": test["head_epoch"]}
@@ -161,7 +161,7 @@ def cost_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """Tabulate elapsed time, images per second and peak memory, one row per run trained here."""
     rows = []
     for run in runs:
-        if is_pretrained(run) and is_measured(run):
+        if is_done(run, "pretrain") and is_measured(run):
             metrics = pd.DataFrame(read_metrics(run))
             used = int(metrics["peak_memory_mib"].max())
             rows.append(
@@ -184,7 +184,7 @@ def loss_tables(
     Returns:
         The metrics (with a column ``smoothed``), backbone and batch size, each by run name.
     """
-    ours = [run for run in runs if run.config.method == method and is_pretrained(run)]
+    ours = [run for run in runs if run.config.method == method and is_done(run, "pretrain")]
     trained = {run.path.name: run for run in ours}
     metrics = {name: pd.DataFrame(read_metrics(run)) for name, run in trained.items()}
     # The loss is unknown for checkpoints that were imported without their logs.
@@ -205,7 +205,7 @@ def accuracy_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        if is_tested(run):
+        if is_done(run, "test"):
             test = read_json(run.test_file)
             low, high = test["accuracy_interval"]
             rows.append(

@@ -12,7 +12,7 @@ from pathlib import Path
 from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import epochs_to_probe, kept_epochs, run_plateau
-from thesis_lib.runs.stages import is_pretrained, is_probed
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
 from thesis_lib.system.locks import locked
 from thesis_lib.system.paths import relative_to_root
@@ -34,7 +34,7 @@ def unneeded_files(run: RunDirectory) -> Iterator[Unneeded]:
     checkpoints, those from the loss plateau on are kept, and from ``probe_from`` on if that is
     earlier.
     """
-    if not (is_pretrained(run) and is_probed(run)):
+    if not is_done(run, "probe"):
         return
     probed, chosen = set(read_json(run.selection_file)["probed"]), _chosen_epochs(run)
     first = min(*epochs_to_probe(run), *probed, run_plateau(run) or run.config.epochs)

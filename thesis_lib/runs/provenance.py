@@ -18,7 +18,7 @@ import psutil
 
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import IS_DONE, STAGES
+from thesis_lib.runs.stages import STAGES, inputs_digest, is_done, read_status
 from thesis_lib.system.files import read_json, write_json
 from thesis_lib.system.processes import is_alive
 
@@ -26,12 +26,14 @@ CLOCK_SECONDS = 60.0  # tolerance for a clock that was set back after the stage 
 
 
 @contextlib.contextmanager
-def recorded(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
-    """Record a stage for the block: its provenance, and in ``status.json`` its state.
+def recorded(run: RunDirectory, name: str, **facts: Any) -> Iterator[dict[str, Any]]:
+    """Record a stage for the block: its provenance, and in ``status.json`` its state and inputs.
+
+    Yields the end of the record, in which the block can set a ``state`` other than "done".
 
     Args:
         run: the run.
-        name: name of the stage, one of STAGES.
+        name: name of the stage, a key of :data:`thesis_lib.runs.stages.OUTPUTS`.
         facts: more entries for the provenance, such as the data set's fingerprint.
     """
     entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
@@ -40,8 +42,9 @@ def recorded(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
     state = {"started": began, "host": socket.gethostname(), "pid": os.getpid()}
     state["job"] = os.environ.get("SLURM_JOB_ID")
     _write_state(run, name, state | {"state": "running"})
+    ended: dict[str, Any] = {"state": "done"}
     try:
-        yield
+        yield ended
     except BaseException as error:
         message = f"{type(error).__name__}: {error}".split("\n")[0]
         ended = {
@@ -51,7 +54,8 @@ def recorded(run: RunDirectory, name: str, **facts: Any) -> Iterator[None]:
         }
         _write_state(run, name, state | ended)
         raise
-    _write_state(run, name, state | {"state": "done", "seconds": time.time() - began})
+    ended |= {"seconds": time.time() - began, "inputs": inputs_digest(run, name)}
+    _write_state(run, name, state | ended)
 
 
 def add_facts(run: RunDirectory, **facts: Any) -> None:
@@ -61,8 +65,7 @@ def add_facts(run: RunDirectory, **facts: Any) -> None:
 
 
 def _write_state(run: RunDirectory, name: str, state: dict[str, Any]) -> None:
-    states = read_json(run.status_file) if run.status_file.is_file() else {}
-    write_json(run.status_file, states | {name: state})
+    write_json(run.status_file, read_status(run) | {name: state})
 
 
 def stage_states(run: RunDirectory) -> dict[str, dict[str, Any]]:
@@ -73,7 +76,8 @@ def stage_states(run: RunDirectory) -> dict[str, dict[str, Any]]:
         process is gone, or "missing"), ``seconds`` spent so far (None if unknown), ``error``
         (None unless it stopped with one) and ``job`` (Slurm's job id, None outside a job).
     """
-    records = read_json(run.status_file) if run.status_file.is_file() else {}
+    records = read_status(run)
+    records.setdefault("retrieve", records.get("table", {}))  # begun to predict with the table
     return {name: _stage_state(run, name, records.get(name, {})) for name in STAGES}
 
 
@@ -84,9 +88,7 @@ def _stage_state(run: RunDirectory, name: str, record: dict[str, Any]) -> dict[s
         on_this_host = record["host"] == socket.gethostname()
         if on_this_host and not _is_running(record["pid"], record["started"]):
             state, seconds = "interrupted", None
-    elif IS_DONE[name](run):
-        state = "done"
-    elif state == "done":  # but its inputs have changed since
+    elif state == "done" and not is_done(run, name):  # its inputs have changed since
         state = "missing"
     if name == "pretrain" and state != "missing":
         spent = sum(row["seconds"] for row in read_metrics(run))  # over all starts

@@ -1,7 +1,8 @@
-"""Check which stages of a run are done.
+"""Decide which stages of a run are done, by one rule for all of them.
 
-A stage is done if its outputs exist and were made from its current inputs. This module only reads
-small files, so that ``thesis status`` answers at once.
+When a stage ends, ``status.json`` records the hash of its inputs. The stage is done as long as its
+inputs have this hash and its outputs exist. This module only reads small files, so that
+``thesis status`` answers at once.
 """
 
 import hashlib
@@ -16,40 +17,86 @@ from thesis_lib.system.files import file_digest, read_json
 from thesis_lib.system.paths import find_data
 
 STAGES = ("pretrain", "probe", "test", "retrieve")
+# stage -> its outputs, as attributes of RunDirectory. "table" is the first part of "retrieve":
+# predictions need the look-up table, but not its test.
+OUTPUTS = {
+    "pretrain": ("metrics_file",),
+    "probe": ("selection_file", "probe_file", "probe_curves_file", "head_file"),
+    "test": ("test_file", "predictions_file", "embedding_file", "calibration_file"),
+    "table": ("table_file", "table_choice_file", "retrieval_file", "ood_file"),
+    "retrieve": ("retrieval_test_file", "retrieval_predictions_file"),
+}
 
 
-def is_pretrained(run: RunDirectory) -> bool:
-    """Return whether pretraining has reached the last epoch."""
-    reached = trained_epochs(read_metrics(run)) >= run.config.epochs
-    return reached and trained_fingerprint(run) is not None
+def is_done(run: RunDirectory, stage: str) -> bool:
+    """Return whether a stage has ended, its outputs exist, and its inputs are still the same."""
+    record = read_status(run).get(stage, {})
+    if record.get("state") != "done" or not _has_outputs(run, stage):
+        return False
+    try:
+        return record.get("inputs") == inputs_digest(run, stage)
+    except InputError:  # an earlier stage is not done
+        return False
 
 
-def probe_inputs(run: RunDirectory) -> dict[str, Any]:
-    """Return the inputs of probing: the settings that affect it and the data's fingerprint.
+def _has_outputs(run: RunDirectory, stage: str) -> bool:
+    return all(getattr(run, name).is_file() for name in OUTPUTS[stage])
+
+
+def read_status(run: RunDirectory) -> dict[str, dict[str, Any]]:
+    """Read ``status.json``: the record of each stage that was started."""
+    return read_json(run.status_file) if run.status_file.is_file() else {}
+
+
+def inputs_digest(run: RunDirectory, stage: str) -> str:
+    """Return the hash of a stage's inputs: settings, data and what earlier stages have chosen.
 
     Raises:
-        InputError: if the run is not trained to its last epoch.
+        InputError: if an earlier stage is not done. The message says how to run it.
     """
-    return _settings(run, IDENTITY, PRETRAIN, PROBE)
+    return _digest(_inputs(run, stage))
+
+
+def _inputs(run: RunDirectory, stage: str) -> dict[str, Any]:
+    match stage:
+        case "pretrain":
+            reached = {"epochs_reached": trained_epochs(read_metrics(run))}
+            return reached | _settings(run, IDENTITY, PRETRAIN)
+        case "probe":
+            _check_pretrained(run)
+            return _settings(run, IDENTITY, PRETRAIN, PROBE)
+        case "test":
+            return {"selection": selection_digest(run)}
+        case "table":
+            _check_pretrained(run)
+            return {
+                **_settings(run, IDENTITY, PRETRAIN),
+                "checkpoint": table_checkpoint(run),
+                "neighbours": run.config.neighbours,
+                "selection": selection_digest(run) if run.selection_file.is_file() else None,
+            }
+        case "retrieve":
+            if not is_done(run, "table"):
+                raise InputError(
+                    f"{run.path.name} has no look-up table; run notebook 05 or `thesis retrieve`"
+                )
+            return {"table": table_digest(run), "test_curve": _has_test_curve(run)}
+    raise ValueError(stage)
 
 
 def _settings(run: RunDirectory, *stages: str) -> dict[str, Any]:
-    if not is_pretrained(run):
+    """Return the settings that affect some stages, and the fingerprint of the training data."""
+    settings = run.config.to_dict()
+    names = RunConfig.field_names(*stages)
+    return {"data_fingerprint": trained_fingerprint(run), **{n: settings[n] for n in names}}
+
+
+def _check_pretrained(run: RunDirectory) -> None:
+    if not is_done(run, "pretrain"):
         raise InputError(
             f"{run.path.name} is not trained to its last epoch ({run.config.epochs}); "
             "finish notebook 02 or `thesis pretrain` first"
         )
-    names = RunConfig.field_names(*stages)
-    settings = {k: v for k, v in run.config.to_dict().items() if k in names}
-    return {"data_fingerprint": trained_fingerprint(run), **settings}
-
-
-def is_probed(run: RunDirectory) -> bool:
-    """Return whether probing is done: its outputs exist and were made with these settings."""
-    files = (run.selection_file, run.probe_file, run.probe_curves_file, run.head_file)
-    if not is_pretrained(run) or not all(file.is_file() for file in files):
-        return False
-    return read_json(run.selection_file)["inputs"] == probe_inputs(run)
 
 
 def selection_digest(run: RunDirectory) -> str:
@@ -64,14 +111,6 @@ def selection_digest(run: RunDirectory) -> str:
             f"{run.path.name} has no selection.json; run notebook 03 or `thesis probe` first"
         )
     return digest[:16]
-
-
-def is_tested(run: RunDirectory) -> bool:
-    """Return whether the final test is done: its outputs exist, for the current selection."""
-    files = (run.selection_file, run.test_file, run.predictions_file, run.embedding_file)
-    if not all(file.is_file() for file in (*files, run.calibration_file)):
-        return False
-    return read_json(run.test_file)["selection"] == selection_digest(run)
 
 
 def table_checkpoint(run: RunDirectory) -> int:
@@ -90,28 +129,6 @@ def table_checkpoint(run: RunDirectory) -> int:
     return run.config.epochs
 
 
-def table_inputs(run: RunDirectory) -> dict[str, Any]:
-    """Return the inputs of the look-up table and of the choice of its threshold.
-
-    Raises:
-        InputError: if the run is not trained to its last epoch, or no checkpoint is selected.
-    """
-    return {
-        **_settings(run, IDENTITY, PRETRAIN),
-        "checkpoint": table_checkpoint(run),
-        "neighbours": run.config.neighbours,
-        "selection": selection_digest(run) if run.selection_file.is_file() else None,
-    }
-
-
-def is_table_made(run: RunDirectory) -> bool:
-    """Return whether the look-up table and its threshold were made from the current inputs."""
-    files = (run.table_file, run.table_choice_file, run.retrieval_file, run.ood_file)
-    if not is_pretrained(run) or not all(file.is_file() for file in files):
-        return False
-    return read_json(run.table_choice_file)["inputs"] == table_inputs(run)
-
-
 def table_digest(run: RunDirectory) -> str:
     """Return the hash of ``table.json``, the input of the test of the look-up table.
 
@@ -121,20 +138,14 @@ def table_digest(run: RunDirectory) -> str:
         return ""
     choice = read_json(run.table_choice_file)
     choice.pop("feature_seconds_per_image", None)
-    return hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(choice)
 
 
-def is_retrieved(run: RunDirectory) -> bool:
-    """Return whether the current look-up table is tested.
-
-    With ``test_curve``, the test must include the curve over all thresholds.
-    """
-    files = (run.retrieval_test_file, run.retrieval_predictions_file)
-    if not all(file.is_file() for file in files) or not is_table_made(run):
-        return False
-    test = read_json(run.retrieval_test_file)
-    has_curve = test["test_curve"] or not run.config.test_curve
-    return test["table"] == table_digest(run) and has_curve
+def _has_test_curve(run: RunDirectory) -> bool:
+    """Return whether the test curve is wanted, or was made although it no longer is."""
+    done = read_json(run.retrieval_test_file) if run.retrieval_test_file.is_file() else {}
+    return run.config.test_curve or done.get("test_curve", False)
 
 
-IS_DONE = dict(zip(STAGES, (is_pretrained, is_probed, is_tested, is_retrieved), strict=True))
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

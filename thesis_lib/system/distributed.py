@@ -120,7 +120,7 @@ def run_on_ranks(command: Callable[[], int]) -> int:
     with process_group():
         if rank():
             return _run_silently(command)
-        with report_worker_errors():
+        with report_worker_errors(), contextlib.redirect_stdout(processes.Output()):
             status = command()
             wait_for_all()
         return status

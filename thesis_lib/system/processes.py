@@ -1,10 +1,13 @@
 """Stop processes whose owner is gone or that are stuck, and count ranks and cores."""
 
+import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from typing import TextIO, cast
 
 import psutil
 
@@ -85,6 +88,25 @@ def _watch_for_stuck(
     os.kill(os.getpid(), signal.SIGURG)
     if not responded.wait(seconds):
         _kill_all()
+
+
+class Output:
+    """Standard output without BrokenPipeError, so that a stage can save if its reader is gone."""
+
+    def write(self, text: str) -> int:
+        """Write a text, or nothing if nobody reads it."""
+        with contextlib.suppress(BrokenPipeError):
+            cast(TextIO, sys.__stdout__).write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written."""
+        with contextlib.suppress(BrokenPipeError):
+            cast(TextIO, sys.__stdout__).flush()
+
+    def isatty(self) -> bool:
+        """Return that this is no terminal."""
+        return False
 
 
 def under_torchrun() -> bool:

@@ -16,7 +16,6 @@ from thesis_lib.system.device import choose_device
 from thesis_lib.system.signals import Terminated, sigterm_raises
 
 SECONDS_TO_END = 35.0  # longer than the 30 s after which torchrun kills its processes
-MODULE = "thesis_lib.cli.launched"
 
 
 def run_under_torchrun(stage: str, run: RunDirectory) -> bool:
@@ -43,7 +42,7 @@ def run_under_torchrun(stage: str, run: RunDirectory) -> bool:
     if devices == 1 or ranks > 1:
         return False
     choose_device(run.config)  # raises if there are fewer devices
-    arguments = ["-m", MODULE, stage, json.dumps(run.config.to_dict())]
+    arguments = ["-m", "thesis_lib", "stage", stage, json.dumps(run.config.to_dict())]
     count = ["--standalone", "--nproc-per-node", str(devices)]
     command = [sys.executable, "-m", "torch.distributed.run", *count, *arguments]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors, sigterm_raises():

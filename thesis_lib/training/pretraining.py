@@ -15,7 +15,7 @@ from thesis_lib.errors import InputError
 from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import add_facts
-from thesis_lib.runs.stages import is_pretrained
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system import distributed
 from thesis_lib.system.device import (
     choose_device,
@@ -102,7 +102,7 @@ def pretrain(config: RunConfig) -> RunDirectory:
             or data-loading workers die or hang.
     """
     run = RunDirectory(config)
-    if distributed.from_rank_0(lambda: is_pretrained(run)) and not config.force:
+    if distributed.from_rank_0(lambda: is_done(run, "pretrain")) and not config.force:
         run.check_config((IDENTITY, PRETRAIN))
         return run
     run, _, model = check_run(config)

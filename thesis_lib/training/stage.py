@@ -11,7 +11,7 @@ from thesis_lib.errors import InputError
 from thesis_lib.runs.artifacts import trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import recorded
-from thesis_lib.runs.stages import IS_DONE
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system import distributed
 from thesis_lib.system.files import sweep_partial
 from thesis_lib.system.locks import locked
@@ -67,7 +67,7 @@ def run_stage(name: str, run: RunDirectory, work: Callable[[Stage], None]) -> No
         InputError: see :func:`open_stage`.
     """
     force = run.config.force and name == "pretrain"
-    done = distributed.from_rank_0(lambda: IS_DONE[name](run) and not force)
+    done = distributed.from_rank_0(lambda: is_done(run, name) and not force)
     if done or run_under_torchrun(name, run):
         return
     with open_stage(name, run, NEEDS[name]) as stage:
@@ -82,7 +82,7 @@ def open_stage(name: str, run: RunDirectory, needs: tuple[str, ...]) -> Iterator
     waits for the others.
 
     Args:
-        name: one of :data:`thesis_lib.runs.stages.STAGES`.
+        name: a key of :data:`thesis_lib.runs.stages.OUTPUTS`.
         run: the run that the stage belongs to.
         needs: the splits that must exist.
 

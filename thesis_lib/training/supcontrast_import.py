@@ -19,7 +19,7 @@ from thesis_lib.runs.artifacts import METRICS_COLUMNS, trained_epochs
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import kept_epochs
 from thesis_lib.runs.provenance import recorded
-from thesis_lib.runs.stages import is_pretrained
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import write_csv
 from thesis_lib.system.locks import locked
 from thesis_lib.system.paths import relative_to_root
@@ -110,7 +110,8 @@ def _import(
         ],
         "supcontrast_options": json.loads(json.dumps(first.options, default=str)),
     }
-    with recorded(run, "pretrain", **facts):
+    with recorded(run, "pretrain", **facts) as end:
+        end["state"] = "done" if epoch == config.epochs else "interrupted"
         write_csv(run.metrics_file, _table(rows))
         run.write_config()
         partial.rename(run.checkpoints)
@@ -137,7 +138,7 @@ def describe_import(run: RunDirectory, files: Sequence[Path], settings: Mapping[
         lines.append(
             f"found in neither the files nor the options, so left at the default: {listed}"
         )
-    if not is_pretrained(run):
+    if not is_done(run, "pretrain"):
         can = checkpoints.load(run.last_checkpoint)["optimizer"] is not None
         how = "can be resumed" if can else "cannot be resumed (no optimizer state in the file)"
         lines.append(

@@ -9,11 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.runs.artifacts import trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory, find_runs
-from thesis_lib.runs.stages import IS_DONE, probe_inputs, selection_digest
+from thesis_lib.runs.stages import inputs_digest, is_done
 from thesis_lib.system.files import file_digest, read_json, write_json
 from thesis_lib.system.paths import data_runs_folder, relative_to_root
 
@@ -36,7 +35,7 @@ def write_receipt(notebook: str, config: RunConfig) -> None:
         config: config of the run; for notebooks 01 and 06, their parameters.
     """
     file = receipt_file(notebook, config)
-    write_json(file, {"notebook": notebook, "inputs": inputs_digest(notebook, config)})
+    write_json(file, {"notebook": notebook, "inputs": _inputs_digest(notebook, config)})
     print(f"notebook {notebook[:2]} is complete: {relative_to_root(file)}")
 
 
@@ -56,17 +55,17 @@ def receipt_holds(notebook: str, config: RunConfig) -> bool:
     """Return whether a notebook reached its end on the current inputs."""
     stage = STAGE_OF.get(notebook)
     try:
-        if not has_receipt(notebook, config) or (
-            stage and not IS_DONE[stage](RunDirectory(config))
-        ):
+        if not has_receipt(notebook, config):
+            return False
+        if stage is not None and not is_done(RunDirectory(config), stage):
             return False
         receipt = read_json(receipt_file(notebook, config))
-        return receipt["inputs"] == inputs_digest(notebook, config)
+        return receipt["inputs"] == _inputs_digest(notebook, config)
     except InputError:  # a file cannot be read; executing the notebook will show which
         return False
 
 
-def inputs_digest(notebook: str, config: RunConfig) -> str:
+def _inputs_digest(notebook: str, config: RunConfig) -> str:
     """Return the hash of a notebook's inputs: settings, data and outputs of earlier stages."""
     text = json.dumps(_inputs(notebook, config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -76,20 +75,14 @@ def _inputs(notebook: str, config: RunConfig) -> Any:
     from thesis_lib.data.datasets import open_dataset  # late: slow to import
 
     run = RunDirectory(config)
-    match STAGE_OF.get(notebook, notebook):
+    match notebook:
         case "01_data_stats":
             return open_dataset(config.data).fingerprint
-        case "pretrain":
-            names = RunConfig.field_names(IDENTITY, PRETRAIN)
-            return {name: config.to_dict()[name] for name in names}, trained_fingerprint(run)
-        case "probe":
-            return probe_inputs(run)
-        case "test":
-            return selection_digest(run)
-        case "retrieve":
-            return [file_digest(run.retrieval_test_file), file_digest(run.predictions_file)]
+        case "05_cosine_retrieval":  # compares the look-up table with the linear head
+            return [inputs_digest(run, "retrieve"), file_digest(run.predictions_file)]
         case "06_thesis_tables":
             return {run.path.name: _results(run) for run in find_runs(config.data_name)}
+    return inputs_digest(run, STAGE_OF[notebook])
 
 
 def _results(run: RunDirectory) -> list[str | None]:
