@@ -23,7 +23,7 @@ from benchmarks import (
 )
 from benchmarks.timing import Result
 from thesis_lib.runs.provenance import provenance
-from thesis_lib.system import processes
+from thesis_lib.system import machine
 from thesis_lib.system.files import read_json, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -76,7 +76,7 @@ def line(result: Result) -> str:
 def write(number: int, found: list[Result], device: torch.device, rounds: int) -> None:
     """Put a goal's rows into the table and, with every round's seconds, into the JSON beside it."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    name = gpu or f"{platform.machine()} cpu {processes.num_cores()} cores"
+    name = gpu or f"{platform.machine()} cpu {machine.num_cores()} cores"
     stem = RESULTS / name.lower().replace(" ", "-")
     file = stem.with_suffix(".json")
     measured = read_json(file) if file.is_file() else {}

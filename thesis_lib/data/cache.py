@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from thesis_lib.data.datasets import DataSet, Split
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.statistics import DataStatistics
 from thesis_lib.errors import InputError
-from thesis_lib.system import processes
+from thesis_lib.system import machine, processes
 from thesis_lib.system.progress import track
 
 AUTO_CACHE_BYTES = 256 * 2**20  # largest cache that `cache = auto` keeps in memory
@@ -51,7 +50,7 @@ class Images:
         def copy(index: int) -> None:
             self[index][:] = read_pixels(self.split.folder / self.split.files[index])
 
-        with ThreadPoolExecutor(processes.num_cores(processes.local_world_size())) as pool:
+        with ThreadPoolExecutor(machine.num_cores(processes.local_world_size())) as pool:
             copied = pool.map(copy, range(len(self)))
             if self.starts[-1] > AUTO_CACHE_BYTES:
                 copied = track(copied, len(self), "decoding", "image")
@@ -62,7 +61,7 @@ def chosen_cache(config: RunConfig, size: int) -> str:
     """Return which cache to use for decoded images of ``size`` bytes: none or memory."""
     if config.cache == "auto":
         # Each process on this machine keeps its own copy.
-        free = psutil.virtual_memory().available / processes.local_world_size()
+        free = machine.free_memory() / processes.local_world_size()
         fits = size <= min(AUTO_CACHE_BYTES, FREE_SHARE * free)
         return "memory" if fits else "none"
     return config.cache
@@ -109,7 +108,7 @@ def _filled(split: Split, sizes: np.ndarray) -> Images:
 
 
 def _check_memory(size: int, name: str) -> None:
-    free = psutil.virtual_memory().available / processes.local_world_size()
+    free = machine.free_memory() / processes.local_world_size()
     where = "memory of each process" if processes.under_torchrun() else "memory"
     if size > AUTO_CACHE_BYTES:
         print(f"the decoded images of {name}/ take {size / 2**30:.1f} GiB in {where}", flush=True)

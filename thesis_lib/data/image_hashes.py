@@ -1,7 +1,6 @@
 """Hash every image of a data set: an exact hash of its pixels, and a perceptual hash."""
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.images import read_pixels
 from thesis_lib.errors import InputError
+from thesis_lib.system import machine
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.system.paths import data_runs_folder
 from thesis_lib.system.progress import track
@@ -88,7 +88,7 @@ def _hash_images(root: Path, files: list[str]) -> pd.DataFrame:
         perceptual = str(imagehash.phash(Image.fromarray(pixels)))
         return file, modified, _pixel_hash(pixels), perceptual
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(machine.num_cores()) as pool:
         results = track(pool.map(read, files), len(files), "image hashes", "image")
         rows = [row for row in results if row is not None]
     return pd.DataFrame(rows, columns=HASHES, dtype=str)

@@ -20,7 +20,7 @@ from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.transforms import JitterFactors
 from thesis_lib.errors import InputError
-from thesis_lib.system import distributed, processes
+from thesis_lib.system import distributed, machine, processes
 from thesis_lib.system.signals import NOTICES
 
 _with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
@@ -256,7 +256,7 @@ def worker_count(config: RunConfig, device: torch.device) -> int:
         return config.workers
     if device.type == "cpu":
         return 0
-    return min(processes.num_cores(processes.local_world_size()), 8)
+    return min(machine.num_cores(processes.local_world_size()), 8)
 
 
 def example_views(dataset: DataSet, config: RunConfig, num_images: int) -> dict[str, list]:

@@ -1,6 +1,5 @@
 """Measure a data set: image sizes, unreadable files, channel mean and std, class imbalance."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.images import read_pixels
 from thesis_lib.errors import InputError
+from thesis_lib.system import machine
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.system.paths import data_runs_folder, relative_to_root
 from thesis_lib.system.progress import track
@@ -101,7 +101,7 @@ def measure(dataset: DataSet) -> DataStatistics:
         found = np.array(image.histogram()).reshape(3, 256) if split == "train" else None
         return (split, name, file, *image.size, ""), found
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(machine.num_cores()) as pool:
         results = pool.map(read, files)
         for row, found in track(results, len(files), "data statistics", "image"):
             rows.append(row)

@@ -19,6 +19,7 @@ import psutil
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import STAGES, inputs_digest, is_done, read_status
+from thesis_lib.system import machine
 from thesis_lib.system.files import read_json, write_json
 from thesis_lib.system.processes import is_alive
 
@@ -117,8 +118,8 @@ def provenance() -> dict[str, Any]:
         "hardware": {
             "host": socket.gethostname(),
             "system": platform.platform(),
-            "cpus": os.cpu_count(),
-            "memory_mib": psutil.virtual_memory().total // 2**20,
+            "cpus": machine.num_cores(),
+            "memory_mib": machine.total_memory() // 2**20,
         },
     }
 

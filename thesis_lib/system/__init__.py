@@ -15,6 +15,7 @@ HOMES = {
     "distributed": None,
     "files": None,
     "locks": None,
+    "machine": None,
     "paths": None,
     "processes": None,
     "progress": None,

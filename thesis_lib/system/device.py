@@ -7,7 +7,7 @@ import torch
 
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.system import processes
+from thesis_lib.system import machine, processes
 
 
 def choose_device(config: RunConfig) -> torch.device:
@@ -69,7 +69,7 @@ def peak_memory_mib(device: torch.device) -> int:
 
 
 def total_memory_mib(device: torch.device) -> int:
-    """Return the total memory of the GPU, or of the machine for other devices, MiB."""
+    """Return the total memory of the GPU, or for other devices what this process may use, MiB."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 2**20
-    return psutil.virtual_memory().total // 2**20
+    return machine.total_memory() // 2**20

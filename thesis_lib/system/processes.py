@@ -1,4 +1,4 @@
-"""Stop processes whose owner is gone or that are stuck, and count ranks and cores."""
+"""Stop processes whose owner is gone or that are stuck, and count ranks."""
 
 import contextlib
 import os
@@ -122,9 +122,3 @@ def is_main_process() -> bool:
 def local_world_size() -> int:
     """Return how many ranks share this machine's cores, memory and GPUs."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun() else 1
-
-
-def num_cores(num_processes: int = 1) -> int:
-    """Return how many cores each of ``num_processes`` may use if they share those of this one."""
-    all_ = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (all_ or 1) // num_processes)

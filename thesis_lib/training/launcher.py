@@ -11,7 +11,7 @@ from typing import IO
 
 from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.system import distributed, processes
+from thesis_lib.system import distributed, machine, processes
 from thesis_lib.system.device import choose_device
 from thesis_lib.system.signals import Terminated, sigterm_raises
 
@@ -71,7 +71,7 @@ def _environment(devices: int) -> dict[str, str]:
     own = {
         "THESIS_OWNER": str(os.getpid()),
         "THESIS_COMMAND": os.environ.get("THESIS_COMMAND", " ".join(sys.argv)),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(processes.num_cores(devices))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(machine.num_cores(devices))),
     }
     own[processes.QUIET[0]] = os.environ.get(*processes.QUIET)
     # With a notebook's name in the environment, every state of a progress bar would be printed.

@@ -21,7 +21,7 @@ import psutil
 
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.system import processes
+from thesis_lib.system import machine
 from thesis_lib.system.processes import exit_with_parent
 from thesis_lib.system.signals import sigterm_raises
 from thesis_lib.workbook.grid import execute_in_turn
@@ -55,7 +55,7 @@ def _shares(config: RunConfig, num_jobs: int) -> list[dict[str, str]]:
     if not gpus:
         if "OMP_NUM_THREADS" in os.environ:
             return [{}] * num_jobs
-        threads = processes.num_cores(num_jobs * config.devices)
+        threads = machine.num_cores(num_jobs * config.devices)
         return [{"OMP_NUM_THREADS": str(threads)}] * num_jobs
     each = config.devices
     if len(gpus) < num_jobs * each:
