@@ -281,6 +281,27 @@ def test_notebook_settings_refuse_what_the_parameters_cell_misspells():
         notebook_settings({"In": cells, "bacth_size": 16})
 
 
+def test_a_corrected_parameters_cell_counts_as_it_is_now():
+    cells = ["", "import json", "data = 'data/x'\nseeds = 42", "run = open_run(globals())"]
+    namespace = {"In": cells, "data": "data/x", "seeds": 42}
+    with pytest.raises(InputError, match="unknown setting 'seeds'"):
+        notebook_settings(namespace)
+    cells += ["import json", "data = 'data/x'\nseed = 43", "run = open_run(globals())"]
+    namespace |= {"seed": 43}
+    assert notebook_settings(namespace) == {"data": "data/x", "seed": 43}
+    cells += ["n = 3", "run = open_run(globals())"]  # only the cell that reads, once more
+    assert notebook_settings(namespace | {"n": 3}) == {"data": "data/x", "seed": 43}
+    cells += ["data = 'data/x'\nseed = 43\nepoch = 1", "run = open_run(globals())"]
+    with pytest.raises(InputError, match="unknown setting 'epoch'"):
+        notebook_settings(namespace | {"epoch": 1})
+
+
+def test_a_parameter_that_papermill_adds_is_refused_if_it_is_unknown():
+    cells = ["", "data = 'data/x'", "# Parameters\nseeds = 1", "run = open_run(globals())"]
+    with pytest.raises(InputError, match="unknown setting 'seeds'"):
+        notebook_settings({"In": cells, "data": "data/x", "seeds": 1})
+
+
 def test_settings_table_shows_what_names_a_run_and_what_is_no_default():
     table = settings_table(RunConfig(backbone="lenet5", epochs=3))
     assert table["value"].to_dict() == {

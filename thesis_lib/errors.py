@@ -13,8 +13,9 @@ class InputError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; nearest: a, b, c"``, the known names most similar to ``name``, or ``""``."""
-    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    """Return ``"; nearest: a, b, c"``, the other names most similar to ``name``, or ``""``."""
+    others = [other for other in known if other != name]
+    matches = difflib.get_close_matches(name, others, n=3, cutoff=0.5)
     return f"; nearest: {', '.join(matches)}" if matches else ""
 
 

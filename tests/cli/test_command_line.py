@@ -1,5 +1,6 @@
 """The `thesis` command: help, options, stages without notebooks, and one-line errors."""
 
+import os
 import re
 import shlex
 import shutil
@@ -255,3 +256,14 @@ def test_options_of_a_config_ask_for_it_again(workbook):
     add_settings(parser, (IDENTITY, PRETRAIN, PROBE, MACHINE))
     words = shlex.split(" ".join(as_options(config)))
     assert RunConfig.from_dict(given_settings(parser.parse_known_args(words)[0])) == config
+
+
+def test_letters_that_the_terminal_cannot_show_are_replaced(tmp_path):
+    for number in range(5):
+        (tmp_path / "in" / "larve ó").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(tmp_path / "in" / "larve ó" / f"{number}.png")
+    command = [sys.executable, "-m", "thesis_lib", "split", "in", "óut"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"?ut/train: 3 images of 1 classes" in done.stdout.replace(b"\\", b"/")

@@ -1,6 +1,5 @@
 """Batches contain every image once per epoch; the number of workers does not change the views."""
 
-
 import numpy as np
 import pytest
 import torch

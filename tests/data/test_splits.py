@@ -412,7 +412,7 @@ def refusal(*arguments, **options) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
 def test_manifests_are_rebuilt_to_the_file_in_any_of_their_encodings(tmp_path, encoding):
     names = ["012_Acartia sp.B", "Larve nauplié", 'O\'Neill, "x"; y', "NA"]
     source = make_source(tmp_path, dict.fromkeys(names, 5))
@@ -650,7 +650,7 @@ def test_a_part_without_images_is_refused(tmp_path):
         (b"", "columns folder and filename"),
         (b"class,file\na,img000.png\n", "its first line is 'class,file'"),
         (b"a,img000.png\n", "columns folder and filename"),
-        ("folder,filename\n".encode("utf-16"), "columns folder and filename"),
+        ("klasse,datei\n".encode("utf-16"), "its first line is 'klasse,datei'"),
         (b"folder,filename\na\n", "line 2: filename is empty"),
         (b"folder,filename\na, b,img000.png\n", "line 2: more fields than the header"),
         (b'folder,filename\n"a,img000.png\n', "is not valid CSV"),

@@ -89,7 +89,7 @@ def test_missing_file_is_one_line(workbook, capsys):
         (["--epoch", "3"], "unrecognized arguments: --epoch 3; nearest: --epochs"),
         (["--epochs", "many"], "epochs must be a whole number, not 'many'"),
         (["--compile", "yes"], "unrecognized arguments: yes"),
-        (["--learning-rate", "nan"], "learning_rate must be a number, not nan"),
+        (["--learning-rate", "nan"], "learning_rate must be a number, not 'nan'"),
     ],
 )
 def test_mistakes_on_the_command_line_are_refused(workbook, capsys, arguments, message, faults):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
-from thesis_lib.errors import InputError
+from thesis_lib.errors import InputError, nearest
 from thesis_lib.runs.directory import RunDirectory, find_runs
 from thesis_lib.system.files import atomic_path, read_json, write_csv, write_json, write_text
 from thesis_lib.system.paths import (
@@ -18,6 +19,7 @@ from thesis_lib.system.paths import (
     relative_to_root,
     workbook_root,
 )
+from thesis_lib.workbook.status import status_lines
 
 
 @pytest.fixture
@@ -288,3 +290,30 @@ def test_differing_probe_settings_are_told_how_to_probe_anew(workbook):
     with pytest.raises(InputError, match=r"thesis probe lenet5-bs32-seed42 --head-epochs"):
         run.check_config()
     run.check_config(stages=("identity", "pretrain"))
+
+
+# --- names that would be patterns
+
+
+@pytest.mark.parametrize("name", ["v[2]", "a*", "what?", "[!x]", "100 % {run} $x$"])
+def test_a_data_set_is_found_by_its_name_whatever_signs_it_has(workbook, name, capsys):
+    (workbook / "data" / name / "train").mkdir(parents=True)
+    run, other = made(data=f"data/{name}"), made(data="data/a b")
+    assert [found.path for found in find_runs(name)] == [run.path]
+    assert status_lines(name)[0].startswith(f"{name}: 1 runs")
+    assert len(find_runs()) == 2 and other.path.parent.name == "a b"
+    assert main(["clean", "--data", name]) == 0
+    assert "0 files of 1 runs" in capsys.readouterr().out
+
+
+def test_a_run_is_not_looked_for_by_a_pattern(workbook, capsys):
+    made()
+    assert main(["test", "lenet5-*"]) == 2
+    assert "lenet5-* is not a run" in capsys.readouterr().err
+
+
+def test_a_data_set_whose_runs_have_not_begun_is_no_typo(workbook, capsys):
+    (workbook / "runs" / "tiny" / "notebooks").mkdir(parents=True)
+    assert main(["status", "--data", "tiny"]) == 2
+    assert "no run on 'tiny' has started training yet" in capsys.readouterr().err
+    assert nearest("tiny", ["tiny", "tinny"]) == "; nearest: tinny"

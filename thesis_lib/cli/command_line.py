@@ -1,6 +1,7 @@
 """Parse the command line of ``thesis``, run the command and return its exit status."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SIGTERM or SIGUSR2 it is 75 ("try again later"), after Ctrl-C 130; finished work is saved.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # names may have letters that a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if not given:
         _parser().print_help()
         return 0

@@ -1,6 +1,7 @@
 """Define the command-line options, one for each field of RunConfig, and read their values."""
 
 import argparse
+import glob
 import sys
 import typing
 from dataclasses import fields
@@ -157,7 +158,7 @@ def find_run(options: argparse.Namespace) -> Any:
         return RunDirectory.find(**settings)
     path = Path(options.run)
     if not path.exists() and len(path.parts) == 1:  # only a run's name, as messages print it
-        named = sorted(data_runs_folder("").glob(f"*/{path}"))
+        named = sorted(data_runs_folder("").glob(f"*/{glob.escape(options.run)}"))
         if len(named) > 1:
             listed = ", ".join(map(relative_to_root, named))
             raise InputError(f"there are several runs {path}; give the folder of one: {listed}")

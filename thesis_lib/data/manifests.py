@@ -1,5 +1,6 @@
 """Rebuild a published split from manifests: CSV files that list the images of each split."""
 
+import codecs
 import csv
 import io
 import re
@@ -50,8 +51,8 @@ def split_by_manifest(
         source: the folder that contains the class folders.
         destination: the new folder of the split.
         manifests: the files for train, val, test, or for train, test. Each has the columns folder
-            (a class) and filename (path below the class folder), is encoded in UTF-8 or latin-1,
-            and is separated by commas, semicolons or tabs.
+            (a class) and filename (path below the class folder), is encoded in UTF-8, UTF-16
+            or latin-1, and is separated by commas, semicolons or tabs.
         copy: copy files instead of linking them.
         allow_missing: leave out listed images that are missing in ``source``.
 
@@ -126,10 +127,7 @@ def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
         raise InputError(
             f"cannot read the manifest {path}: {error.strerror}; give a CSV file"
         ) from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
+    text = _decoded(content)
     lines = io.StringIO(text, newline="")
     header = lines.readline()
     lines.seek(0)
@@ -150,6 +148,16 @@ def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
             yield row["folder"], row["filename"]
     except csv.Error as error:
         raise InputError(f"{path} line {reader.line_num} is not valid CSV: {error}") from None
+
+
+def _decoded(content: bytes) -> str:
+    """Decode a file by its byte order mark, or else as UTF-8 or latin-1."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # by Excel or PowerShell
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _row_fault(row: dict[str | None, Any]) -> str:

@@ -137,7 +137,8 @@ def _files_by_class(
         files = {name: found for name, found in files.items() if name not in left_out}
         if not files:
             raise InputError(
-                f"--min-images {min_images} leaves no class of {source}; give a smaller number"
+                f"--min-images {min_images} leaves no class of {source}; their images: "
+                f"{', '.join(f'{name!r} {n:,}' for name, n in left_out.items())}"
             )
     needed = RECIPES[recipe]
     small = [f"{name!r} ({len(found)})" for name, found in files.items() if len(found) < needed]

@@ -1,5 +1,6 @@
 """Locate the files of a run, find runs, and compare their settings."""
 
+import glob
 import json
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,8 @@ def _difference_message(run: RunDirectory, differing: dict[str, tuple]) -> str:
 
 def run_folders(data_name: str | None = None) -> list[Path]:
     """Return all folders with a ``config.json``, or those of one data set, sorted by name."""
-    pattern = f"{data_name or '*'}/*/config.json"
-    return [file.parent for file in sorted((workbook_root() / "runs").glob(pattern))]
+    pattern = f"{'*' if data_name is None else glob.escape(data_name)}/*/config.json"
+    return [file.parent for file in sorted(data_runs_folder("").glob(pattern))]
 
 
 def check_has_runs(data_name: str | None) -> None:
@@ -177,9 +178,12 @@ def check_has_runs(data_name: str | None) -> None:
     Raises:
         InputError: if it has none. The message gives the most similar names.
     """
-    if data_name is not None and not run_folders(data_name):
-        known = [path.name for path in (workbook_root() / "runs").glob("*") if path.is_dir()]
-        raise InputError(f"there are no runs on {data_name!r}{nearest(data_name, known)}")
+    if data_name is None or run_folders(data_name):
+        return
+    if data_runs_folder(data_name).is_dir():
+        raise InputError(f"no run on {data_name!r} has started training yet")
+    known = {folder.parent.name for folder in run_folders()}
+    raise InputError(f"there are no runs on {data_name!r}{nearest(data_name, known)}")
 
 
 def find_runs(data_name: str | None = None) -> list[RunDirectory]:

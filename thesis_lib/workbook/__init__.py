@@ -18,6 +18,7 @@ HOMES = {
     "settings_table": "parameters",
     "as_options": "parameters",
     "read_settings": "parameters",
+    "typed": "parameters",
     "status_lines": "status",
     "run_in_parallel": "parallel",
     "submit_grid": "slurm",

@@ -183,7 +183,7 @@ def _execute_run(
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True, errors="replace")
     # A terminal sends Ctrl-C to this process, too. Ignore it: the owner then sends SIGTERM.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     with sigterm_raises():

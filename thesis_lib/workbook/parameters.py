@@ -74,33 +74,42 @@ def notebook_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in namespace.items()
         if type(value) in literals and name not in hidden and not name.startswith("_")
     }
-    allowed = {*RunConfig.field_names(), *_names_before_reading(namespace.get("In"), given)}
+    cells = namespace.get("In")  # the source of each executed cell; None in plain Python
+    allowed = {*RunConfig.field_names(), *(given if cells is None else _parameters_set(cells))}
     settings = {name: value for name, value in given.items() if name in allowed}
     config = RunConfig.from_dict(settings | typed(settings))
     return {name: getattr(config, name) for name in settings}
 
 
-def _names_before_reading(cells: list[str] | None, given: Mapping[str, Any]) -> set[str]:
-    """Return the names that were set before a cell first read the parameters.
+def _parameters_set(cells: list[str]) -> set[str]:
+    """Return the names that the parameters cell and papermill have set when they were last run.
 
-    If cells are run again in the same kernel, variables of later cells also exist, but they are
-    not parameters.
+    At first, these are all cells before the one that reads the parameters. If cells are run again
+    in the same kernel, variables of later cells exist as well, which are no parameters: then it is
+    a cell that sets at least two settings.
 
     Args:
-        cells: source of each executed cell, IPython's ``In``; None in plain Python, where all
-            names count.
-        given: the variables that exist now.
+        cells: the source of each executed cell, in the order of execution.
     """
-    if cells is None:
-        return set(given)
-    names: set[str] = set()
+    fields, names, before = set(RunConfig.field_names()), set[str](), list[set[str]]()
+    is_first = True
     for source in cells:
         if any(call in source for call in ("read_parameters(", "open_run(")):
-            break
-        with contextlib.suppress(SyntaxError):  # a cell with IPython magics
-            assigned = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
-            names |= {ast.unparse(target) for node in assigned for target in node.targets}
+            if any(cell & fields for cell in before):  # set again: earlier names are out of date
+                names = set()
+            names |= {n for cell in before if is_first or len(cell & fields) > 1 for n in cell}
+            is_first, before = False, []
+        else:
+            before.append(_assigned(source))
     return names
+
+
+def _assigned(source: str) -> set[str]:
+    """Return the names that a cell assigns."""
+    with contextlib.suppress(SyntaxError):  # a cell with IPython magics
+        assigned = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
+        return {ast.unparse(target) for node in assigned for target in node.targets}
+    return set()
 
 
 def settings_table(config: RunConfig) -> pd.DataFrame:
@@ -132,10 +141,10 @@ def read_settings(path: Path) -> dict[str, Any]:
             occurs twice.
     """
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        root = yaml.compose(path.read_bytes(), yaml.SafeLoader)  # decoded by its byte order mark
     except OSError as error:
         raise InputError(f"cannot read the settings file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not valid YAML: {reason}") from None
     if not isinstance(root, yaml.MappingNode):

@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -111,7 +112,9 @@ def _open_runs(data_name: str | None) -> tuple[list[RunDirectory], list[str]]:
     """
     runs, unreadable = [], []
     started = run_folders(data_name)
-    submitted = slurm_queue.noted_runs(data_runs_folder("").glob(data_name or "*"))
+    submitted = slurm_queue.noted_runs(
+        data_runs_folder("").glob("*" if data_name is None else glob.escape(data_name))
+    )
     for folder in sorted({*started, *submitted}):
         try:
             if folder in started:

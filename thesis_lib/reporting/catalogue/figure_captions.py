@@ -15,9 +15,10 @@ from thesis_lib.system.files import read_json
 
 
 def _run_words(results: Results) -> str:
-    """Describe a run by its backbone, batch size and seed."""
+    """Describe a run by all that its name tells: backbone, batch size, seed and tag."""
     config = results.run.config
-    return f"{config.backbone}, batch size {config.batch_size}, seed {config.seed}"
+    tag = f", {config.tag}" if config.tag else ""
+    return f"{config.backbone}, batch size {config.batch_size}, seed {config.seed}{tag}"
 
 
 def views(results: Results) -> str:
