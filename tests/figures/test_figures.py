@@ -458,6 +458,20 @@ def test_any_number_of_image_pairs_fits_a_page(n):
         assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1
 
 
+@pytest.mark.parametrize("shape", [(12, 3000), (3000, 12), (1, 20_000), (1307, 914), (7, 700)])
+def test_a_picture_of_any_shape_is_drawn_with_its_aspect_ratio(shape):
+    """Chains of plankton are long: with many classes, they become thinner than a dot."""
+    image = np.zeros((*shape, 3), dtype=np.uint8)
+    image[:, : shape[1] // 2] = 200
+    many = {f"class {i}": [image] for i in range(87)}
+    figure = figures.data_set.sample_images(many)
+    for shown in figure.axes[0].images:
+        left, right, bottom, top = shown.get_extent()
+        assert (right - left) / (bottom - top) == pytest.approx(shape[1] / shape[0])
+        pixels = np.asarray(shown.get_array())
+        assert pixels[:, 0].mean() > 150 > 50 > pixels[:, -1].mean() or pixels.shape[1] == 1
+
+
 def test_captions_keep_their_confidence(drawn):
     captions = [text.get_text() for text, _ in texts(drawn["mistakes-many"])]
     assert len(captions) == 12

@@ -4,19 +4,21 @@ import re
 import pandas as pd
 import pytest
 
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.comparison import Comparison, compare_with_head
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.retrieval import retrieve
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting import numbers as numbers_module
 from thesis_lib.reporting import tables
+from thesis_lib.reporting.catalogue.figures import FIGURES, Entry, draw
 from thesis_lib.reporting.published_results import (
     published_probe_table,
     published_table,
     reproduced_table,
     reproduces_dyb,
 )
-from thesis_lib.reporting.results import results_of_runs
+from thesis_lib.reporting.results import results_of_data, results_of_runs
 from thesis_lib.reporting.retrieval_tables import curve_table, retrieval_table, size_table
 from thesis_lib.runs.artifacts import read_retrieval
 from thesis_lib.runs.directory import find_runs
@@ -158,3 +160,27 @@ def test_unfinished_runs_are_left_out(workbook, tiny_config):
     assert tables.probe_table([run]).columns.tolist() == ["checkpoint"]
     assert tables.test_table([run]).empty and len(tables.cost_table([run])) == 1
     assert tables.accuracy_table([run]).empty
+
+
+def test_a_figure_that_cannot_be_drawn_is_named_and_left_out(
+    workbook, tiny_config, monkeypatch, capsys
+):
+    results = results_of_data(tiny_config)
+    assert draw("class_counts", results) is not None
+    files = [results.folder / f"class_counts{ending}" for ending in (".pdf", ".png")]
+    assert all(file.is_file() for file in files)
+
+    def fail(error):
+        def make(_):
+            raise error
+
+        monkeypatch.setitem(FIGURES, "class_counts", Entry(make, lambda _: ""))
+        return draw("class_counts", results)
+
+    assert fail(ValueError("cannot reshape array\nof size 3")) is None
+    assert "!! the figure class_counts cannot be drawn and is left out: ValueError: cannot " in (
+        capsys.readouterr().out
+    )
+    assert not any(file.exists() for file in files)  # they would show earlier results
+    with pytest.raises(InputError, match="is missing"):  # the user can mend it
+        fail(InputError("the data set is missing"))

@@ -11,6 +11,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.textpath import text_to_path
+from PIL import Image
 
 from thesis_lib.figures.style import (
     INCH,
@@ -158,8 +159,7 @@ def draw_image(canvas: Axes, image: np.ndarray, x: float, y: float, side: float)
     y += (side - height) / 2
     # Averaging blocks of pixels first is much faster than letting matplotlib do all the shrinking.
     block = max(1, round(longest / (side / INCH * plt.rcParams["savefig.dpi"])))
-    rows, columns = (max(1, n // block) for n in image.shape[:2])
-    if block > 1:
-        image = image[: rows * block, : columns * block]
-        image = image.reshape(rows, block, columns, block, 3).mean(axis=(1, 3)).astype(np.uint8)
+    if block > 1:  # a narrow image may be thinner than a block
+        factors = min(block, image.shape[1]), min(block, image.shape[0])
+        image = np.asarray(Image.fromarray(image).reduce(factors))
     canvas.imshow(image, extent=(x, x + width, y + height, y), aspect="auto")

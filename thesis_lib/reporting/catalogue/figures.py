@@ -11,6 +11,7 @@ from thesis_lib.data.datasets import sample_images
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.leakage import example_pairs
 from thesis_lib.data.loaders import example_views
+from thesis_lib.errors import InputError
 from thesis_lib.evaluation.metrics import per_class_table, worst_mistakes
 from thesis_lib.evaluation.probing import best_curves
 from thesis_lib.figures import data_set as of_data
@@ -47,18 +48,32 @@ class Entry:
 def draw(name: str, results: Results, save_it: bool = True) -> Figure | None:
     """Draw a figure, save it as PDF and PNG, and return it for display.
 
+    A figure that cannot be drawn is named and left out, so that the notebook goes on.
+
     Args:
         name: a key of :data:`FIGURES`.
         results: the results to show; the figure is saved in their folder.
         save_it: if False, the figure is not saved, as in notebook 02 before the run exists.
 
     Returns:
-        The figure, or None if the results contain nothing to draw.
+        The figure, or None if the results contain nothing to draw or it cannot be drawn.
+
+    Raises:
+        InputError: if what it shows is missing or has changed.
     """
     set_style(results.config.text_width)
-    figure = FIGURES[name].make(results)
-    if figure is not None and save_it:
-        save(figure, results.folder / name, {**results.source, "name": name})
+    try:
+        figure = FIGURES[name].make(results)
+        if figure is not None and save_it:
+            save(figure, results.folder / name, {**results.source, "name": name})
+    except InputError:
+        raise
+    except Exception as error:  # by a library, for results that nobody has thought of
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"!! the figure {name} cannot be drawn and is left out: {reason}")
+        for ending in (".pdf", ".png"):  # of earlier results
+            (results.folder / f"{name}{ending}").unlink(missing_ok=True)
+        return None
     return figure
 
 
