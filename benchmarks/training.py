@@ -33,7 +33,7 @@ class OurEpoch:
         dataset = as_dataset(train=split)
         images, _ = open_images(dataset, "train", measure(dataset), config)
         views = RandomViews(images, config.image_size, config.seed)
-        workers = worker_count(config, device)
+        workers = worker_count(config, device, 1)
         self.loader = Loader(views, batches, workers, device.type == "cuda")
 
     def __call__(self) -> None:

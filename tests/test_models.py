@@ -124,6 +124,28 @@ def test_unknown_backbone_is_refused_with_near_names(name, near):
 
 
 @pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet18.nonsense", r"a tag that timm's resnet18 does not have; nearest: "),
+        ("resnet18.", r"a tag that timm's resnet18 does not have"),
+        ("timm/resnet18", r"must be the name of a timm model alone, such as 'resnet18'"),
+        ("hf-hub:timm/resnet18.a1_in1k", r"must be the name of a timm model alone"),
+        ("hf_hub:someone/else", r"must be the name of a timm model alone"),
+        ("local-dir:/tmp/model", r"must be the name of a timm model alone"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_by_the_check(name, words):
+    for refuse in (check_backbone, create_backbone):
+        with pytest.raises(ValueError, match=words) as caught:
+            refuse(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pretrained_tag_is_a_name():
+    assert create_backbone("resnet18.a1_in1k").num_features == 512
+
+
+@pytest.mark.parametrize(
     ("name", "size"),
     [
         ("lenet5", 16),

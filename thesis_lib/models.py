@@ -111,11 +111,22 @@ def linear_head(in_features: int, num_classes: int) -> nn.Linear:
 
 def check_backbone(name: str) -> None:
     """Raise ValueError, suggesting similar names, if a backbone does not exist."""
+    alone = name.removeprefix("timm/")
+    if alone != name or ":" in name:  # hf-hub:OWNER/NAME, local-dir:FOLDER
+        known = f", such as {alone!r}" if timm.is_model(alone) else ""
+        raise ValueError(f"backbone {name!r} must be the name of a timm model alone{known}")
+    problem, known_names = "is neither lenet5 nor a timm model", timm.list_models()
     if timm.is_model(name):
-        return
-    matches = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.4)
+        try:
+            timm.get_pretrained_cfg(name)
+            return
+        except RuntimeError:  # "resnet18.nonsense"
+            architecture = name.split(".")[0]
+            problem = f"has a tag that timm's {architecture} does not have"
+            known_names = timm.list_pretrained(f"{architecture}.*")
+    matches = difflib.get_close_matches(name, known_names, n=4, cutoff=0.4)
     hint = f"; nearest: {', '.join(matches)}" if matches else ""
-    raise ValueError(f"backbone {name!r} is neither lenet5 nor a timm model{hint}")
+    raise ValueError(f"backbone {name!r} {problem}{hint}")
 
 
 def create_backbone(
@@ -149,7 +160,7 @@ def create_backbone(
             "conv1 and maxpool, have a small-image stem; leave it out"
         )
     if image_size is not None and not _takes(name, image_size, small_images):
-        sizes = (size for size in HINTED_SIZES if _takes(name, size, small_images))
+        sizes = (size for size in HINTED_SIZES if _takes(name, size, small_images, "meta"))
         works = next(sizes, None)
         hint = f"; {works} px works" if works else ""
         too = "too small for" if works and works > image_size else "not supported by"
@@ -174,11 +185,14 @@ def size_options(name: str, image_size: int) -> dict[str, int]:
     return {"img_size": image_size} if fixed else {}
 
 
-def _takes(name: str, image_size: int, small_images: bool) -> bool:
-    """Return whether the backbone can be built for an image size and run on such an image."""
+def _takes(name: str, image_size: int, small_images: bool, device: str = "cpu") -> bool:
+    """Return whether the backbone can be built for an image size and run on such an image.
+
+    On the device "meta", only shapes are computed, which is fast for large models as well.
+    """
     try:
-        backbone = _build(name, image_size, small_images).eval()
-        with torch.inference_mode():
+        with torch.device(device), torch.inference_mode():
+            backbone = _build(name, image_size, small_images).eval()
             features = backbone(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError, ValueError, ZeroDivisionError, IndexError):
         return False

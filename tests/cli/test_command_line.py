@@ -63,7 +63,7 @@ def test_every_setting_is_an_option_of_run(capsys):
     [
         (["run", "--epoch", "3"], ["unrecognized arguments: --epoch", "nearest: --epochs"]),
         (["rum"], ["invalid choice: 'rum'"]),
-        (["run", "--epochs", "many"], ["--epochs", "'many'"]),
+        (["split", "a", "b", "--seed", "many"], ["--seed", "'many'"]),
     ],
 )
 def test_mistyped_command_is_one_line(arguments, words, capsys):

@@ -1,10 +1,14 @@
 """Batches contain every image once per epoch; the number of workers does not change the views."""
 
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import thesis_lib.data.workers as workers
 from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
@@ -152,12 +156,40 @@ def test_feature_views_are_the_central_view_or_random_crops(dataset):
 
 def test_worker_count_is_as_configured_else_from_the_cores(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert worker_count(RunConfig(workers=3), cpu) == worker_count(RunConfig(workers=3), cuda) == 3
-    assert worker_count(RunConfig(workers=0), cuda) == 0
-    assert worker_count(RunConfig(), cpu) == 0
+    assert all(worker_count(RunConfig(workers=3), device, 1) == 3 for device in (cpu, cuda))
+    assert worker_count(RunConfig(workers=0), cuda, 1) == 0
+    assert worker_count(RunConfig(), cpu, 1) == 0
     for cores, expected in ((2, 2), (64, 8)):
         monkeypatch.setattr("joblib.cpu_count", lambda n=cores: n)
-        assert worker_count(RunConfig(), cuda) == expected
+        assert worker_count(RunConfig(), cuda, 1) == expected
+
+
+def test_fewer_workers_load_where_shared_memory_is_small(monkeypatch, tmp_path, capsys):
+    """Docker gives a container 64 MB of it."""
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
+    disk = SimpleNamespace(free=64 * 2**20)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda folder: disk)
+    config, cpu = RunConfig(workers=4), torch.device("cpu")
+    assert worker_count(config, cpu, 8 * 2**20) == 4
+    assert capsys.readouterr().out == ""
+    assert worker_count(config, cpu, 10 * 2**20) == 3
+    told = capsys.readouterr().out
+    assert told.startswith("3 loading workers instead of 4") and "--shm-size" in told
+    assert worker_count(config, cpu, 40 * 2**20) == 0  # the batches are loaded in this process
+    assert worker_count(RunConfig(workers=0), cpu, 40 * 2**20) == 0
+
+
+def test_full_shared_memory_is_told_at_once(dataset, monkeypatch):
+    def full(tensor):
+        raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # forked workers inherit it
+    views = RandomViews(Images(dataset.splits["train"]), 16, 0)
+    loader = Loader(views, EpochBatches(len(views.images), 4, 0), 1, False, timeout=60)
+    began = time.monotonic()
+    with loader, pytest.raises(InputError, match=r"/dev/shm is full .*--shm-size"):
+        list(loader)
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("method", ["supcon", "simclr", "cross-entropy"])

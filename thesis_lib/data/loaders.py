@@ -1,7 +1,6 @@
 """Load views of images in batches, in a reproducible order."""
 
 import contextlib
-import os
 import signal
 import threading
 import weakref
@@ -19,9 +18,10 @@ from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.transforms import JitterFactors
+from thesis_lib.data.workers import Guarded, init_worker
+from thesis_lib.data.workers import worker_count as worker_count  # with the rest of the loaders
 from thesis_lib.errors import InputError
-from thesis_lib.system import distributed, machine, processes
-from thesis_lib.system.signals import NOTICES
+from thesis_lib.system import distributed
 
 _with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
 
@@ -121,19 +121,6 @@ class EpochBatches:
             yield keys[start:end]
 
 
-class _Guarded(Dataset):
-    """Return an InputError in place of a batch, because torch would wrap it in a traceback."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, keys: list[Any]) -> Any:
-        try:
-            return self.dataset[keys]
-        except InputError as error:
-            return error
-
-
 def _identity(batch: Any) -> Any:
     return batch
 
@@ -166,7 +153,7 @@ class Loader:
         self.dataset, self.batches, self._loader = dataset, batches, None
         if num_workers:
             self._loader = DataLoader(
-                _Guarded(dataset),
+                Guarded(dataset),
                 sampler=batches,
                 batch_size=None,
                 collate_fn=_identity,
@@ -174,7 +161,7 @@ class Loader:
                 pin_memory=pin_memory,
                 timeout=timeout,
                 persistent_workers=True,
-                worker_init_fn=_init_worker,
+                worker_init_fn=init_worker,
                 # Without its own generator, DataLoader would draw from torch's global one, and
                 # dropout would differ from a run without workers.
                 generator=torch.Generator(),
@@ -234,29 +221,6 @@ def _default_sigchld() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, previous)
-
-
-def _init_worker(worker: int) -> None:
-    # If the parent is killed, torch's workers survive for some seconds and keep its connections
-    # to the other ranks open, so these would wait.
-    processes.exit_with_parent(os.getppid(), seconds=0)
-    # A cluster's signals and Ctrl-C reach every process. Workers ignore them, because the parent
-    # needs the workers to finish its step and stops them afterwards.
-    for number in (*NOTICES, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def worker_count(config: RunConfig, device: torch.device) -> int:
-    """Return the number of workers: ``config.workers`` if set, otherwise chosen by device.
-
-    With a GPU, it is the number of cores, shared among the ranks on this machine, and at most 8.
-    On the CPU it is 0, because the model itself needs the cores.
-    """
-    if config.workers is not None:
-        return config.workers
-    if device.type == "cpu":
-        return 0
-    return min(machine.num_cores(processes.local_world_size()), 8)
 
 
 def example_views(dataset: DataSet, config: RunConfig, num_images: int) -> dict[str, list]:

@@ -103,7 +103,8 @@ class FrozenBackbone:
 
     def _of_batches(self, dataset: FeatureViews, batches: list[list[int]]) -> Iterator[Tensor]:
         """Yield the features (max(views, 1), k, d) of each of these batches, on the CPU."""
-        workers, is_gpu = worker_count(self.config, self.device), self.device.type == "cuda"
+        size = VIEWS_PER_BATCH * 3 * self.config.image_size**2
+        workers, is_gpu = worker_count(self.config, self.device, size), self.device.type == "cuda"
         loader = Loader(dataset, batches, workers, is_gpu, self.config.worker_timeout)
         with loader:
             for pixels in loader:  # (k * views, size, size, 3) uint8

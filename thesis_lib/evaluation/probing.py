@@ -117,6 +117,7 @@ def _select(run: RunDirectory, heads: dict[int, dict[str, Any]], damaged: list[i
         "plateau": run_plateau(run),
         "probed": list(heads),
         "damaged_checkpoints": damaged,
+        "inputs": head["inputs"],  # another choice, even if all of the above is the same
     }
     write_json(run.selection_file, selection)
 

@@ -161,6 +161,7 @@ def _choose(stage: Stage, features: np.ndarray, val: np.ndarray | None, seconds:
         "difference_interval": [float(row["difference_low"]), float(row["difference_high"])],
         "p": float(row["p"]),
         "feature_seconds_per_image": seconds,
+        "inputs": inputs_digest(run, "table"),
     }
     write_json(run.table_choice_file, choice)
 

@@ -101,7 +101,8 @@ def _outputs(
     """Yield the paths, problems, logits and features of each of these batches, on the CPU."""
     config, device = model.backbone.config, model.backbone.device
     head, dataset = model.head.to(device), CenterCrops(images, config.image_size)
-    workers = worker_count(config, device)
+    batch_bytes = len(batches[0]) * 3 * config.image_size**2 if batches else 1
+    workers = worker_count(config, device, batch_bytes)
     loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
     with loader:
         for paths, pixels, problems in loader:

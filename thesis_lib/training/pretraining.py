@@ -197,7 +197,8 @@ def _loader(config: RunConfig, images: Images) -> Loader:
     device = choose_device(config)
     batches = EpochBatches(len(images), config.batch_size, config.seed, alone=config.views > 1)
     views = RandomViews(images, config.image_size, config.seed, config.views)
-    workers = worker_count(config, device)
+    batch_bytes = config.batch_size * config.views * 3 * config.image_size**2
+    workers = worker_count(config, device, batch_bytes)
     return Loader(views, batches, workers, device.type == "cuda", config.worker_timeout)
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -29,6 +31,11 @@ class Kernel(AsyncKernelManager):
     """A kernel in its own process group that is killed if it stops answering heartbeats."""
 
     heartbeat_client: AsyncKernelClient | None = None
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The kernel of this interpreter: another ``python3`` may come first on Jupyter's path."""
+        return KernelSpec(resource_dir="", **get_kernel_dict())
 
     def client(self, **options: Any) -> AsyncKernelClient:  # type: ignore[override]  # its stub
         """Make the client that papermill uses; kill the kernel if its heartbeat fails."""
