@@ -23,6 +23,7 @@ import nbformat
 import papermill
 import psutil
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.provisioning import LocalProvisioner
 
 from tests.processes import MARK, processes, wait_until
@@ -125,6 +126,20 @@ def test_fault_in_a_kernel_is_never_reported_done(tmp_path, monkeypatch, mark, f
         patched.setattr(execution, "has_receipt", lambda *_: True)
         assert execute_notebook(*notebook()) is None and executed.is_file()
     faults(fault, 1, 1)
+
+
+def test_the_kernel_is_that_of_this_interpreter(tmp_path, monkeypatch, mark, faults):
+    """Even if another kernel called python3 comes first on Jupyter's search path."""
+    monkeypatch.chdir(tmp_path)
+    other = {"argv": ["false"], "display_name": "another Python", "language": "python"}
+    (tmp_path / "jupyter" / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(other))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    found = KernelSpecManager().get_kernel_spec("python3")
+    assert found.argv == ["false"]  # control: Jupyter would start this one
+    given = notebook(f"import thesis_lib; assert sys.executable == {sys.executable!r}")
+    assert execute_notebook(*given) is None
+    faults("another kernel of the same name", 1, 1)
 
 
 def test_sound_notebook_is_reported_done(tmp_path, monkeypatch, mark):
