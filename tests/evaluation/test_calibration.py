@@ -8,6 +8,7 @@ from thesis_lib.evaluation.calibration import (
     LEAST,
     MOST,
     calibration,
+    choose_temperature,
     expected_calibration_error,
     fit_temperature,
     reliability,
@@ -40,6 +41,42 @@ def test_temperature_is_the_best_of_a_grid():
 def test_separable_logits_have_a_temperature_as_well():
     logits = 100 * torch.eye(4)
     assert LEAST <= fit_temperature(logits, torch.arange(4)) <= MOST
+
+
+def test_the_chosen_temperature_is_the_fitted_one_where_it_helps():
+    logits, labels = honest_logits(2_000)
+    temperature, reason = choose_temperature(3 * logits, labels)
+    assert temperature == fit_temperature(3 * logits, labels) and reason == ""
+
+
+def test_without_a_minimum_the_confidence_is_left_alone():
+    logits = 5 * torch.eye(4).repeat(10, 1)  # all are right: the surer, the better
+    temperature, reason = choose_temperature(logits, torch.arange(4).repeat(10))
+    assert (temperature, reason) == (
+        1.0,
+        "the cross-entropy of the validation images has no minimum",
+    )
+    one = choose_temperature(torch.zeros(1, 3), torch.tensor([0]))
+    assert one[0] == 1.0 and one[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_temperature_that_harms_images_it_has_not_seen_is_not_taken(seed):
+    """One of 300 images is wrong and very sure, so that the fit flattens the confidence of all."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(300) % 3
+    logits = 12 * torch.nn.functional.one_hot(labels).double()
+    logits += torch.rand(300, 3, generator=generator)
+    logits[7] = torch.roll(logits[7], 1) * 40
+    fitted = fit_temperature(logits, labels)
+    right = (logits.argmax(1) == labels).numpy()
+    errors = [
+        expected_calibration_error(reliability((logits / t).softmax(1).amax(1).numpy(), right))
+        for t in (1.0, fitted)
+    ]
+    assert errors[1] > 2 * errors[0]  # control: the calibration gets worse
+    temperature, reason = choose_temperature(logits, labels)
+    assert temperature == 1.0 and reason.startswith("temperature scaling does not help")
 
 
 def test_error_is_the_formulas():

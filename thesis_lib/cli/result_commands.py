@@ -39,6 +39,8 @@ def predict(options: argparse.Namespace) -> int:
     found = predict_images(model, images, options.false_positive_rate)
     if model.table is None:
         print(f"nearest_image, similarity and looks_unlike stay empty: {model.lacking}")
+    if model.temperature == 1:
+        print("the confidence is not calibrated: temperature scaling did not help on validation")
     counts: Counter[str] = Counter()
     if distributed.rank():  # computes its batches, which rank 0 receives and writes
         for _ in found:

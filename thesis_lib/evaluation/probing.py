@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thesis_lib.data.cache import Images
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.calibration import fit_temperature
+from thesis_lib.evaluation.calibration import choose_temperature
 from thesis_lib.evaluation.comparison import compare
 from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
@@ -113,6 +113,7 @@ def _select(run: RunDirectory, heads: dict[int, dict[str, Any]], damaged: list[i
         ],
         "val_images": int(chosen["val_images"]),
         "temperature": head["temperature"],
+        "unscaled": head["unscaled"],
         "against_last": _against_last(heads, head),
         "plateau": run_plateau(run),
         "probed": list(heads),
@@ -186,8 +187,10 @@ def _probe_checkpoint(
         backbone.config,
     )
     logits = val_features @ weights["weight"].T + weights["bias"]
+    temperature, unscaled = choose_temperature(logits, labels)
     return {
-        "temperature": fit_temperature(logits, labels),
+        "temperature": temperature,
+        "unscaled": unscaled,
         "val_right": logits.argmax(1) == labels,
         "knn_right": _knn_right(center_crops, train, val_features, val, classes),
         "classes": classes,

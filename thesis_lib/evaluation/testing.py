@@ -77,7 +77,8 @@ def _test(stage: Stage) -> None:
     write_csv(run.predictions_file, pd.concat((predictions, columns), axis=1).round(6))
     embedding = embedding_table(features[0].numpy(), predictions, run.config.seed)
     write_csv(run.embedding_file, embedding)
-    temperature = read_json(run.selection_file)["temperature"]
+    selection = read_json(run.selection_file)
+    temperature = selection["temperature"]
     right = (predictions["true"] == predictions["predicted"]).to_numpy()
     tables = calibration(logits, right, temperature)
     write_csv(run.calibration_file, tables)
@@ -86,6 +87,7 @@ def _test(stage: Stage) -> None:
     result = classification_metrics(predictions["true"], predictions["predicted"], head["classes"])
     result |= {
         "temperature": temperature,
+        "unscaled": selection["unscaled"],
         "calibration_error": expected_calibration_error(tables[:half]),
         "calibration_error_scaled": expected_calibration_error(tables[half:]),
         "classes": head["classes"],

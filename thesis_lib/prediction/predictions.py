@@ -35,7 +35,8 @@ DECIMALS = 6
 class Prediction:
     """The prediction for one image, or the ``problem`` that prevented it.
 
-    ``classes`` are the most likely classes, best first, with their calibrated ``confidences``.
+    ``classes`` are the most likely classes, best first, with their ``confidences`` after
+    temperature scaling.
     ``nearest_image`` is the training image with the highest cosine ``similarity`` of features,
     and ``nearest_class`` its class. ``looks_unlike`` is True if that similarity is below the
     threshold of the out-of-distribution detection. The last four are empty without a look-up

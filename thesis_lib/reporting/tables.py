@@ -141,7 +141,8 @@ def selection_table(selection: dict[str, Any]) -> pd.DataFrame:
         "plateau of the loss (epoch)": selection["plateau"] or "not found",
         "checkpoints probed": len(selection["probed"]),
         "damaged checkpoints skipped": len(selection["damaged_checkpoints"]),
-        "temperature": f"{selection['temperature']:.2f}",
+        "temperature": f"{selection['temperature']:.2f}"
+        + (f" ({selection['unscaled']})" if selection["unscaled"] else ""),
     }
     return pd.DataFrame(facts.items(), columns=["chosen on validation", "value"])
 

@@ -72,10 +72,15 @@ def confusion(unit: str) -> Callable[[Results], str]:
 
 def reliability(results: Results) -> str:
     test = read_json(results.run.test_file)
-    return (
+    what = (
         f"Reliability diagram on the test set: accuracy against confidence "
         f"({_run_words(results)}). The expected calibration error is "
-        f"{percent(test['calibration_error'])} percentage points before and "
+        f"{percent(test['calibration_error'])} percentage points"
+    )
+    if test["unscaled"]:
+        return f"{what}. The confidence is not scaled: {test['unscaled']}."
+    return (
+        f"{what} before and "
         f"{percent(test['calibration_error_scaled'])} after temperature scaling, with a "
         f"temperature of {test['temperature']:.2f} fitted on the validation images."
     )
