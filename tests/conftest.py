@@ -48,6 +48,7 @@ SLOW = (
     "tests/system/test_distributed.py",
     "tests/training/test_supcontrast_import.py",
     "tests/workbook/test_parallel.py",
+    "tests/figures/test_figures.py::test_figures_of_any_number_of_classes_fit_a_page",
     "tests/figures/test_figures.py::test_long_and_many_names_leave_the_key_on_the_page",
     "tests/prediction/test_export.py::test_timm_alone_loads_a_backbone",
     "tests/test_models.py::test_thesis_backbone_takes_a_real_step_at_224_px",

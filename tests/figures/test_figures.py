@@ -206,6 +206,25 @@ def test_every_figure_has_the_text_width_and_fits_a_page(drawn):
         assert height <= 240, name
 
 
+@pytest.mark.parametrize("k", [2, 10, 87, 92, 140, 500])
+def test_figures_of_any_number_of_classes_fit_a_page(k):
+    names = [f"{i:03d}_{'Megalopa larva phase ' * 3}"[:40] for i in range(k)]
+    for name, figure in of_classes(names).items():
+        width, height = figure.get_size_inches() * 25.4
+        assert width == pytest.approx(figures.style.TEXT_WIDTH_MM), name
+        assert height <= figures.style.PAGE_HEIGHT_MM + 1, name
+
+
+def test_class_counts_say_which_classes_they_leave_out():
+    counts = pd.DataFrame({"train": np.arange(500, 0, -1)}, [f"class {i}" for i in range(500)])
+    figure = figures.data_set.class_counts(counts)
+    shown = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert shown == [f"class {i}" for i in range(len(shown))]  # the largest
+    hidden = counts["train"][len(shown) :]
+    words = f"not shown: the {len(hidden)} smallest classes, {hidden.sum():,} images"
+    assert figure.get_supxlabel() == words
+
+
 def test_pdf_embeds_truetype_and_is_the_same_on_every_save(drawn, tmp_path):
     figure = drawn["class_counts-few"]
     first = figures.save(figure, tmp_path / "a", SOURCE)[0].read_bytes()
@@ -424,8 +443,8 @@ def test_confusion_matrix_refuses_a_wrong_shape():
 def test_class_counts_of_zero_have_no_mark():
     counts = pd.DataFrame({"train": [5, 0], "val": [1, 2]}, ["a", "b"])
     axes = figures.data_set.class_counts(counts).axes[0]
-    widths = [bar.get_width() for bar in axes.patches]
-    assert np.isnan(widths[0]) and widths[1] == 5  # the smaller class is drawn first
+    train, val = (line.get_xdata() for line in axes.lines)
+    assert train[0] == 5 and np.isnan(train[1]) and val.tolist() == [1, 2]
     assert axes.get_xlim()[0] > 0
 
 

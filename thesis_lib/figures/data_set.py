@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -20,7 +21,6 @@ from thesis_lib.figures.layout import (
 )
 from thesis_lib.figures.style import (
     BODY,
-    INCH,
     NAMED_CLASSES,
     PAGE_HEIGHT_MM,
     PALETTE,
@@ -33,6 +33,8 @@ from thesis_lib.figures.style import (
 )
 
 COLUMNS = 8
+LEAST_PITCH_MM, MOST_COLUMNS = 2.35, 3  # of class_counts
+COUNTS_FRAME_MM = 22  # its key and its axis
 LINE = 1.25 * POINT  # line height in millimetres per point of font size
 
 CAPTION_LINES = 6  # maximum for a pair of images
@@ -41,33 +43,53 @@ CAPTION_LINES = 6  # maximum for a pair of images
 def class_counts(counts: pd.DataFrame) -> Figure:
     """Plot the number of images per class and split on a log axis, with the largest class on top.
 
+    Many classes are shown in columns. If they do not fit a page, the smallest are left out, and
+    the figure says how many.
+
     counts: ints; index = class names, columns = any of train, val, test. A class without images
     in a split gets no mark for that split.
     """
-    upward = counts.iloc[::-1]  # bars are drawn from the bottom; ties keep their order
-    counts = upward.loc[upward.sum(axis=1).sort_values(kind="stable").index]
-    rows = np.arange(len(counts))
-    pitch = np.clip((PAGE_HEIGHT_MM - 22) / len(counts), 2.35, 4.5)
-    figure, axes = subplots(22 + pitch * len(counts))
-    highest = max(counts.to_numpy().max(), 10)
-    axes.set(xscale="log", xlim=(0.7, 1.3 * highest), ylim=(-0.7, len(counts) - 0.3))
-    first, *others = counts.columns
-    seen = counts.where(counts > 0)
-    marks = [axes.barh(rows, seen[first], height=0.7, color=SPLIT_COLORS[first], label=first)]
-    for split, marker in zip(others, ("o", "|"), strict=False):
-        style: dict[str, Any] = {"color": SPLIT_COLORS[split], "markersize": 3, "linestyle": "none"}
+    order = counts.sum(axis=1).sort_values(ascending=False, kind="stable").index
+    most = int((PAGE_HEIGHT_MM - COUNTS_FRAME_MM) // LEAST_PITCH_MM)
+    columns = min(MOST_COLUMNS, -(-len(order) // most))
+    rows = min(most, -(-len(order) // columns))
+    shown, hidden = counts.loc[order[: rows * columns]], counts.loc[order[rows * columns :]]
+    pitch = float(np.clip((PAGE_HEIGHT_MM - COUNTS_FRAME_MM) / rows, LEAST_PITCH_MM, 4.5))
+    figure, panels = subplots(
+        COUNTS_FRAME_MM + pitch * rows, ncols=columns, sharex=True, squeeze=False
+    )
+    for number, axes in enumerate(panels[0]):
+        own = shown[number * rows : (number + 1) * rows]
+        marks = _count_marks(axes, own, pitch, text_width() / columns)
+        axes.set(xscale="log", xlim=(0.7, 1.5 * max(counts.to_numpy().max(), 10)))
+        axes.set_ylim(rows - 0.3, -0.7)
+        axes.set_xlabel("images")
+        plain_log_ticks(axes.xaxis)
+        axes.xaxis.grid(True, color="0.9", linewidth=0.5)
+    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
+    if len(hidden):
+        total = int(hidden.to_numpy().sum())
+        figure.supxlabel(
+            f"not shown: the {len(hidden):,} smallest classes, {total:,} images", size=TICK
+        )
+    return figure
+
+
+def _count_marks(axes: Axes, counts: pd.DataFrame, pitch: float, width: float) -> list[Any]:
+    """Draw a row of marks for each class; pitch: height of a row, width: of the axes (mm)."""
+    rows, seen = np.arange(len(counts)), counts.where(counts > 0)
+    axes.hlines(rows, 0.7, seen.max(axis=1), color="0.85", linewidth=0.5)
+    marks = []
+    for split, marker in zip(counts.columns, ("o", "D", "|"), strict=False):
+        style: dict[str, Any] = {"color": SPLIT_COLORS[split], "markersize": min(3.0, pitch)}
+        style["linestyle"] = "none"
         marks += axes.plot(seen[split], rows, marker=marker, label=split, **style)
-    width = figure.get_figwidth() * INCH
-    size = np.clip(0.8 * pitch / POINT, TINY, TICK)
+    size = float(np.clip(0.8 * pitch / POINT, TINY, TICK))
     names = [shorten(str(name), 0.45 * width, size) for name in counts.index]
     axes.set_yticks(rows, names, fontsize=size)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("images")
-    plain_log_ticks(axes.xaxis)
-    axes.xaxis.grid(True, color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)
-    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
-    return figure
+    return marks
 
 
 def image_sizes(sizes: pd.DataFrame) -> Figure:
