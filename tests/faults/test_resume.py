@@ -20,6 +20,7 @@ from thesis_lib.data import loaders, transforms
 from thesis_lib.errors import InputError
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory, read_json
+from thesis_lib.runs.stages import is_done
 from thesis_lib.system.signals import EXIT_RESUMABLE, Terminated, sigterm_raises
 from thesis_lib.training import checkpoints, resume, run_files
 from thesis_lib.training.pretraining import pretrain
@@ -260,6 +261,17 @@ def test_control_numbers_that_depend_on_the_worker_change_the_bits(
     monkeypatch.setattr(transforms, "draw_random_numbers", draw_by_process)
     without = digest(pretrain(tiny_config.updated(tag="none")))
     assert digest(pretrain(tiny_config.updated(tag="two", workers=2))) != without
+
+
+def test_a_finished_training_needs_no_old_code(trained, faults):
+    """Its record is lost: nothing is trained again, whatever code there is now."""
+    saved = checkpoints.load(trained.last_checkpoint)
+    checkpoints.save(trained.last_checkpoint, saved | {"code": {"torch": "1.0"}})
+    trained.status_file.unlink()
+    assert not is_done(trained, "pretrain")
+    pretrain(trained.config)
+    assert is_done(trained, "pretrain")
+    faults("status.json lost, after an update of the code", 1, 1)
 
 
 def test_the_same_code_is_known_again(half):
