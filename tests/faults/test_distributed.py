@@ -19,7 +19,7 @@ from thesis_lib.runs.directory import RunDirectory, read_json
 from thesis_lib.system.processes import is_alive
 from thesis_lib.workbook.parameters import as_options
 
-EPOCHS = 60
+EPOCHS = 40
 OWNED = """
 import json, sys
 from thesis_lib.config import RunConfig

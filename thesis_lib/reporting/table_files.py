@@ -1,5 +1,6 @@
 """Write a table as CSV, Markdown and LaTeX, with a JSON file that records its sources."""
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def markdown(table: pd.DataFrame, decimals: int, bold: Collection[tuple[int, str
 
 def _in_markdown(cell: object, decimals: int) -> str:
     if isinstance(cell, str):
-        return cell.replace("|", r"\|")
+        return re.sub(r"([|<`])", r"\\\1", cell)  # "egg<other" is no HTML
     if pd.isna(cell):
         return "--"
     return f"{cell:.{decimals}f}" if isinstance(cell, float) else str(cell)
