@@ -28,14 +28,22 @@ OUTPUTS = {
 }
 
 
+class NotDoneError(InputError):
+    """Raised if a stage has to wait for an earlier one."""
+
+
 def is_done(run: RunDirectory, stage: str) -> bool:
-    """Return whether a stage has ended, its outputs exist, and its inputs are still the same."""
+    """Return whether a stage has ended, its outputs exist, and its inputs are still the same.
+
+    Raises:
+        InputError: if a file of the run is damaged.
+    """
     record = read_status(run).get(stage, {})
     if record.get("state") != "done" or not _has_outputs(run, stage):
         return False
     try:
         return record.get("inputs") == inputs_digest(run, stage)
-    except InputError:  # an earlier stage is not done
+    except NotDoneError:
         return False
 
 
@@ -52,7 +60,8 @@ def inputs_digest(run: RunDirectory, stage: str) -> str:
     """Return the hash of a stage's inputs: settings, data and what earlier stages have chosen.
 
     Raises:
-        InputError: if an earlier stage is not done. The message says how to run it.
+        NotDoneError: if an earlier stage is not done. The message says how to run it.
+        InputError: if a file of the run is damaged.
     """
     return _digest(_inputs(run, stage))
 
@@ -77,7 +86,7 @@ def _inputs(run: RunDirectory, stage: str) -> dict[str, Any]:
             }
         case "retrieve":
             if not is_done(run, "table"):
-                raise InputError(
+                raise NotDoneError(
                     f"{run.path.name} has no look-up table; run notebook 05 or `thesis retrieve`"
                 )
             return {"table": table_digest(run), "test_curve": _has_test_curve(run)}
@@ -93,7 +102,7 @@ def _settings(run: RunDirectory, *stages: str) -> dict[str, Any]:
 
 def _check_pretrained(run: RunDirectory) -> None:
     if not is_done(run, "pretrain"):
-        raise InputError(
+        raise NotDoneError(
             f"{run.path.name} is not trained to its last epoch ({run.config.epochs}); "
             "finish notebook 02 or `thesis pretrain` first"
         )
@@ -103,11 +112,11 @@ def selection_digest(run: RunDirectory) -> str:
     """Return the hash of ``selection.json``, the input of the final test.
 
     Raises:
-        InputError: if nothing has been selected yet.
+        NotDoneError: if nothing has been selected yet.
     """
     digest = file_digest(run.selection_file)
     if digest is None:
-        raise InputError(
+        raise NotDoneError(
             f"{run.path.name} has no selection.json; run notebook 03 or `thesis probe` first"
         )
     return digest[:16]
@@ -119,7 +128,7 @@ def table_checkpoint(run: RunDirectory) -> int:
     This is the configured one, else the selected one, or the last one if the data set has no val/.
 
     Raises:
-        InputError: if no checkpoint is configured or selected, although there is a val/.
+        NotDoneError: if no checkpoint is configured or selected, although there is a val/.
     """
     if run.config.table_checkpoint is not None:
         return run.config.table_checkpoint
