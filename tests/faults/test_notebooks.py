@@ -347,7 +347,7 @@ def test_run_goes_on_where_a_signal_to_it_has_ended_it(workbook, mark, faults):
     assert last.end() == 0 and last.epochs[0][1] == position["epoch"]
     assert last.text.count("ok tiny") == 3 and "tiny: 01_data_stats: done already" in last.text
     assert "done: 01_data_stats, 06_thesis_tables" in status_lines("tiny")[0]
-    assert stage_states(run)["pretrain"]["state"] == "done"
+    assert stage_states(RunDirectory.open(run.path))["pretrain"]["state"] == "done"
     faults("SIGTERM to `thesis run`", 1, 1)
     faults("SIGKILL of `thesis run`", 1, 1)
 

@@ -79,7 +79,7 @@ def _reported(action: Callable[[], int]) -> int:
 
 
 def _say(message: str) -> None:
-    if processes.is_main_process():
+    if processes.speaks():
         print(f"thesis: {message}", file=sys.stderr)
 
 

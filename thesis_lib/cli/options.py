@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: -"):
             unknown = message.split()[2].split("=")[0]
             message += nearest(unknown, self._option_string_actions)
-        if processes.is_main_process():
+        if processes.speaks():
             print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 

@@ -16,6 +16,7 @@ import psutil
 QUIET = ("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 SECONDS_BETWEEN_LOOKS = 0.5  # polling interval
+SECONDS_TO_SPEAK = 3.0
 SECONDS_TO_SAVE = 6.0  # between SIGTERM and SIGKILL
 
 
@@ -117,6 +118,16 @@ def under_torchrun() -> bool:
 def is_main_process() -> bool:
     """Return whether this process prints: rank 0, or a process without torchrun."""
     return not under_torchrun() or os.environ["RANK"] == "0"
+
+
+def speaks() -> bool:
+    """Return whether this process reports the error with which it will end.
+
+    Other ranks first give rank 0 time to do so: torchrun stops it as soon as one of them fails.
+    """
+    if not is_main_process():
+        time.sleep(SECONDS_TO_SPEAK)
+    return is_main_process()
 
 
 def local_world_size() -> int:
