@@ -128,6 +128,11 @@ def test_numbers_have_a_macro_each(tested):
     assert "LenetFiveBsEightSeedFourTwoTestAccuracy" in names
 
 
+def test_without_a_run_notebook_06_has_failed(workbook, tiny_config):
+    with pytest.raises(InputError, match="there are no runs on 'tiny'"):
+        numbers_module.write_numbers(results_of_runs(tiny_config))
+
+
 def test_two_numbers_with_the_same_macro_are_refused():
     with pytest.raises(ValueError, match="two numbers would get the macro"):
         numbers_module.numbers_text({"a-b": "1", "a_b": "2"})

@@ -38,7 +38,15 @@ def write_numbers(results: Results) -> pd.DataFrame:
 
     Returns:
         A table with columns macro and value, one row per number.
+
+    Raises:
+        InputError: if there are no runs.
     """
+    if not results.runs:
+        raise InputError(
+            f"there are no runs on {results.config.data_name!r}, so there is no number; run "
+            "notebooks 02 to 05 first"
+        )
     numbers = chapter_numbers(results)
     head = comment("written by notebook 06; do not edit") + comment(results.source["line"])
     write_text(results.folder / "numbers.tex", head + numbers_text(numbers))

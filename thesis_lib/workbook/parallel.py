@@ -1,7 +1,6 @@
 """Execute several runs at once on one machine, each in a process with its own GPUs or cores."""
 
 import contextlib
-import io
 import multiprocessing
 import os
 import shutil
@@ -183,7 +182,8 @@ def _execute_run(
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True, errors="replace")
+    sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
     # A terminal sends Ctrl-C to this process, too. Ignore it: the owner then sends SIGTERM.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     with sigterm_raises():

@@ -11,7 +11,7 @@ from typing import Any
 
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.runs.directory import RunDirectory, find_runs, run_folders
+from thesis_lib.runs.directory import RunDirectory, find_runs
 from thesis_lib.runs.stages import inputs_digest, is_done
 from thesis_lib.system.files import file_digest, read_json, write_json
 from thesis_lib.system.paths import data_runs_folder, relative_to_root
@@ -25,9 +25,6 @@ STAGE_OF = {
 }
 
 
-THESIS_TABLES = "06_thesis_tables"
-
-
 def write_receipt(notebook: str, config: RunConfig) -> None:
     """Confirm that a notebook has reached its end; its last cell calls this.
 
@@ -36,12 +33,7 @@ def write_receipt(notebook: str, config: RunConfig) -> None:
     Args:
         notebook: name of the notebook, such as ``02_supcon_pretraining``.
         config: config of the run; for notebooks 01 and 06, their parameters.
-
-    Raises:
-        InputError: if notebook 06 has found no run.
     """
-    if notebook == THESIS_TABLES and not run_folders(config.data_name):
-        raise InputError(f"there are no runs on {config.data_name!r}, so the tables are empty")
     file = receipt_file(notebook, config)
     write_json(file, {"notebook": notebook, "inputs": _inputs_digest(notebook, config)})
     print(f"notebook {notebook[:2]} is complete: {relative_to_root(file)}")
