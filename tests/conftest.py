@@ -59,10 +59,22 @@ SLOW = (
 )
 
 
+# What takes minutes begins first, so that no worker is busy with it at the end.
+LONG = (
+    "tests/faults/test_resume.py::test_kill_storm",
+    "tests/faults/test_notebooks.py",
+    "tests/faults/test_distributed.py",
+    "tests/workbook/test_parallel.py",
+    "tests/system/test_distributed.py",
+    "tests/notebooks/test_jupyterlab.py",
+)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))  # stable
 
 
 def write_classes(folder: Path, images: int = 20) -> None:
