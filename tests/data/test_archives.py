@@ -307,6 +307,28 @@ def test_a_folder_may_be_listed_as_often_as_it_likes(place):
     assert images().items() <= unpack(source, place / "out").items()
 
 
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+@pytest.mark.parametrize("name", ["a\n/1.png", "a/\x1b[2J.png", "a/\x7f.png", "\x85/1.png"])
+def test_names_that_cannot_be_printed_are_refused(place, name, suffix, capsys):
+    source = make(place / "in" / f"set{suffix}", {**images(), name: png()})
+    before = tree(place)
+    assert main(["split", str(source), str(place / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "control character" in error and str(source) in error and len(error.splitlines()) == 1
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize("name", ["a/1.png", "a/notes.txt"])
+@pytest.mark.parametrize("size", [-512, -1024])
+def test_a_negative_size_is_refused(place, size, name):
+    header = bytearray(tarfile.TarInfo(name).tobuf())
+    header[124:136] = b"\xff" + (2**88 + size).to_bytes(11)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (place / "in" / "set.tar").write_bytes(bytes(header) + bytes(10240))
+    assert "has a negative size" in refusal(place / "in" / "set.tar", place / "out")
+
+
 def renamed(path: Path, before: bytes, after: bytes) -> Path:
     """Replace a name by one of equal length in an archive that has no checksum of names."""
     content = path.read_bytes()

@@ -50,8 +50,9 @@ def unpacked(source: Path, destination: Path) -> Iterator[Path]:
             (_unpack_zip if zipfile.is_zipfile(source) else _unpack_tar)(source, folder)
         if not any(folder.iterdir()):
             raise InputError(f"the archive {str(source)!r} contains no images")
-        root = _class_root(folder)
+        root = folder
         try:
+            root = _class_root(folder)
             yield root
         except InputError as error:  # name the archive, not the hidden folder
             raise InputError(str(error).replace(str(root), str(source))) from None
@@ -131,7 +132,9 @@ class _Check:
         steps = [step for step in name.split("/") if step not in ("", ".")]
         self.total += size
         fault = ""
-        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        if size < 0:  # tarfile would go back and read the same members again and again
+            fault = "has a negative size"
+        elif kind not in (stat.S_IFREG, stat.S_IFDIR):
             fault = "is a link or a device"
         elif re.match("/|[A-Za-z]:", name) or ".." in steps or "\\" in name:
             fault = "has a path outside the archive's folder"
