@@ -13,7 +13,7 @@ from benchmarks.timing import Result, best, in_turns, median_ratio
 from thesis_lib.config import RunConfig
 from thesis_lib.data.cache import Images, open_images
 from thesis_lib.data.datasets import Split
-from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews, worker_count
+from thesis_lib.data.loaders import EpochBatches, RandomViews, open_loader
 from thesis_lib.data.statistics import measure
 from thesis_lib.losses import SupConLoss
 from thesis_lib.training.engine import autocast, method_loss, train_epoch
@@ -33,8 +33,7 @@ class OurEpoch:
         dataset = as_dataset(train=split)
         images, _ = open_images(dataset, "train", measure(dataset), config)
         views = RandomViews(images, config.image_size, config.seed)
-        workers = worker_count(config, device, 1)
-        self.loader = Loader(views, batches, workers, device.type == "cuda")
+        self.loader = open_loader(views, batches, config, device, 2 * config.batch_size)
 
     def __call__(self) -> None:
         """Train for the next epoch, and wait for the device."""

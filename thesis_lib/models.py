@@ -115,18 +115,22 @@ def check_backbone(name: str) -> None:
     if alone != name or ":" in name:  # hf-hub:OWNER/NAME, local-dir:FOLDER
         known = f", such as {alone!r}" if timm.is_model(alone) else ""
         raise ValueError(f"backbone {name!r} must be the name of a timm model alone{known}")
-    problem, known_names = "is neither lenet5 nor a timm model", timm.list_models()
-    if timm.is_model(name):
-        try:
-            timm.get_pretrained_cfg(name)
-            return
-        except RuntimeError:  # "resnet18.nonsense"
-            architecture = name.split(".")[0]
-            problem = f"has a tag that timm's {architecture} does not have"
-            known_names = timm.list_pretrained(f"{architecture}.*")
-    matches = difflib.get_close_matches(name, known_names, n=4, cutoff=0.4)
-    hint = f"; nearest: {', '.join(matches)}" if matches else ""
-    raise ValueError(f"backbone {name!r} {problem}{hint}")
+    if not timm.is_model(name):
+        hint = _nearest(name, timm.list_models())
+        raise ValueError(f"backbone {name!r} is neither lenet5 nor a timm model{hint}")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # "resnet18.nonsense"
+        architecture = name.split(".")[0]
+        hint = _nearest(name, timm.list_pretrained(f"{architecture}.*"))
+        raise ValueError(
+            f"backbone {name!r} has a tag that timm's {architecture} does not have{hint}"
+        ) from None
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
+    return f"; nearest: {', '.join(matches)}" if matches else ""
 
 
 def create_backbone(

@@ -20,9 +20,9 @@ from thesis_lib.data.loaders import (
     Loader,
     RandomViews,
     example_views,
-    worker_count,
 )
 from thesis_lib.data.transforms import draw_jitter
+from thesis_lib.data.workers import worker_count
 from thesis_lib.errors import InputError
 
 torch.set_num_threads(1)

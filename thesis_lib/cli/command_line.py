@@ -64,7 +64,7 @@ def _reported(action: Callable[[], int]) -> int:
         with sigterm_raises():
             return action()
     except InputError as error:
-        _say(f"error: {error}")
+        processes.report_error(f"thesis: error: {error}")
         return 2
     except KeyboardInterrupt:
         _say("interrupted; run the same command again to resume")
@@ -74,12 +74,12 @@ def _reported(action: Callable[[], int]) -> int:
         return EXIT_RESUMABLE
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        _say(f"error: {error.strerror or error}{where}")
+        processes.report_error(f"thesis: error: {error.strerror or error}{where}")
         return 1
 
 
 def _say(message: str) -> None:
-    if processes.speaks():
+    if processes.is_main_process():
         print(f"thesis: {message}", file=sys.stderr)
 
 

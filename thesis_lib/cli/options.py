@@ -1,8 +1,6 @@
 """Define the command-line options, one for each field of RunConfig, and read their values."""
 
 import argparse
-import glob
-import sys
 import typing
 from dataclasses import fields
 from pathlib import Path
@@ -25,8 +23,7 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: -"):
             unknown = message.split()[2].split("=")[0]
             message += nearest(unknown, self._option_string_actions)
-        if processes.speaks():
-            print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
+        processes.report_error(f"{self.prog}: error: {message}; see {self.prog} --help")
         raise SystemExit(2)
 
     # Its stub has overloads for other namespaces, which this program never passes.
@@ -150,15 +147,15 @@ def find_run(options: argparse.Namespace) -> Any:
     Raises:
         InputError: if there is no such run, or several runs have this name.
     """
-    from thesis_lib.runs.directory import RunDirectory
-    from thesis_lib.system.paths import data_runs_folder, relative_to_root
+    from thesis_lib.runs.directory import RunDirectory, data_folders
+    from thesis_lib.system.paths import relative_to_root
 
     settings = given_settings(options)
     if options.run is None:
         return RunDirectory.find(**settings)
     path = Path(options.run)
     if not path.exists() and len(path.parts) == 1:  # only a run's name, as messages print it
-        named = sorted(data_runs_folder("").glob(f"*/{glob.escape(options.run)}"))
+        named = [run for folder in data_folders() if (run := folder / path).exists()]
         if len(named) > 1:
             listed = ", ".join(map(relative_to_root, named))
             raise InputError(f"there are several runs {path}; give the folder of one: {listed}")

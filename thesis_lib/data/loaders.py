@@ -18,8 +18,7 @@ from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.transforms import JitterFactors
-from thesis_lib.data.workers import Guarded, init_worker
-from thesis_lib.data.workers import worker_count as worker_count  # with the rest of the loaders
+from thesis_lib.data.workers import Guarded, init_worker, worker_count
 from thesis_lib.errors import InputError
 from thesis_lib.system import distributed
 
@@ -199,6 +198,23 @@ class Loader:
             for worker in iterator._workers:
                 worker.kill()
             iterator._shutdown_workers()
+
+
+def open_loader(
+    dataset: Dataset, batches: Any, config: RunConfig, device: torch.device, views_per_batch: int
+) -> Loader:
+    """Create a loader with as many workers as settings, device and shared memory allow.
+
+    Args:
+        dataset: returns a batch for a list of keys.
+        batches: yields the lists of keys of an epoch.
+        config: image size, and the settings of the workers.
+        device: the device that the batches are for.
+        views_per_batch: the number of views in a batch, at most.
+    """
+    batch_bytes = views_per_batch * 3 * config.image_size**2
+    workers = worker_count(config, device, batch_bytes)
+    return Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
 
 
 def _close_all() -> None:

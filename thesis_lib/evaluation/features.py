@@ -14,7 +14,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import Split
-from thesis_lib.data.loaders import FeatureViews, Loader, worker_count
+from thesis_lib.data.loaders import FeatureViews, open_loader
 from thesis_lib.errors import InputError, first_few
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system import distributed
@@ -103,10 +103,7 @@ class FrozenBackbone:
 
     def _of_batches(self, dataset: FeatureViews, batches: list[list[int]]) -> Iterator[Tensor]:
         """Yield the features (max(views, 1), k, d) of each of these batches, on the CPU."""
-        size = VIEWS_PER_BATCH * 3 * self.config.image_size**2
-        workers, is_gpu = worker_count(self.config, self.device, size), self.device.type == "cuda"
-        loader = Loader(dataset, batches, workers, is_gpu, self.config.worker_timeout)
-        with loader:
+        with open_loader(dataset, batches, self.config, self.device, VIEWS_PER_BATCH) as loader:
             for pixels in loader:  # (k * views, size, size, 3) uint8
                 features = self(pixels).unflatten(0, (-1, max(dataset.num_views, 1)))
                 yield features.transpose(0, 1).cpu()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from thesis_lib.config import FALSE_POSITIVE_RATE
-from thesis_lib.data.loaders import Loader, worker_count
+from thesis_lib.data.loaders import open_loader
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.knn import unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
@@ -102,10 +102,7 @@ def _outputs(
     """Yield the paths, problems, logits and features of each of these batches, on the CPU."""
     config, device = model.backbone.config, model.backbone.device
     head, dataset = model.head.to(device), CenterCrops(images, config.image_size)
-    batch_bytes = len(batches[0]) * 3 * config.image_size**2 if batches else 1
-    workers = worker_count(config, device, batch_bytes)
-    loader = Loader(dataset, batches, workers, device.type == "cuda", config.worker_timeout)
-    with loader:
+    with open_loader(dataset, batches, config, device, IMAGES_PER_BATCH) as loader:
         for paths, pixels, problems in loader:
             logits = features = torch.empty(0)
             if len(pixels):

@@ -14,6 +14,7 @@ HOMES = {
     "RunDirectory": "directory",
     "check_has_runs": "directory",
     "find_runs": "directory",
+    "data_folders": "directory",
     "run_folders": "directory",
     "listed_differences": "directory",
     "free_space": "cleaning",

@@ -1,6 +1,5 @@
 """Locate the files of a run, find runs, and compare their settings."""
 
-import glob
 import json
 from pathlib import Path
 from typing import Any
@@ -166,10 +165,20 @@ def _difference_message(run: RunDirectory, differing: dict[str, tuple]) -> str:
     return message
 
 
+def data_folders(data_name: str | None = None) -> list[Path]:
+    """Return the folder ``runs/<data>`` of each data set, or of one, if it exists; sorted."""
+    # A name is never part of a pattern: it may contain "[" or "*".
+    folders = data_runs_folder("").glob("*") if data_name is None else [data_runs_folder(data_name)]
+    return sorted(folder for folder in folders if folder.is_dir())
+
+
 def run_folders(data_name: str | None = None) -> list[Path]:
     """Return all folders with a ``config.json``, or those of one data set, sorted by name."""
-    pattern = f"{'*' if data_name is None else glob.escape(data_name)}/*/config.json"
-    return [file.parent for file in sorted(data_runs_folder("").glob(pattern))]
+    return [
+        file.parent
+        for folder in data_folders(data_name)
+        for file in sorted(folder.glob("*/config.json"))
+    ]
 
 
 def check_has_runs(data_name: str | None) -> None:
@@ -180,7 +189,7 @@ def check_has_runs(data_name: str | None) -> None:
     """
     if data_name is None or run_folders(data_name):
         return
-    if data_runs_folder(data_name).is_dir():
+    if data_folders(data_name):
         raise InputError(f"no run on {data_name!r} has started training yet")
     known = {folder.parent.name for folder in run_folders()}
     raise InputError(f"there are no runs on {data_name!r}{nearest(data_name, known)}")

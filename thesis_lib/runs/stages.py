@@ -39,16 +39,13 @@ def is_done(run: RunDirectory, stage: str) -> bool:
         InputError: if a file of the run is damaged.
     """
     record = read_status(run).get(stage, {})
-    if record.get("state") != "done" or not _has_outputs(run, stage):
+    has_outputs = all(getattr(run, name).is_file() for name in OUTPUTS[stage])
+    if record.get("state") != "done" or not has_outputs:
         return False
     try:
         return record.get("inputs") == inputs_digest(run, stage)
     except NotDoneError:
         return False
-
-
-def _has_outputs(run: RunDirectory, stage: str) -> bool:
-    return all(getattr(run, name).is_file() for name in OUTPUTS[stage])
 
 
 def read_status(run: RunDirectory) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Stop processes whose owner is gone or that are stuck, and count ranks."""
+"""Stop processes whose owner is gone or that are stuck; count ranks, and let one of them print."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ import psutil
 QUIET = ("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 SECONDS_BETWEEN_LOOKS = 0.5  # polling interval
-SECONDS_TO_SPEAK = 3.0
+SECONDS_TO_REPORT = 3.0  # for rank 0 to print an error that all ranks have found
 SECONDS_TO_SAVE = 6.0  # between SIGTERM and SIGKILL
 
 
@@ -120,14 +120,15 @@ def is_main_process() -> bool:
     return not under_torchrun() or os.environ["RANK"] == "0"
 
 
-def speaks() -> bool:
-    """Return whether this process reports the error with which it will end.
+def report_error(line: str) -> None:
+    """Print the error with which this process will end to stderr, on rank 0 alone.
 
-    Other ranks first give rank 0 time to do so: torchrun stops it as soon as one of them fails.
+    The other ranks wait for a moment: torchrun stops rank 0 as soon as one of them has ended.
     """
-    if not is_main_process():
-        time.sleep(SECONDS_TO_SPEAK)
-    return is_main_process()
+    if is_main_process():
+        print(line, file=sys.stderr)
+    else:
+        time.sleep(SECONDS_TO_REPORT)
 
 
 def local_world_size() -> int:

@@ -10,7 +10,7 @@ from torch import nn
 from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet, open_dataset
-from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews, worker_count
+from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews, open_loader
 from thesis_lib.errors import InputError
 from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
 from thesis_lib.runs.directory import RunDirectory
@@ -197,9 +197,7 @@ def _loader(config: RunConfig, images: Images) -> Loader:
     device = choose_device(config)
     batches = EpochBatches(len(images), config.batch_size, config.seed, alone=config.views > 1)
     views = RandomViews(images, config.image_size, config.seed, config.views)
-    batch_bytes = config.batch_size * config.views * 3 * config.image_size**2
-    workers = worker_count(config, device, batch_bytes)
-    return Loader(views, batches, workers, device.type == "cuda", config.worker_timeout)
+    return open_loader(views, batches, config, device, config.batch_size * config.views)
 
 
 def _metrics_row(state: TrainState, num_images: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import getpass
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +10,7 @@ from pathlib import Path
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.runs.artifacts import read_metrics, trained_epochs
-from thesis_lib.runs.directory import RunDirectory, check_has_runs, run_folders
+from thesis_lib.runs.directory import RunDirectory, check_has_runs, data_folders, run_folders
 from thesis_lib.runs.provenance import stage_states
 from thesis_lib.runs.stages import STAGES
 from thesis_lib.system.files import read_json
@@ -112,9 +111,7 @@ def _open_runs(data_name: str | None) -> tuple[list[RunDirectory], list[str]]:
     """
     runs, unreadable = [], []
     started = run_folders(data_name)
-    submitted = slurm_queue.noted_runs(
-        data_runs_folder("").glob("*" if data_name is None else glob.escape(data_name))
-    )
+    submitted = slurm_queue.noted_runs(data_folders(data_name))
     for folder in sorted({*started, *submitted}):
         try:
             if folder in started:

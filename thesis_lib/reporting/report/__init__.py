@@ -12,8 +12,9 @@ from markupsafe import Markup
 from thesis_lib.config import data_set_name
 from thesis_lib.errors import InputError, nearest
 from thesis_lib.reporting.report.parts import FACTS, data_part, distinct, run_parts, worst_of
+from thesis_lib.runs.directory import data_folders
 from thesis_lib.system.files import write_text
-from thesis_lib.system.paths import data_runs_folder, figures_folder, relative_to_root
+from thesis_lib.system.paths import figures_folder, relative_to_root
 
 FOLDER = Path(__file__).parent  # contains the template and its CSS
 
@@ -48,7 +49,7 @@ def write_report(data_name: str, output: Path | None = None) -> Path:
 
 def reported_data_sets() -> list[str]:
     """List the names of the data sets in ``runs/``."""
-    return sorted(path.name for path in data_runs_folder("").glob("*") if path.is_dir())
+    return [folder.name for folder in data_folders()]
 
 
 def meant_data_set(data: str | None) -> str:
