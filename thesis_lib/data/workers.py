@@ -49,7 +49,7 @@ def _tensors(batch: Any) -> Iterator[torch.Tensor]:
 
 
 def init_worker(worker: int) -> None:
-    """Prepare a worker: it ends with its parent, and leaves signals to it."""
+    """Let a worker end with its parent, and leave signals to the parent."""
     # If the parent is killed, torch's workers survive for some seconds and keep its connections
     # to the other ranks open, so these would wait.
     processes.exit_with_parent(os.getppid(), seconds=0)

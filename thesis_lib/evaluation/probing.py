@@ -113,12 +113,12 @@ def _select(run: RunDirectory, heads: dict[int, dict[str, Any]], damaged: list[i
         ],
         "val_images": int(chosen["val_images"]),
         "temperature": head["temperature"],
-        "unscaled": head["unscaled"],
+        "why_unscaled": head["why_unscaled"],
         "against_last": _against_last(heads, head),
         "plateau": run_plateau(run),
         "probed": list(heads),
         "damaged_checkpoints": damaged,
-        "inputs": head["inputs"],  # another choice, even if all of the above is the same
+        "inputs": head["inputs"],  # other settings make it another choice
     }
     write_json(run.selection_file, selection)
 
@@ -187,10 +187,10 @@ def _probe_checkpoint(
         backbone.config,
     )
     logits = val_features @ weights["weight"].T + weights["bias"]
-    temperature, unscaled = choose_temperature(logits, labels)
+    temperature, why_unscaled = choose_temperature(logits, labels)
     return {
         "temperature": temperature,
-        "unscaled": unscaled,
+        "why_unscaled": why_unscaled,
         "val_right": logits.argmax(1) == labels,
         "knn_right": _knn_right(center_crops, train, val_features, val, classes),
         "classes": classes,

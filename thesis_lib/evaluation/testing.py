@@ -87,7 +87,7 @@ def _test(stage: Stage) -> None:
     result = classification_metrics(predictions["true"], predictions["predicted"], head["classes"])
     result |= {
         "temperature": temperature,
-        "unscaled": selection["unscaled"],
+        "why_unscaled": selection["why_unscaled"],
         "calibration_error": expected_calibration_error(tables[:half]),
         "calibration_error_scaled": expected_calibration_error(tables[half:]),
         "classes": head["classes"],

@@ -44,8 +44,8 @@ def write_numbers(results: Results) -> pd.DataFrame:
     """
     if not results.runs:
         raise InputError(
-            f"there are no runs on {results.config.data_name!r}, so there is no number; run "
-            "notebooks 02 to 05 first"
+            f"there are no runs on {results.config.data_name!r}, so there are no numbers to "
+            "write; run notebooks 02 to 05 first"
         )
     numbers = chapter_numbers(results)
     head = comment("written by notebook 06; do not edit") + comment(results.source["line"])

@@ -142,7 +142,7 @@ def selection_table(selection: dict[str, Any]) -> pd.DataFrame:
         "checkpoints probed": len(selection["probed"]),
         "damaged checkpoints skipped": len(selection["damaged_checkpoints"]),
         "temperature": f"{selection['temperature']:.2f}"
-        + (f" ({selection['unscaled']})" if selection["unscaled"] else ""),
+        + (f" ({selection['why_unscaled']})" if selection["why_unscaled"] else ""),
     }
     return pd.DataFrame(facts.items(), columns=["chosen on validation", "value"])
 

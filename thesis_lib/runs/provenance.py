@@ -30,7 +30,7 @@ CLOCK_SECONDS = 60.0  # tolerance for a clock that was set back after the stage 
 def recorded(run: RunDirectory, name: str, **facts: Any) -> Iterator[dict[str, Any]]:
     """Record a stage for the block: its provenance, and in ``status.json`` its state and inputs.
 
-    Yields the end of the record, in which the block can set a ``state`` other than "done".
+    Yields what the record will end with, where the block can set a ``state`` other than "done".
 
     Args:
         run: the run.
@@ -78,7 +78,7 @@ def stage_states(run: RunDirectory) -> dict[str, dict[str, Any]]:
         (None unless it stopped with one) and ``job`` (Slurm's job id, None outside a job).
     """
     records = read_status(run)
-    records.setdefault("retrieve", records.get("table", {}))  # begun to predict with the table
+    records.setdefault("retrieve", records.get("table", {}))  # `predict` makes the table, too
     return {name: _stage_state(run, name, records.get(name, {})) for name in STAGES}
 
 

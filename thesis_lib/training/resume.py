@@ -167,7 +167,7 @@ def _differences(checkpoint: dict[str, Any], stage: Stage, state: TrainState) ->
             yield f"{name} was {checkpoint[name]}, now {value}"
     if checkpoint.get("precision") not in (None, precision_name(config)):
         yield f"precision was {checkpoint['precision']}, now {precision_name(config)}"
-    if _place(checkpoint)[0] > config.epochs:  # trained to the end: the code changes nothing more
+    if _place(checkpoint)[0] > config.epochs:  # nothing is left to train
         return
     for name, version in (checkpoint.get("code") or {}).items():  # None: imported
         if version != CODE_VERSION.get(name):

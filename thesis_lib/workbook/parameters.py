@@ -82,11 +82,11 @@ def notebook_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameters_set(cells: list[str]) -> set[str]:
-    """Return the names that the parameters cell and papermill have set when they were last run.
+    """Return the names that the parameters cell and papermill set when they were last run.
 
-    At first, these are all cells before the one that reads the parameters. If cells are run again
-    in the same kernel, variables of later cells exist as well, which are no parameters: then it is
-    a cell that sets at least two settings.
+    In a new kernel, every cell before the one that reads the parameters counts as a parameters
+    cell. If cells are run again, other cells have run in between, and their variables are not
+    parameters. Then a parameters cell is one that sets at least two settings.
 
     Args:
         cells: the source of each executed cell, in the order of execution.

@@ -77,8 +77,8 @@ def reliability(results: Results) -> str:
         f"({_run_words(results)}). The expected calibration error is "
         f"{percent(test['calibration_error'])} percentage points"
     )
-    if test["unscaled"]:
-        return f"{what}. The confidence is not scaled: {test['unscaled']}."
+    if test["why_unscaled"]:
+        return f"{what}. The confidence is not scaled: {test['why_unscaled']}."
     return (
         f"{what} before and "
         f"{percent(test['calibration_error_scaled'])} after temperature scaling, with a "

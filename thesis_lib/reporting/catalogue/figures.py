@@ -68,7 +68,7 @@ def draw(name: str, results: Results, save_it: bool = True) -> Figure | None:
             save(figure, results.folder / name, {**results.source, "name": name})
     except InputError:
         raise
-    except Exception as error:  # by a library, for results that nobody has thought of
+    except Exception as error:  # a library's error for unforeseen results
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"!! the figure {name} cannot be drawn and is left out: {reason}")
         for ending in (".pdf", ".png"):  # of earlier results
