@@ -215,6 +215,25 @@ def test_figures_of_any_number_of_classes_fit_a_page(k):
         assert height <= figures.style.PAGE_HEIGHT_MM + 1, name
 
 
+def test_reliability_without_scaling_is_one_diagram():
+    edges = np.arange(15) / 15
+    bins = pd.DataFrame({"low": edges, "high": edges + 1 / 15, "images": 3, "accuracy": edges})
+    for temperature, diagrams in ((1.0, 1), (2.5, 2)):
+        table = pd.concat([bins.assign(temperature=t) for t in (1.0, temperature)])
+        figure = figures.results.reliability(table, (0.07, 0.03))
+        titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+        assert len(titles) == diagrams and len(figure.axes) == 2 * diagrams
+
+
+def test_ticks_of_detection_rates_do_not_overlap():
+    scores = np.repeat(["similarity", "max softmax", "energy"], 5)
+    rates = pd.DataFrame({"score": scores, "auroc": np.linspace(0.85, 1, 15), "fpr": 0.3})
+    figure = figures.retrieval.ood(rates)
+    extents = [extent for text, extent in texts(figure) if text.get_text().endswith(" %")]
+    pairs = combinations(extents, 2)
+    assert not any(one.overlaps(other) for one, other in pairs)
+
+
 def test_class_counts_say_which_classes_they_leave_out():
     counts = pd.DataFrame({"train": np.arange(500, 0, -1)}, [f"class {i}" for i in range(500)])
     figure = figures.data_set.class_counts(counts)

@@ -222,7 +222,7 @@ def runs_accuracy(table: pd.DataFrame) -> Figure:
 
 
 def reliability(table: pd.DataFrame, errors: Sequence[float]) -> Figure:
-    """Plot accuracy against confidence, before and after temperature scaling.
+    """Plot accuracy against confidence, before and (unless it is 1) after temperature scaling.
 
     A histogram below each panel shows the number of images per confidence bin.
 
@@ -230,14 +230,16 @@ def reliability(table: pd.DataFrame, errors: Sequence[float]) -> Figure:
     (bounds of the bin), images (a count) and accuracy (fraction, NaN for an empty bin); errors:
     expected calibration error (ECE) before and after scaling (fractions).
     """
-    panels = {"nrows": 2, "ncols": 2, "height_ratios": (3, 1), "sharex": True, "sharey": "row"}
-    figure, axes = subplots(95, **panels)
+    temperature = table["temperature"].iloc[-1]
+    titles = ["before temperature scaling", f"after temperature scaling (T = {temperature:.2f})"]
+    if temperature == 1:
+        titles = ["without temperature scaling"]
+    panels = {"nrows": 2, "ncols": len(titles), "height_ratios": (3, 1), "squeeze": False}
+    figure, axes = subplots(95, **panels, sharex=True, sharey="row")
     layout: Any = figure.get_layout_engine()
     layout.set(wspace=0.08)  # keeps the labels "100 %" and "0 %" apart
     half = len(table) // 2
-    scaled = f"after temperature scaling (T = {table['temperature'].iloc[-1]:.2f})"
-    titles = ("before temperature scaling", scaled)
-    for column, (error, title) in enumerate(zip(errors, titles, strict=True)):
+    for column, (error, title) in enumerate(zip(errors, titles, strict=False)):
         upper, lower = axes[:, column]
         bins = table[column * half : (column + 1) * half]
         middle, width = (bins["low"] + bins["high"]) / 2, bins["high"] - bins["low"]

@@ -2,7 +2,7 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from thesis_lib.figures.axes import legend, percent_ticks
 from thesis_lib.figures.layout import subplots
@@ -80,5 +80,6 @@ def ood(rows: pd.DataFrame) -> Figure:
             axes.plot(values.mean(), place, "|", color=ink, markersize=16, markeredgewidth=2)
         axes.set(xlabel=words, ylim=(len(scores) - 0.5, -0.5))
         axes.set_yticks(range(len(scores)), scores)
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # "92.5 %" is wide
         percent_ticks(axes.xaxis)
     return figure
