@@ -79,6 +79,29 @@ def test_a_temperature_that_harms_images_it_has_not_seen_is_not_taken(seed):
     assert temperature == 1.0 and reason.startswith("temperature scaling does not help")
 
 
+def few_errors(n: int, random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw calibrated logits of ten classes, most of them sure and right, as on digits."""
+    logits = 6 * random.gamma(2, 1, (n, 1)) * random.normal(0, 1, (n, 10))
+    gumbel = random.gumbel(size=logits.shape)  # argmax of logits + Gumbel noise: a softmax draw
+    return torch.tensor(logits), torch.tensor((logits + gumbel).argmax(1))
+
+
+@pytest.mark.parametrize("n", [100, 269, 1000])
+def test_scaling_costs_calibrated_classifiers_little_and_helps_overconfident_ones(n):
+    """Calibration errors on 4,000 new images: not scaled, scaled as chosen, and always scaled."""
+    random = np.random.default_rng(n)
+    for factor in (1, 3, 20):
+        errors = []
+        for _ in range(20):
+            (logits, labels), (new, true) = few_errors(n, random), few_errors(4_000, random)
+            divisors = (1.0, choose_temperature(factor * logits, labels)[0], factor)
+            right = (new.argmax(1) == true).numpy()
+            tables = [calibration(factor * new, right, divisor)[15:] for divisor in divisors]
+            errors.append([100 * expected_calibration_error(table) for table in tables])
+        unscaled, chosen, best = np.mean(errors, axis=0)
+        assert chosen < (unscaled + 0.5 if factor == 1 else best + 0.2 * (unscaled - best))
+
+
 def test_error_is_the_formulas():
     random = np.random.default_rng(0)
     confidence = random.uniform(0.2, 1, 1000)

@@ -1,9 +1,10 @@
 """Figures have one style, exact widths and readable text."""
 
+import re
 import time
 import warnings
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 
 import matplotlib
 
@@ -206,13 +207,72 @@ def test_every_figure_has_the_text_width_and_fits_a_page(drawn):
         assert height <= 240, name
 
 
+@pytest.mark.parametrize("text_width", [160, 85])
 @pytest.mark.parametrize("k", [2, 10, 87, 92, 140, 500])
-def test_figures_of_any_number_of_classes_fit_a_page(k):
+def test_figures_of_any_number_of_classes_fit_a_page(k, text_width):
+    figures.set_style(text_width)
     names = [f"{i:03d}_{'Megalopa larva phase ' * 3}"[:40] for i in range(k)]
     for name, figure in of_classes(names).items():
         width, height = figure.get_size_inches() * 25.4
-        assert width == pytest.approx(figures.style.TEXT_WIDTH_MM), name
+        assert width == pytest.approx(text_width), name
         assert height <= figures.style.PAGE_HEIGHT_MM + 1, name
+        crowded = k == 500 or (name == "embedding" and k > 100 and text_width < 100)
+        assert crowded or not faults_of(name, figure)
+
+
+@pytest.mark.parametrize("k", [3, 40])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_third_and_two_thirds_of_a_class_differ_in_color_and_a_bar_explains_them(k, normalize):
+    counts = 300 * np.eye(k, dtype=int)
+    counts[0, :3] = 100, 200, 0
+    figure = figures.results.confusion_matrix(counts, [f"class {i}" for i in range(k)], normalize)
+    shown = next(axes for axes in figure.axes if axes.collections).collections[0]
+    cells, _ = lab(shown.to_rgba(shown.get_array().ravel()[:2])[:, :3])
+    assert np.linalg.norm(cells[0] - cells[1]) > 12
+    assert figure.axes[-1].get_label() == "<colorbar>"
+    assert len(figure.axes[-1].get_yticks()) >= 3
+
+
+def test_wrapping_breaks_no_word():
+    names = ["Actinoptychus", "001_Actinoptychus senarius", "test: a folder/IMG_0123.png", "x" * 60]
+    for name, width in product(names, (8, 12, 25)):
+        lines = figures.layout.wrap(name, width, 7, max_lines=3)
+        assert all(figures.layout.printed_width(line, 7) <= width for line in lines)
+        words = re.split("[ _/-]", name)
+        for line in lines[:-1]:
+            assert all("…" in w or w in words for w in re.split("[ _/-]", line.rstrip("_/-")))
+    assert figures.layout.wrap(names[1], 25, 7, 3) == ["001_Actinoptychus", "senarius"]
+
+
+def test_labels_of_an_embedding_stand_beside_the_clusters():
+    rng = np.random.default_rng(0)
+    centers = 25 * np.stack(np.meshgrid(range(6), range(5)), -1).reshape(-1, 2)
+    names = [f"{i:02d}_class" for i in range(30)]
+    xy = np.repeat(centers, 20, axis=0) + rng.normal(0, 2, (600, 2))
+    points = pd.DataFrame(xy, columns=["x", "y"]).assign(true=np.repeat(names, 20))
+    figure = figures.results.embedding(points.assign(predicted=points["true"]), names)
+    axes = figure.subfigs[0].axes[0]
+    places = axes.transData.transform(xy)
+    labels = [e for text, e in texts(figure) if text.get_text() in {name[:2] for name in names}]
+    covered = [e.count_contains(places) for e in labels]
+    assert len(labels) == 30 and sum(covered) < 0.05 * 600
+    colors = axes.collections[0].get_facecolors()[::20].reshape(5, 6, 4)
+    assert not (colors[:, 1:] == colors[:, :-1]).all(axis=-1).any()  # neighbours differ
+
+
+def test_lines_to_points_cross_no_name():
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"class": [f"{i:03d}_a class with a name" for i in range(140)]})
+    table = table.assign(support=rng.integers(50, 200, 140), f1=rng.uniform(0.85, 1, 140))
+    table.loc[:7, "f1"] = rng.uniform(0.7, 0.75, 8)
+    figure = figures.results.per_class_f1(table)
+    extents = {text: extent for text, extent in texts(figure) if "class" in text.get_text()}
+    lines = {text: text.arrow_patch for text in extents if getattr(text, "arrow_patch", None)}
+    assert lines  # control
+    for text, line in lines.items():
+        path = line.get_path().transformed(line.get_transform()).interpolated(50).vertices
+        others = [extent for other, extent in extents.items() if other is not text]
+        assert not any(extent.padded(-1).count_contains(path) for extent in others)
 
 
 def test_reliability_without_scaling_is_one_diagram():

@@ -49,11 +49,14 @@ def whole_numbers() -> MaxNLocator:
     return MaxNLocator(integer=True, steps=[1, 2, 5, 10])
 
 
-def plain_log_ticks(axis: Axis) -> None:
-    """Label a log axis 1, 10, 100 instead of with powers of ten, which would need mathtext."""
+def plain_log_ticks(axis: Axis, most: int | None = None) -> None:
+    """Label a log axis 1, 10, 100 instead of with powers of ten, which would need mathtext.
+
+    most: number of ticks that there is room for; by default matplotlib's estimate.
+    """
     low, high = axis.get_view_interval()
     subs = (1,) if high / low > 300 else (1, 2, 5) if high / low > 6 else range(1, 10)
-    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_locator(LogLocator(subs=subs, numticks=most))
     axis.set_major_formatter(lambda value, _: f"{value:,g}")
     axis.set_minor_formatter(NullFormatter())
 
@@ -87,52 +90,3 @@ def number_ticks(axes: Axes, numbers: Sequence[str], side: float) -> None:
         axes.set_xticks(places, rotation=90, **style)
         axes.set_yticks(places, **style)
         axes.tick_params(which="minor" if minor else "major", length=outward, pad=1)
-
-
-def label_points(
-    axes: Axes,
-    points: np.ndarray,
-    names: Sequence[str],
-    size: float,
-    others: np.ndarray | tuple[()] = (),
-) -> None:
-    """Write a name beside each point; names do not overlap and avoid covering points.
-
-    Each name goes to the nearest free place. A name far from its point is joined to it by a line.
-
-    points: (n, 2), in data coordinates; names: one per point; size: of the text, in points;
-    others: (m, 2), further points that the names should not cover.
-    """
-    figure: Any = axes.get_figure(root=True)
-    figure.draw_without_rendering()  # the layout fixes the position of the axes only here
-    to_points = 72 / figure.dpi
-
-    def place(data: np.ndarray | tuple[()]) -> np.ndarray:
-        return axes.transData.transform(np.reshape(data, (-1, 2))) * to_points
-
-    taken = place(others)
-    taken_boxes = np.full_like(taken, 6.0)
-    costs = np.full(len(taken), 40.0)  # covering a point costs as much as being 40 pt away
-    shifts = np.stack(np.meshgrid(np.arange(-240, 241, 5), np.arange(-150, 151, 3)), -1)
-    leader = {"arrowstyle": "-", "color": "0.4", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0}
-    for point, anchor, name in zip(points, place(points), names, strict=True):
-        box = np.array([printed_width(name, size) / POINT + 4, 1.3 * size])
-        start = anchor + np.array([box[0] / 2 + 3.5 if len(others) else 0, 0])
-        low, high = axes.bbox.min * to_points + box / 2, axes.bbox.max * to_points - box / 2
-        centres = np.clip(start + shifts.reshape(-1, 2), low, high)
-        away = np.hypot(*np.maximum(abs(centres - anchor) - box / 2, 0).T)
-        covers = (abs(centres[:, None] - taken) < (box + taken_boxes) / 2).all(axis=-1)
-        best = np.argmin(covers @ costs + away + 0.1 * np.hypot(*(centres - start).T))
-        taken, taken_boxes = np.vstack([taken, centres[best]]), np.vstack([taken_boxes, box])
-        costs = np.append(costs, 1000.0)
-        axes.annotate(
-            name,
-            point,
-            xytext=centres[best] - anchor,
-            textcoords="offset points",
-            size=size,
-            ha="center",
-            va="center",
-            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.3},
-            arrowprops=leader if away[best] > size else None,
-        )

@@ -64,7 +64,7 @@ def class_counts(counts: pd.DataFrame) -> Figure:
         axes.set(xscale="log", xlim=(0.7, 1.5 * max(counts.to_numpy().max(), 10)))
         axes.set_ylim(rows - 0.3, -0.7)
         axes.set_xlabel("images")
-        plain_log_ticks(axes.xaxis)
+        plain_log_ticks(axes.xaxis, max(2, int(0.05 * text_width() / columns)))
         axes.xaxis.grid(True, color="0.9", linewidth=0.5)
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
     if len(hidden):
@@ -160,23 +160,31 @@ def views(
 ) -> Figure:
     """Draw images and their augmented views: one column per image, below its class name.
 
+    On a narrow page, the second half of the columns stands below the first.
+
     originals: uint8 arrays (h, w, 3), one per image; views: one such list per view; names: class
     name of each image.
     """
-    labels = 15
-    pitch = min((text_width() - labels) / len(names), 30)
-    wrapped = [wrap(name, pitch - 1.5, SMALL, max_lines=3) for name in names]
-    top = max(len(lines) for lines in wrapped) * 1.25 * SMALL * POINT + 1
+    labels, narrow = 15, 18
+    room = text_width() - labels
+    columns = len(names) if room / len(names) > narrow else -(-len(names) // 2)
     rows = {"original": originals}
     rows |= {f"view {number}": images for number, images in enumerate(views, start=1)}
-    figure, canvas = page(top + len(rows) * pitch)
-    for row, (label, images) in enumerate(rows.items()):
-        y = top + row * pitch
-        canvas.text(0, y + (pitch - 1) / 2, label, size=BODY, va="center")
-        for column, image in enumerate(images):
-            draw_image(canvas, image, labels + column * pitch, y, pitch - 1)
-    for column, lines in enumerate(wrapped):
-        canvas.text(labels + column * pitch, top - 1, "\n".join(lines), size=SMALL, va="bottom")
+    blocks = -(-len(names) // columns)
+    pitch = min(room / columns, 30, (PAGE_HEIGHT_MM / blocks - 12) / len(rows))
+    wrapped = [wrap(name, pitch - 1.5, SMALL, max_lines=3) for name in names]
+    top = max(len(lines) for lines in wrapped) * LINE * SMALL + 1
+    block_height = top + len(rows) * pitch
+    figure, canvas = page(blocks * block_height)
+    for block in range(blocks):
+        for row, label in enumerate(rows):
+            y = block * block_height + top + (row + 0.5) * pitch
+            canvas.text(0, y - 0.5, label, size=BODY, va="center")
+    for number, lines in enumerate(wrapped):
+        x, y = labels + number % columns * pitch, number // columns * block_height + top
+        canvas.text(x, y - 1, "\n".join(lines), size=SMALL, va="bottom")
+        for row, images in enumerate(rows.values()):
+            draw_image(canvas, images[number], x, y + row * pitch, pitch - 1)
     return figure
 
 

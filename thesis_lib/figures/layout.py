@@ -94,7 +94,7 @@ def figure_over_key(height: float, classes: Sequence[str]) -> tuple[Figure, SubF
     canvas = _canvas(below, width, key)
     for i, (number, name) in enumerate(zip(numbers, names, strict=True)):
         x, y = i // rows * width / columns, i % rows * line
-        name = shorten(name, width / columns - 2 - printed_width(number, TINY), TINY)
+        name = shorten(name, width / columns - 3.5 - printed_width(number, TINY), TINY)
         canvas.text(x + 1, y, number + name, size=TINY, va="top")
     return figure, above
 
@@ -118,13 +118,17 @@ def shorten(text: str, width: float, size: float) -> str:
 
 
 def wrap(text: str, width: float, size: float, max_lines: int) -> list[str]:
-    """Wrap a text after spaces, "_" or "-" to lines of a width (mm); shorten the last if needed."""
+    """Wrap a text after spaces, "_", "-" or "/" to lines of a width (mm).
+
+    Words are not broken. A word wider than a line, or the last line, is shortened.
+    """
     if max_lines == 1 or printed_width(text, size) <= width:
         return [shorten(text, width, size)]
     fits = bisect_right(range(1, len(text)), width, key=lambda end: printed_width(text[:end], size))
-    gaps = [i + 1 for i in range(fits) if text[i] in " _-" and text[i + 1] != "%"]
-    end = max(gaps, default=max(fits, 1))
-    return [text[:end].rstrip(), *wrap(text[end:], width, size, max_lines - 1)]
+    gaps = [i + 1 for i in range(len(text) - 1) if text[i] in " _-/" and text[i + 1] != "%"]
+    end = max((gap for gap in gaps if gap <= fits), default=min(gaps, default=len(text)))
+    line = shorten(text[:end].rstrip(), width, size)
+    return [line, *wrap(text[end:], width, size, max_lines - 1)] if text[end:] else [line]
 
 
 def thumbnail_grid(

@@ -6,17 +6,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.colors import LogNorm, to_hex
+from matplotlib.colors import PowerNorm, to_hex
 from matplotlib.figure import Figure
 
 from thesis_lib.figures.axes import (
-    label_points,
     legend,
-    log_colorbar,
     number_ticks,
     percent_ticks,
     plain_log_ticks,
 )
+from thesis_lib.figures.labels import label_points
 from thesis_lib.figures.layout import (
     draw_image,
     figure_over_key,
@@ -42,12 +41,15 @@ from thesis_lib.figures.style import (
 )
 
 CELL_MAP = "crest"  # colour map of confusion matrices
+COLOR_BAR_MM = 15  # width of a colour bar with its numbers
+CELL_MM = 6.5  # smallest cell that its value fits in
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool) -> Figure:
-    """Plot a confusion matrix on a log colour scale; zero cells stay white.
+    """Plot a confusion matrix on a square-root colour scale; zero cells stay white.
 
-    With more than 15 classes, the axes are numbered and a key below the matrix gives the names.
+    With more than 15 classes, or on a narrow page, the axes are numbered and a key below the
+    matrix gives the names.
 
     counts: (k, k) ints, rows = true, columns = predicted; normalize: show each row in percent of
     its sum; rows without images stay blank. Raises ValueError if the shape of counts is not
@@ -60,13 +62,13 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool
     shown = 100 * counts / total if normalize else counts
     shown = np.ma.masked_equal(shown, 0)
     unit = "share of the true class (%)" if normalize else "images"
-    norm = LogNorm(0.1, 100, clip=True) if normalize else _count_norm(counts.max())
+    norm = _cell_norm(100 if normalize else counts.max())
     edges = np.arange(k + 1) - 0.5
     style: dict[str, Any] = {"cmap": CELL_MAP, "norm": norm, "edgecolor": "0.92", "linewidth": 0.2}
-    if k <= NAMED_CLASSES:
-        names = [shorten(name, 45, TICK) for name in classes]
-        longest = max(printed_width(name, TICK) for name in names)
-        side = min(11 * k + 8, text_width() - longest - 12)
+    names = [shorten(name, min(45, text_width() / 3), TICK) for name in classes]
+    longest = max(printed_width(name, TICK) for name in names)
+    side = min(max(11 * k + 8, 40), text_width() - longest - 12 - COLOR_BAR_MM)
+    if k <= NAMED_CLASSES and side >= k * CELL_MM:
         wide = longest > side / k - 1
         figure, axes = subplots(side + (longest if wide else 3) + 12)
         mesh = axes.pcolormesh(edges, edges, shown, **style)
@@ -83,12 +85,14 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool
         mesh = axes.pcolormesh(edges, edges, shown, **style)
         height = top.bbox.height / figure.dpi * INCH
         number_ticks(axes, class_numbers(classes), height - 25)
-        log_colorbar(top, mesh, axes, unit)
     axes.set(aspect="equal", xlim=edges[[0, -1]], ylim=edges[[-1, 0]])
     axes.spines[:].set_visible(True)
     axes.set(xlabel="predicted class", ylabel="true class")
-    if k <= NAMED_CLASSES and normalize:
-        axes.set_title(unit, fontsize=TICK, loc="right")
+    axes.set_title(unit, fontsize=TICK, loc="right")
+    ticks = np.unique(np.round(norm.vmax * np.array([0, 0.01, 0.1, 0.25, 0.5, 1])))
+    style = {"ticks": ticks, "format": "{x:,.0f}"}
+    bar: Any = axes.figure.colorbar(mesh, ax=axes, aspect=30, pad=0.02, **style)
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -97,13 +101,16 @@ def cell_colors(counts: Sequence[int]) -> tuple[list[str], list[str]]:
 
     The colours are the same as in :func:`confusion_matrix`. counts: of all non-zero cells.
     """
-    shades = np.asarray(_count_norm(max(counts, default=0))(counts))
+    shades = np.asarray(_cell_norm(max(counts, default=0))(counts))
     return [to_hex(color) for color in colormaps[CELL_MAP](shades)], [*map(_ink_on, shades)]
 
 
-def _count_norm(most: int) -> LogNorm:
-    """Return the scale that maps the count of a cell to its shade on [0, 1]."""
-    return LogNorm(1, max(most, 10), clip=True)
+def _cell_norm(most: float) -> PowerNorm:
+    """Return the scale that maps the value of a cell to its shade on [0, 1].
+
+    On a square-root scale, both rare confusions and large shares can be told apart.
+    """
+    return PowerNorm(0.5, 0, max(most, 10), clip=True)
 
 
 def _ink_on(shade: float) -> str:
@@ -111,10 +118,10 @@ def _ink_on(shade: float) -> str:
 
 
 def embedding(points: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Plot a 2-D embedding of the features, coloured by class, with a label at each class median.
+    """Plot a 2-D embedding of the features, coloured by class, with a label beside each class.
 
-    With more than 15 classes, the labels are numbers, which a key below explains, and colours
-    are used more than once.
+    With more than 15 classes, the labels are numbers, which a key below explains. Colours are
+    used more than once, but not for neighbouring classes.
 
     points: one row per image; columns x, y, true, predicted (class names); classes: all class
     names, in order.
@@ -122,7 +129,8 @@ def embedding(points: pd.DataFrame, classes: Sequence[str]) -> Figure:
     named = len(classes) <= NAMED_CLASSES
     figure, part = figure_over_key(text_width() * 0.85, [] if named else classes)
     axes = part.subplots()
-    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(classes)}
+    medians = points.groupby("true")[["x", "y"]].median()
+    colors = dict(zip(medians.index, _spread_colors(medians.to_numpy()), strict=True))
     size = np.clip(4000 / len(points), 2, 12)
     dots: dict[str, Any] = {"s": size, "linewidths": 0, "rasterized": True}
     axes.scatter(points["x"], points["y"], c=points["true"].map(colors), alpha=0.7, **dots)
@@ -134,10 +142,21 @@ def embedding(points: pd.DataFrame, classes: Sequence[str]) -> Figure:
     axes.spines[:].set_visible(False)
     legend(figure, axes, "upper")
     labels = dict(zip(classes, classes if named else class_numbers(classes), strict=True))
-    medians = points.groupby("true")[["x", "y"]].median()
     names = [shorten(labels[name], 40, TICK) for name in medians.index]
-    label_points(axes, medians.to_numpy(), names, TICK if named else SMALL)
+    others = points[["x", "y"]].to_numpy()
+    label_points(axes, medians.to_numpy(), names, TICK if named else SMALL, others)
     return figure
+
+
+def _spread_colors(places: np.ndarray) -> list[str]:
+    """Choose a colour of the palette for each class (k, 2), far from others of the same colour."""
+    colors: list[str] = []
+    for i, place in enumerate(places):
+        nearest = dict.fromkeys(PALETTE, np.inf)
+        for color, distance in zip(colors, np.hypot(*(places[:i] - place).T), strict=True):
+            nearest[color] = min(nearest[color], distance)
+        colors.append(max(nearest, key=lambda color: nearest[color]))
+    return colors
 
 
 def mistakes(images: list[np.ndarray], captions: list[str]) -> Figure:
@@ -183,8 +202,8 @@ def per_class_f1(table: pd.DataFrame) -> Figure:
     axes.set_ylim(max(points[:, 1].min() - 0.12, -0.03), 1.02)
     axes.set(xlabel="training images", ylabel="F1 on the test set")
     plain_log_ticks(axes.xaxis)
-    names = [shorten(name, 50, SMALL) for name in table["class"][:8]]
-    label_points(axes, points[:8], names, SMALL, others=points)
+    names = [shorten(name, min(50, 0.4 * text_width()), SMALL) for name in table["class"][:8]]
+    label_points(axes, points[:8], names, SMALL, points)
     return figure
 
 

@@ -40,7 +40,7 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
     the small-image stem are not part of timm; for these, ``import thesis_lib.models`` first.
     Both models take normalised images (n, 3, size, size) and return logits (n, num_classes).
     ``config.json`` and the ONNX file's metadata give the mean, std, image size and class names.
-    Divide the logits by the temperature in ``config.json`` to get calibrated confidences.
+    Divide the logits by the temperature in ``config.json`` to get the confidences of ``predict``.
 
     ``table.safetensors`` is the pruned look-up table. It is built if it is missing; if it cannot
     be built, a message says so and the folder is written without it. The folder is only put in

@@ -79,11 +79,14 @@ def reliability(results: Results) -> str:
     )
     if test["why_unscaled"]:
         return f"{what}. The confidence is not scaled: {test['why_unscaled']}."
-    return (
+    text = (
         f"{what} before and "
         f"{percent(test['calibration_error_scaled'])} after temperature scaling, with a "
         f"temperature of {test['temperature']:.2f} fitted on the validation images."
     )
+    if test["calibration_error_scaled"] > test["calibration_error"]:
+        text += " Scaling lowered the error on the validation images, but not on the test images."
+    return text
 
 
 def mistakes(results: Results) -> str:
