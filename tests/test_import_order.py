@@ -201,6 +201,13 @@ def test_a_face_loads_no_heavy_library(room):
     assert "thesis_lib" in loaded and not loaded & HEAVY
 
 
+@pytest.mark.parametrize("command", ["probe", "test", "retrieve", "export", "split"])
+def test_a_misspelt_run_or_folder_is_answered_before_a_heavy_library_is_loaded(command):
+    words = [command, "no such run"] + ["data/new"] * (command == "split")
+    loaded = loaded_by(f"from thesis_lib.cli.command_line import main\nassert main({words})")
+    assert "thesis_lib" in loaded and not loaded & HEAVY
+
+
 # The modules of these rooms that are about torch, or papermill, themselves.
 LOADING = {
     *("system.device", "system.distributed", "system.torch_errors"),

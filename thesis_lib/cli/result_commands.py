@@ -1,7 +1,7 @@
 """The commands that use finished runs: export, predict, chapter, report, verify.
 
 Other packages are imported inside the functions: torch takes seconds to load, which would slow
-down `thesis --help`.
+down `thesis --help` and the answer to a misspelt run.
 """
 
 import argparse
@@ -12,9 +12,10 @@ from thesis_lib.cli.options import find_run, given_settings
 
 def export(options: argparse.Namespace) -> int:
     """Write the selected model for use in other programs."""
+    run = find_run(options)
+
     from thesis_lib.prediction.export import describe_export, export_run
 
-    run = find_run(options)
     print(describe_export(export_run(run, options.output), run))
     return 0
 

@@ -1,7 +1,7 @@
 """The commands that run the workbook: demo, run, status, and the single stages.
 
 Other packages are imported inside the functions: torch takes seconds to load, which would slow
-down `thesis status`.
+down `thesis status` and the answer to a misspelt run.
 """
 
 import argparse
@@ -88,13 +88,15 @@ def clean(options: argparse.Namespace) -> int:
 
 def pretrain(options: argparse.Namespace) -> int:
     """Pretrain one run."""
-    from thesis_lib.reporting.tables import run_cost
     from thesis_lib.runs.directory import RunDirectory
-    from thesis_lib.training.pretraining import pretrain
 
     config = RunConfig.from_dict(given_settings(options))
     if not config.force:
         RunDirectory(config).check_config()
+
+    from thesis_lib.reporting.tables import run_cost
+    from thesis_lib.training.pretraining import pretrain
+
     run = pretrain(config)
     print(f"{run.path.name}: trained for {config.epochs} epochs; {run_cost(run)}")
     return 0
@@ -102,11 +104,12 @@ def pretrain(options: argparse.Namespace) -> int:
 
 def probe(options: argparse.Namespace) -> int:
     """Probe the checkpoints of one run."""
+    run = find_run(options)
+
     from thesis_lib.evaluation.probing import best_checkpoint, probe_checkpoints
     from thesis_lib.reporting.tables import percent_with_interval
     from thesis_lib.system.files import read_json
 
-    run = find_run(options)
     chosen = best_checkpoint(probe_checkpoints(run))
     interval = chosen["val_accuracy_low"], chosen["val_accuracy_high"]
     print(
@@ -120,10 +123,11 @@ def probe(options: argparse.Namespace) -> int:
 
 def test(options: argparse.Namespace) -> int:
     """Test the selected checkpoint of one run."""
+    run = find_run(options)
+
     from thesis_lib.evaluation.testing import final_test
     from thesis_lib.reporting.tables import percent_with_interval
 
-    run = find_run(options)
     result = final_test(run)
     shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])
     print(f"{run.path.name}: test accuracy {shown} % of {result['n']:,} images")
@@ -132,10 +136,11 @@ def test(options: argparse.Namespace) -> int:
 
 def retrieve(options: argparse.Namespace) -> int:
     """Make and test the look-up table of one run."""
+    run = find_run(options)
+
     from thesis_lib.evaluation.retrieval import retrieve
     from thesis_lib.reporting.tables import percent_with_interval
 
-    run = find_run(options)
     result = retrieve(run)
     shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])
     print(

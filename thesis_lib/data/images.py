@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from thesis_lib.errors import InputError
 
@@ -72,8 +70,7 @@ def read_pixels(path: Path) -> np.ndarray:
                 upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
                 if upright and image.mode in ("RGB", "L"):
                     with contextlib.suppress(RuntimeError):
-                        file = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-                        return decode_jpeg(file, ImageReadMode.RGB).permute(1, 2, 0).numpy()
+                        return _decode_jpeg(content)
             ImageOps.exif_transpose(image, in_place=True)
             image.info.pop("transparency", None)  # convert() would also drop it, with a warning
             return np.asarray(_to_8_bits(image).convert("RGB"))
@@ -81,6 +78,15 @@ def read_pixels(path: Path) -> np.ndarray:
         raise InputError(
             f"cannot read the image {str(path)!r}: {_reason(path, error)}; replace or remove it"
         ) from None
+
+
+def _decode_jpeg(content: bytes) -> np.ndarray:
+    # Imported here, because torchvision takes seconds to load, and `thesis split` decodes nothing.
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    file = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return decode_jpeg(file, ImageReadMode.RGB).permute(1, 2, 0).numpy()
 
 
 def _check_frames(image: Image.Image) -> None:

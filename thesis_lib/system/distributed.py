@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 from torch.distributed.rendezvous import rendezvous
 
@@ -281,6 +280,8 @@ def data_parallel(model: nn.Module) -> nn.Module:
         return model
     options: dict[str, Any] = {}
     if next(model.parameters()).is_cuda:
+        from timm.layers import convert_sync_batchnorm  # here, because timm takes seconds to load
+
         convert_sync_batchnorm(model)  # torch's own version drops the activations in timm's layers
         options["device_ids"] = [torch.cuda.current_device()]
     # With `find_unused_parameters`, gradients are summed in the same order in every step. Without
