@@ -8,7 +8,7 @@ import pytest
 COUNTED = {
     "tests/faults/test_images.py": "damaged and unusual images",
     "tests/faults/test_trust.py": "malicious checkpoints, and searches for unsafe loading",
-    "tests/data/test_archives.py": "malicious, damaged and unusual archives",
+    "tests/data/sources/test_archives.py": "malicious, damaged and unusual archives",
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from thesis_lib.cli import command_line
-from thesis_lib.data.grouped_split import group_of, split_groups
+from thesis_lib.data.grouped_split import by_pattern, group_of, split_groups
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.errors import InputError
 
@@ -98,7 +98,7 @@ def test_group_is_the_first_group_of_the_pattern_or_all_that_it_matches(pattern,
 @pytest.mark.parametrize("recipe", PARTS)
 def test_no_group_is_in_two_parts_and_the_shares_are_the_recipes(recipe):
     files = made_frames(CLASSES)
-    plan = split_groups(files, FRAME, recipe, 42)
+    plan = split_groups(files, by_pattern(FRAME), recipe, 42)
     assert all(len(parts) == 1 for parts in parts_of_groups(plan, FRAME).values())
     assert {name: sorted(chain(*parts.values())) for name, parts in plan.items()} == files
     assert all(tuple(parts) == PARTS[recipe] and parts["train"] for parts in plan.values())
@@ -115,12 +115,12 @@ def test_no_group_is_in_two_parts_and_the_shares_are_the_recipes(recipe):
 def test_every_class_has_an_image_in_each_part_where_its_groups_allow_it():
     files = frames_in_pairs(40) | {"rare one": ["DYB-03-9.png", "DYB-17-9.png", "DYB-29-9.png"]}
     for seed in range(5):
-        assert all(split_groups(files, FRAME, "linear-head", seed)["rare one"].values())
+        assert all(split_groups(files, by_pattern(FRAME), "linear-head", seed)["rare one"].values())
 
 
 @pytest.mark.parametrize(("number", "recipe"), [(3, "linear-head"), (2, "cosine")])
 def test_fewest_groups_leave_one_in_every_part(number, recipe):
-    plan = split_groups(frames_in_pairs(number), FRAME, recipe, 42)
+    plan = split_groups(frames_in_pairs(number), by_pattern(FRAME), recipe, 42)
     assert all(len(files) == 2 or recipe == "cosine" for files in plan["a"].values())
     assert all(all(parts.values()) for parts in plan.values())
 
@@ -128,7 +128,7 @@ def test_fewest_groups_leave_one_in_every_part(number, recipe):
 def test_classes_of_single_images_in_the_held_out_part_are_halved_too():
     files = {f"c{k}": [f"DYB-{4 * k + i}-0.png" for i in range(4)] for k in range(3)}
     for seed in range(5):
-        plan = split_groups(files, FRAME, "linear-head", seed)
+        plan = split_groups(files, by_pattern(FRAME), "linear-head", seed)
         assert all(parts["train"] for parts in plan.values())
         assert all(any(parts[part] for parts in plan.values()) for part in ("val", "test"))
 
@@ -154,7 +154,7 @@ def test_files_without_a_match_are_groups_of_their_own(tmp_path):
 def test_equal_names_of_unmatched_files_are_no_group():
     names = [f"{i}.png" for i in range(30)]
     files = {"a": names, "b": names, "c": [f"DYB-{i}-0.png" for i in range(30)]}
-    plan = split_groups(files, FRAME, "linear-head", 42)
+    plan = split_groups(files, by_pattern(FRAME), "linear-head", 42)
     assert plan["a"] != plan["b"]
 
 
@@ -191,13 +191,14 @@ def test_command_prints_groups_shares_and_lacking_classes_and_no_warnings(tmp_pa
     assert command_line.main(["split", str(source), str(out), "--group-by", FRAME]) == 0
     said = capfd.readouterr()
     assert said.err == ""
-    lines = said.out.splitlines()
+    first, *lines = said.out.splitlines()
+    assert first == f"{source}: class folders; 166 images of 3 classes"
     assert lines[0] == "42 groups; 2 files do not match and form their own groups"
     for line, part in zip(lines[1:4], PARTS["linear-head"], strict=True):
         assert line.startswith(f"{part} has ") and "deviates most is 'two frames'" in line
     assert lines[4] in [f"{part} has no images of 'two frames'" for part in ("val", "test")]
-    assert [line.split(":")[0] for line in lines[5:]] == [
-        f"{out}/{p}" for p in ("test", "train", "val")
+    assert [line.split(":")[0] for line in lines[-4:-1]] == [
+        f"{out}/{p}" for p in ("train", "val", "test")
     ]
 
 
@@ -216,7 +217,7 @@ def test_an_archive_is_split_by_groups_as_its_folder(tmp_path):
         ("DYB-(", "'DYB-(' is not a valid regular expression: "),
         (
             r"frame(\d+)",
-            "matches no file; the pattern is searched for in paths below the class folder, such as "
+            "matches no file; a pattern is searched for in paths below the class folder, such as "
             "'DYB-00-0.png'",
         ),
         ("", "'' matches no file"),
@@ -249,7 +250,7 @@ def test_a_class_that_train_would_lack_is_named_with_what_would_do():
         "c": [f"DYB-{i}-{j}.png" for i in (0, 2) for j in range(20, 30)],
     }
     with pytest.raises(InputError, match=r"no images of '[abc]', because.*--seed.*--exclude"):
-        split_groups(files, FRAME, "linear-head", 42)
+        split_groups(files, by_pattern(FRAME), "linear-head", 42)
 
 
 def test_manifests_tell_the_groups_themselves(tmp_path, capsys):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib.cli import data_commands, result_commands, run_commands
-from thesis_lib.cli.options import Parser, add_settings, add_slurm
+from thesis_lib.cli.options import Parser, add_settings, add_slurm, add_split
 from thesis_lib.config import FALSE_POSITIVE_RATE, IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE
 from thesis_lib.errors import InputError
 from thesis_lib.runs.stages import STAGES
@@ -122,39 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     split = _command(
         added, "split", data_commands.split, "split class folders into train, val and test"
     )
-    split.add_argument(
-        "source", type=Path, help="folder with one folder per class, or a zip or tar of it"
-    )
-    split.add_argument("destination", type=Path, help="new folder, such as data/NAME")
-    split.add_argument(
-        "--recipe",
-        choices=("linear-head", "cosine"),
-        help="linear-head (the default): 70 / 15 / 15 %% train, val, test; cosine: 80 / 20 %% "
-        "train, test",
-    )
-    split.add_argument("--seed", type=int, metavar="N", help="seed of the recipe (default 42)")
-    split.add_argument(
-        "--min-images", type=int, metavar="N", help="leave out classes with fewer images"
-    )
-    split.add_argument(
-        "--group-by",
-        metavar="REGEX",
-        help="keep images in the same split if this pattern's group matches the same text in "
-        "their names, such as the frame number in DYB-(\\d+)-\\d+",
-    )
-    split.add_argument("--exclude", nargs="+", metavar="CLASS", help="leave out these classes")
-    split.add_argument(
-        "--manifest",
-        nargs="+",
-        type=Path,
-        metavar="CSV",
-        help="rebuild a published split from its files for train val test (or train test), each "
-        "with the columns folder,filename",
-    )
-    split.add_argument(
-        "--allow-missing", action="store_true", help="with --manifest: leave out missing files"
-    )
-    split.add_argument("--copy", action="store_true", help="copy the files instead of linking them")
+    add_split(split)
 
     run = _command(
         added, "run", run_commands.run, "run the notebooks over a grid of backbones and batch sizes"

@@ -5,50 +5,60 @@ down `thesis --help`.
 """
 
 import argparse
-import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from thesis_lib.errors import InputError
 
-RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude", "group_by")
+RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude", "group_by", "group_by_column")
+READING_OPTIONS = ("format", "status", "all_images", "published_split")
+MOST_CLASSES = 100  # rows of the table of classes
 
 
 def split(options: argparse.Namespace) -> int:
-    """Split class folders by a recipe, or rebuild a split from its manifests."""
-    from thesis_lib.data.archives import unpacked
+    """Split a source by a recipe or as it was published, or rebuild a split from its manifests."""
+    from thesis_lib.data.sources import unpacked
+    from thesis_lib.data.splits import check_places
 
     given = {n: v for n in RECIPE_OPTIONS if (v := getattr(options, n)) is not None}
     if options.manifest is None and options.allow_missing:
         raise InputError("--allow-missing needs --manifest")
-    if options.manifest is not None and given:
-        option = next(iter(given)).replace("_", "-")
+    defined = [n for n in READING_OPTIONS if getattr(options, n)] + list(given)
+    if options.manifest is not None and defined:
+        option = defined[0].replace("_", "-")
         raise InputError(f"--{option} cannot be used with --manifest, which defines the split")
     with unpacked(options.source, options.destination) as source:
+        check_places(source, options.destination)
         if options.manifest is None:
             _split_by_recipe(options, source, given)
         else:
             _split_by_manifest(options, source)
-    for split_folder in sorted(p for p in options.destination.iterdir() if p.is_dir()):
-        classes = [p for p in split_folder.iterdir() if p.is_dir()]
-        num_images = sum(len(files) for _, _, files in os.walk(split_folder))
-        print(f"{split_folder}: {num_images:,} images of {len(classes)} classes")
+    print("\n".join(_described(options.destination)))
+    print(f"continue with: thesis run --data {options.destination}")
     return 0
 
 
 def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str, Any]) -> None:
     from thesis_lib.data.grouped_split import describe_groups
-    from thesis_lib.data.splits import split_dataset
+    from thesis_lib.data.sources import Reading, read_source
+    from thesis_lib.data.splits import SplitOptions, grouping_of, split_listing
 
-    left_out = split_dataset(source, options.destination, copy=options.copy, **given)
+    column = options.group_by_column
+    reading = Reading(options.format, options.status, options.all_images, column)
+    listing = read_source(source, reading)
+    published = options.published_split or (listing.is_split and "recipe" not in given)
+    asked = SplitOptions(**given, copy=options.copy, as_published=published)
+    left_out = split_listing(listing, options.destination, asked)
+    print("\n".join(listing.describe()).replace(str(source), str(options.source)))
     for name, num_images in left_out.items():
         print(f"left out: {name!r} ({num_images} images, fewer than {options.min_images})")
-    if options.group_by is not None:
+    if grouping_of(listing, asked) is not None:
         print("\n".join(describe_groups(options.destination / "manifest.csv")))
 
 
 def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
-    from thesis_lib.data.manifests import split_by_manifest
+    from thesis_lib.data.sources import split_by_manifest
 
     report = split_by_manifest(
         source, options.destination, options.manifest, options.copy, options.allow_missing
@@ -62,3 +72,23 @@ def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
             print(f"{label}: {image}")
     if report.unlisted:
         print(f"left out: {report.unlisted:,} images of {options.source} that no manifest lists")
+
+
+def _described(folder: Path) -> list[str]:
+    """Describe a split by a table of its classes, with their number of images in each split."""
+    from thesis_lib.data.sources import manifest_counts
+
+    counts = manifest_counts(folder / "manifest.csv")
+    splits = [name for name in ("train", "val", "test") if any(counts[name].values())]
+    in_all: Counter[str] = sum(counts.values(), Counter())
+    width = max(map(len, in_all))
+    lines = [f"{'class':<{width}}" + "".join(f"{split:>9}" for split in splits)]
+    for name, _ in in_all.most_common(MOST_CLASSES):
+        lines.append(f"{name:<{width}}" + "".join(f"{counts[s][name]:>9,}" for s in splits))
+    if len(in_all) > MOST_CLASSES:
+        lines.append(f"and {len(in_all) - MOST_CLASSES:,} smaller classes, see manifest.csv")
+    lines += [
+        f"{folder / split}: {counts[split].total():,} images of {len(counts[split])} classes"
+        for split in splits
+    ]
+    return lines

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thesis_lib.config import GRID_FIELDS, IDENTITY, RunConfig
+from thesis_lib.data.sources import FORMATS, STATUSES
 from thesis_lib.errors import InputError, nearest
 from thesis_lib.system import processes
 from thesis_lib.workbook.parameters import read_settings, typed
@@ -77,6 +78,71 @@ def add_settings(
             help=setting.metadata["help"] + given,
             **options,
         )
+
+
+def add_split(split: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``thesis split``."""
+    split.add_argument(
+        "source",
+        type=Path,
+        help="folder with one folder per class, an EcoTaxa export, a learning set, or such folders "
+        "per year or split; or a zip or tar of it",
+    )
+    split.add_argument("destination", type=Path, help="new folder, such as data/NAME")
+    split.add_argument(
+        "--recipe",
+        choices=("linear-head", "cosine"),
+        help="linear-head (the default): 70 / 15 / 15 %% train, val, test; cosine: 80 / 20 %% "
+        "train, test",
+    )
+    split.add_argument("--seed", type=int, metavar="N", help="seed of the recipe (default 42)")
+    split.add_argument(
+        "--min-images", type=int, metavar="N", help="leave out classes with fewer images"
+    )
+    split.add_argument(
+        "--group-by",
+        metavar="REGEX",
+        help="keep images in the same split if this pattern's group matches the same text in "
+        "their names, such as the frame number in DYB-(\\d+)-\\d+",
+    )
+    split.add_argument(
+        "--group-by-column",
+        metavar="COLUMN",
+        help="keep images with the same value of this column of the source's table in the same "
+        "split, such as sample_id",
+    )
+    split.add_argument("--exclude", nargs="+", metavar="CLASS", help="leave out these classes")
+    split.add_argument(
+        "--format", choices=FORMATS, help="what the source is, if it is not recognised rightly"
+    )
+    split.add_argument(
+        "--status",
+        nargs="+",
+        choices=STATUSES,
+        help="of an EcoTaxa export, take objects with these statuses (default validated)",
+    )
+    split.add_argument(
+        "--all-images",
+        action="store_true",
+        help="of an EcoTaxa export, take all images of an object, and keep them in one split",
+    )
+    split.add_argument(
+        "--published-split",
+        action="store_true",
+        help="take over the split that the source comes with",
+    )
+    split.add_argument(
+        "--manifest",
+        nargs="+",
+        type=Path,
+        metavar="CSV",
+        help="rebuild a published split from its files for train val test (or train test), each "
+        "with the columns folder,filename",
+    )
+    split.add_argument(
+        "--allow-missing", action="store_true", help="with --manifest: leave out missing files"
+    )
+    split.add_argument("--copy", action="store_true", help="copy the files instead of linking them")
 
 
 def add_slurm(run: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 A data set is a folder ``data/<name>/{train,val,test}/<class>/<image>``. The random augmentation of
 a view depends only on (seed, epoch, image, view), so batches are reproducible.
 
-Reads  class folders, archives and manifests; ``data/<name>/``.
+Reads  the sources that users bring, such as class folders, archives and exports; ``data/<name>/``.
 Writes ``data/<name>/`` with its ``manifest.csv``; ``runs/<name>/data_statistics.json``,
        ``images.csv`` and ``image_hashes.csv``.
 Imports errors, config, system.
@@ -18,9 +18,9 @@ HOMES = {
     "datasets": None,
     "read_pixels": "images",
     "split_dataset": "splits",
-    "split_by_manifest": "manifests",
-    "describe_groups": "grouped_split",
-    "unpacked": "archives",
+    "splits": None,
+    "sources": None,
+    "grouped_split": None,
     "cache": None,
     "demo": None,
     "images": None,

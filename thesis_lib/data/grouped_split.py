@@ -9,7 +9,8 @@ import re
 import shlex
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -29,6 +30,19 @@ GROUPS_TO_PLACE, MOST_SHUFFLES = 20_000, 10
 MOST_CHOICES = 20
 
 
+@dataclass(frozen=True)
+class Grouping:
+    """How files are grouped.
+
+    Args:
+        option: the option of the command line that asked for it, for messages.
+        of: (class, file) -> the group of a file, or None if it has none.
+    """
+
+    option: str
+    of: Callable[[str, str], str | None]
+
+
 def group_of(pattern: str, file: str) -> str | None:
     """Return the group of a file, or ``None`` if the pattern does not match.
 
@@ -46,8 +60,23 @@ def group_of(pattern: str, file: str) -> str | None:
     return match[1 if match.re.groups else 0] or None
 
 
+def by_pattern(pattern: str) -> Grouping:
+    """Group files by a regular expression, see :func:`group_of`.
+
+    Raises:
+        InputError: if the pattern is not valid.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"--group-by {pattern!r} is not a valid regular expression: {error}"
+        ) from None
+    return Grouping(f"--group-by {pattern!r}", lambda name, file: group_of(pattern, file))
+
+
 def split_groups(
-    files: Mapping[str, Sequence[str]], pattern: str, recipe: str, seed: int
+    files: Mapping[str, Sequence[str]], grouping: Grouping, recipe: str, seed: int
 ) -> dict[str, dict[str, list[str]]]:
     """Split classes by a recipe so that each group is in one split only and classes are balanced.
 
@@ -60,7 +89,7 @@ def split_groups(
 
     Args:
         files: class -> its files; classes and files are sorted.
-        pattern: a regular expression, see :func:`group_of`.
+        grouping: the groups of the files.
         recipe: a key of ``HELD_OUT``.
         seed: random seed; with few groups, different seeds may give the same split.
 
@@ -68,21 +97,21 @@ def split_groups(
         class -> split -> files, sorted; a class may be missing from val and test.
 
     Raises:
-        InputError: if the pattern is not a valid regular expression, matches no file or makes too
-            few groups, if all images of a class are in one group, or if train would have no
+        InputError: if no file has a group or there are too few groups, if all images of a class
+            are in one group, or if train would have no
             images of a class.
     """
     share, held_out = HELD_OUT[recipe]
     images = [(name, file) for name, found in files.items() for file in found]
     label_of = {name: label for label, name in enumerate(files)}
     labels = np.array([label_of[name] for name, _ in images])
-    groups = _number_groups(images, pattern)
+    groups = _number_groups(images, grouping)
     needed = len(held_out) + 1
     if (num_groups := groups.max() + 1) < needed:
         raise InputError(
-            f"--group-by {pattern!r} puts all {len(images):,} images into {num_groups} "
+            f"{grouping.option} puts all {len(images):,} images into {num_groups} "
             f"{'group' if num_groups == 1 else 'groups'}, but recipe {recipe} needs at least "
-            f"{needed}; give a pattern that makes more groups"
+            f"{needed}; give one that makes more groups"
         )
     _check_classes(list(files), labels, groups)
 
@@ -99,22 +128,16 @@ def split_groups(
     }
     for (name, file), split in zip(images, split_of.tolist(), strict=True):
         plan[name][split].append(file)
-    _check_plan(plan, pattern)
+    _check_plan(plan, grouping.option)
     return plan
 
 
-def _number_groups(images: Sequence[tuple[str, str]], pattern: str) -> np.ndarray:
+def _number_groups(images: Sequence[tuple[str, str]], grouping: Grouping) -> np.ndarray:
     """Return the index of each image's group, (n,); groups are numbered from 0 as they appear."""
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(
-            f"--group-by {pattern!r} is not a valid regular expression: {error}"
-        ) from None
-    names = [group_of(pattern, file) for _, file in images]
+    names = [grouping.of(*image) for image in images]
     if not any(names):
         raise InputError(
-            f"--group-by {pattern!r} matches no file; the pattern is searched for in paths below "
+            f"{grouping.option} matches no file; a pattern is searched for in paths below "
             f"the class folder, such as {images[0][1]!r}"
         )
     numbers: dict[str | tuple[str, str], int] = {}
@@ -133,7 +156,7 @@ def _check_classes(names: Sequence[str], labels: np.ndarray, groups: np.ndarray)
         )
 
 
-def _check_plan(plan: Mapping[str, Mapping[str, Sequence[str]]], pattern: str) -> None:
+def _check_plan(plan: Mapping[str, Mapping[str, Sequence[str]]], option: str) -> None:
     lacking = [repr(name) for name, splits in plan.items() if not splits["train"]]
     if lacking:
         raise InputError(
@@ -144,8 +167,8 @@ def _check_plan(plan: Mapping[str, Mapping[str, Sequence[str]]], pattern: str) -
     for split in next(iter(plan.values())):
         if not any(splits[split] for splits in plan.values()):
             raise InputError(
-                f"{split} would have no images, because --group-by {pattern!r} makes too few "
-                "groups; try another --seed, or a pattern that makes more groups"
+                f"{split} would have no images, because {option} makes too few groups; try another "
+                "--seed, or one that makes more groups"
             )
 
 

@@ -14,7 +14,18 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from thesis_lib.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+    (
+        *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
+        *(".tif", ".tiff", ".webp"),
+    )
+)
+# Names of files and folders that operating systems, network drives and Jupyter leave behind. Those
+# that begin with a dot, such as .DS_Store and ._photo.jpg, are hidden.
+SYSTEM_NAMES = frozenset(
+    (
+        *("__macosx", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin"),
+        *("system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    )
 )
 # Control characters, line separators, and the surrogates by which Python represents bytes in file
 # names that are not UTF-8.
@@ -144,13 +155,13 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """Return the class folders in ``folder``, sorted by name; hidden folders are skipped.
+    """Return the class folders in ``folder``, sorted by name; without :func:`is_system` ones.
 
     Raises:
         InputError: if a name cannot be written to a table, see :func:`check_names`.
     """
     folders = sorted(
-        (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")),
+        (p for p in folder.iterdir() if p.is_dir() and not is_system(p.name)),
         key=lambda p: p.name,
     )
     check_names(folder, (p.name for p in folders))
@@ -158,19 +169,19 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[str]:
-    """Return the images in ``folder`` at any depth, as sorted relative paths; skip hidden files.
+    """Return the images in ``folder`` at any depth, as sorted relative paths.
+
+    Hidden files and those of the system are skipped.
 
     Raises:
         InputError: if a name cannot be written to a table, see :func:`check_names`.
     """
     files = []
     for parent, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in subfolders if not is_system(name)]
         below = Path(parent).relative_to(folder)
         files += [
-            (below / name).as_posix()
-            for name in names
-            if is_image(name) and not name.startswith(".")
+            (below / name).as_posix() for name in names if is_image(name) and not is_system(name)
         ]
     check_names(folder, files)
     return sorted(files)
@@ -188,6 +199,11 @@ def check_names(folder: Path, names: Iterable[str]) -> None:
                 f"{str(folder)!r} contains a name with a control character or bytes that are not "
                 f"UTF-8: {name!r}; rename it"
             )
+
+
+def is_system(name: str) -> bool:
+    """Return whether a file or folder is hidden, or was left behind by an operating system."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def is_image(name: str) -> bool:

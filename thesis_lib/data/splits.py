@@ -1,19 +1,15 @@
-"""Split class folders into train, val and test by one of the thesis's two recipes."""
+"""Split a source into train, val and test by one of the thesis's two recipes."""
 
-import csv
-import hashlib
-import os
-import re
-import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import psutil
-
-from thesis_lib.data.grouped_split import group_of, split_groups
-from thesis_lib.data.images import class_folders, image_files
-from thesis_lib.errors import InputError, nearest
-from thesis_lib.system.progress import bar
+from thesis_lib.data.grouped_split import Grouping, by_pattern, split_groups
+from thesis_lib.data.sources.listing import Listing
+from thesis_lib.data.sources.recognition import Reading, read_source
+from thesis_lib.data.split_writer import check_places, write_split
+from thesis_lib.errors import InputError, first_few, nearest
 
 # recipe -> the smallest number of images per class that gives every split at least one
 RECIPES = {"linear-head": 4, "cosine": 2}
@@ -41,181 +37,170 @@ def split_files(files: Sequence[str], recipe: str, seed: int = 42) -> dict[str, 
     return {"train": train, "val": val, "test": test}
 
 
-def split_dataset(  # noqa: PLR0913 - the options of `thesis split`
-    source: Path,
-    destination: Path,
-    recipe: str = "linear-head",
-    seed: int = 42,
-    min_images: int | None = None,
-    exclude: Sequence[str] = (),
-    copy: bool = False,
-    group_by: str | None = None,
-) -> dict[str, int]:
-    """Split a folder of class folders into ``destination/{train,val,test}/<class>/``.
-
-    ``destination/manifest.csv`` lists split, class, file, bytes and sha256, and with ``group_by``
-    also group (empty for a file without a group). The split is built in a temporary folder beside
-    ``destination`` and then renamed, so it is either complete or absent.
+@dataclass(frozen=True)
+class SplitOptions:
+    """How to split a source.
 
     Args:
-        source: the folder that contains the class folders.
-        destination: the new folder of the split.
-        recipe: a key of ``RECIPES``, see ``split_files``.
+        recipe: a key of ``RECIPES``, see :func:`split_files`.
         seed: random seed, from 0 to 2^32 - 1.
         min_images: leave out classes with fewer images than this.
         exclude: names of classes to leave out.
         copy: copy the files; otherwise they are hard-linked where the file system allows it.
-        group_by: a regular expression that gives the group of a file, see ``group_of``. All
-            images of a group go to the same split, see ``split_groups``.
+        group_by: a regular expression that gives the group of a file, see
+            :func:`thesis_lib.data.grouped_split.group_of`. All images of a group go to the same
+            split.
+        group_by_column: a column of the listing's facts that gives the group of a file.
+        as_published: take over the column split of the listing's facts.
+    """
+
+    recipe: str = "linear-head"
+    seed: int = 42
+    min_images: int | None = None
+    exclude: Sequence[str] = ()
+    copy: bool = False
+    group_by: str | None = None
+    group_by_column: str | None = None
+    as_published: bool = False
+
+
+def split_dataset(
+    source: Path, destination: Path, recipe: str = "linear-head", **options: Any
+) -> dict[str, int]:
+    """Read a folder as it is recognised and split it; return what :func:`split_listing` does.
+
+    Args:
+        source: see :func:`thesis_lib.data.sources.recognition.read_source`.
+        destination: the new folder of the split.
+        recipe: a key of ``RECIPES``.
+        options: further fields of :class:`SplitOptions`.
+    """
+    check_places(source, destination)
+    chosen = SplitOptions(recipe, **options)
+    return split_listing(read_source(source, Reading()), destination, chosen)
+
+
+def split_listing(listing: Listing, destination: Path, options: SplitOptions) -> dict[str, int]:
+    """Split the images of a source into ``destination/{train,val,test}/<class>/``.
+
+    ``destination/manifest.csv`` lists split, class, file, bytes and sha256, then the facts of the
+    listing, and with a grouping also group (empty for a file without a group). The split is built
+    in a temporary folder beside ``destination`` and then renamed, so it is either complete or
+    absent.
 
     Returns:
         The classes left out by ``min_images``: class -> number of images.
 
     Raises:
-        InputError: if the source is missing or unsuitable, the destination already exists, a class
-            to exclude is unknown, a class is too small for the recipe, or ``split_groups`` cannot
-            split the groups.
+        InputError: if the listing has no images, a class to exclude is unknown, a class is too
+            small for the recipe, a column is unknown, or the groups cannot be split.
     """
-    if recipe not in RECIPES:
-        raise InputError(f"recipe {recipe!r} is unknown; choose one of {', '.join(RECIPES)}")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed must be from 0 to 4294967295, not {seed}")
-    check_places(source, destination)
-    files, left_out = _files_by_class(source, recipe, min_images, exclude)
-    if group_by is None:
-        plan = {name: split_files(found, recipe, seed) for name, found in files.items()}
+    if options.recipe not in RECIPES:
+        raise InputError(
+            f"recipe {options.recipe!r} is unknown; choose one of {', '.join(RECIPES)}"
+        )
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"seed must be from 0 to 4294967295, not {options.seed}")
+    if listing.is_split and not options.as_published:
+        raise InputError(
+            f"{listing.root} is already split: it has {listing.format}; leave out --recipe to "
+            "take its split over, or give the folder of the unsplit data"
+        )
+    files, left_out = _files_by_class(listing, options)
+    grouping = grouping_of(listing, options)
+    if options.as_published:
+        plan = _published_plan(listing, files)
+    elif grouping is None:
+        plan = {n: split_files(found, options.recipe, options.seed) for n, found in files.items()}
     else:
-        plan = split_groups(files, group_by, recipe, seed)
-    write_split(source, destination, plan, copy, group_by)
+        plan = split_groups(files, grouping, options.recipe, options.seed)
+    write_split(listing, destination, plan, options.copy, grouping)
     return left_out
 
 
-def check_places(source: Path, destination: Path) -> None:
-    """Check that the source is an unsplit folder, and the destination is unused and outside it.
+def grouping_of(listing: Listing, options: SplitOptions) -> Grouping | None:
+    """Return how the options group files, or None. Images of one object are always a group.
 
     Raises:
-        InputError: otherwise.
+        InputError: if both kinds of grouping are given, the pattern is invalid or the column is
+            unknown.
     """
-    if not source.is_dir():
+    if options.group_by is not None and options.group_by_column is not None:
+        raise InputError("--group-by and --group-by-column cannot be used together")
+    if options.group_by is not None:
+        return by_pattern(options.group_by)
+    column = options.group_by_column
+    if column is None and listing.images_share_objects:
+        column = "object_id"
+    if column is None:
+        return None
+    if column not in listing.columns:
+        known = f"; it has {', '.join(listing.columns)}" if listing.columns else ""
         raise InputError(
-            f"there is no folder {source}; give the folder that contains the class folders"
+            f"{listing.root} has no column {column!r} to group by"
+            f"{nearest(column, listing.columns) or known}"
         )
-    if (source / "train").is_dir() and ((source / "test").is_dir() or (source / "val").is_dir()):
-        raise InputError(
-            f"{source} is already split: it contains train/; give the folder of the unsplit data"
-        )
-    check_destination(destination)
-    if destination.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"{destination} is inside {source}; choose a destination outside it")
+    return Grouping(
+        f"--group-by-column {column}", lambda name, file: listing.facts[name, file][column] or None
+    )
 
 
-def check_destination(destination: Path) -> None:
-    """Raise an InputError if the destination is a file or a folder that is not empty."""
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+def _published_plan(
+    listing: Listing, files: dict[str, list[str]]
+) -> dict[str, dict[str, list[str]]]:
+    """Return the split that the source comes with: class -> split -> files.
+
+    Raises:
+        InputError: if it has none, it names other splits, or train lacks a class.
+    """
+    parts = {facts.get("split", "") for facts in listing.facts.values()}
+    if not {"train", "test"} <= parts <= {"train", "val", "test"}:
+        named = f"its splits are {', '.join(map(repr, sorted(parts)))}" if any(parts) else "none"
         raise InputError(
-            f"{destination} already exists and is never overwritten; "
-            "choose another destination, or delete it yourself"
+            f"{listing.root} has no published split into train, val and test: {named}; leave out "
+            "--published-split to make one"
         )
+    splits = [split for split in ("train", "val", "test") if split in parts]
+    plan: dict[str, dict[str, list[str]]] = {name: {s: [] for s in splits} for name in files}
+    for name, found in files.items():
+        for file in found:
+            plan[name][listing.facts[name, file]["split"]].append(file)
+    lacking = [name for name, its in plan.items() if not its["train"]]
+    if lacking:
+        raise InputError(
+            f"train has no images of {first_few(lacking)}; leave them out with --exclude"
+        )
+    return plan
 
 
 def _files_by_class(
-    source: Path, recipe: str, min_images: int | None, exclude: Sequence[str]
+    listing: Listing, options: SplitOptions
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
     """Return the images of each class to split, and the sizes of the classes that are too small."""
-    folders = class_folders(source)
-    names = [folder.name for folder in folders]
-    for name in exclude:
-        if name not in names:
-            raise InputError(f"{source} has no class {name!r} to exclude{nearest(name, names)}")
-    files = {f.name: image_files(f) for f in folders if f.name not in exclude}
+    source = listing.root
+    for name in options.exclude:
+        if name not in listing.files:
+            raise InputError(
+                f"{source} has no class {name!r} to exclude{nearest(name, listing.files)}"
+            )
+    files = {n: sorted(found) for n, found in listing.files.items() if n not in options.exclude}
     if not files:
-        raise InputError(f"{source} has no class folders{' left' if exclude else ''}")
+        raise InputError(f"{source} has no class folders{' left' if options.exclude else ''}")
 
-    left_out = {}
-    if min_images is not None:
-        left_out = {name: len(found) for name, found in files.items() if len(found) < min_images}
+    left_out, least = {}, options.min_images
+    if least is not None:
+        left_out = {name: len(found) for name, found in files.items() if len(found) < least}
         files = {name: found for name, found in files.items() if name not in left_out}
         if not files:
             raise InputError(
-                f"--min-images {min_images} leaves no class of {source}; their images: "
+                f"--min-images {least} leaves no class of {source}; their images: "
                 f"{', '.join(f'{name!r} {n:,}' for name, n in left_out.items())}"
             )
-    needed = RECIPES[recipe]
+    needed = 1 if options.as_published else RECIPES[options.recipe]
     small = [f"{name!r} ({len(found)})" for name, found in files.items() if len(found) < needed]
     if small:
         raise InputError(
-            f"recipe {recipe} needs at least {needed} images per class; too few in "
+            f"recipe {options.recipe} needs at least {needed} images per class; too few in "
             f"{', '.join(small)}; leave out these classes with --min-images {needed}"
         )
     return files, left_out
-
-
-def write_split(
-    source: Path,
-    destination: Path,
-    plan: dict[str, dict[str, list[str]]],
-    copy: bool,
-    group_by: str | None = None,
-) -> None:
-    """Write a split to ``destination``, completely or not at all; plan: class -> split -> files."""
-    sweep_beside(destination)
-    partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with the same id
-    try:
-        _write_files(source, partial, plan, copy, group_by)
-        if destination.exists():  # an empty folder, as check_places has checked
-            destination.rmdir()
-        partial.rename(destination)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def sweep_beside(destination: Path) -> None:
-    """Remove the temporary folders that killed processes have left beside ``destination``."""
-    name = re.compile(rf"\.{re.escape(destination.name)}\.(\d+)(\.unpacked)?\.partial")
-    for folder in destination.parent.glob(".*.partial"):
-        match = name.fullmatch(folder.name)
-        if match and not psutil.pid_exists(int(match[1])):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_files(
-    source: Path,
-    folder: Path,
-    plan: dict[str, dict[str, list[str]]],
-    copy: bool,
-    group_by: str | None,
-) -> None:
-    folder.mkdir(parents=True)
-    total = sum(len(files) for splits in plan.values() for files in splits.values())
-    with (
-        open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as manifest,
-        bar(total=total, desc="split", unit="image") as progress,
-    ):
-        rows = csv.writer(manifest, lineterminator="\n")
-        columns = ("split", "class", "file", "bytes", "sha256")
-        rows.writerow(columns if group_by is None else (*columns, "group"))
-        for name, splits in plan.items():
-            for split, files in splits.items():
-                for file in sorted(files):
-                    target = folder / split / name / file
-                    size, digest = _place(source / name / file, target, copy)
-                    group = () if group_by is None else (group_of(group_by, file) or "",)
-                    rows.writerow((split, name, file, size, digest, *group))
-                    progress.update()
-
-
-def _place(source: Path, target: Path, copy: bool) -> tuple[int, str]:
-    """Link or copy one file; return its size in bytes and its sha256."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source = source.resolve()  # a hard link to a symbolic link would break if its target moves
-    if not copy:
-        try:
-            os.link(source, target)
-        except OSError:  # another file system, or one without hard links
-            copy = True
-    if copy:
-        shutil.copy2(source, target)
-    with open(target, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return target.stat().st_size, digest

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from thesis_lib.data.images import class_folders, is_image
-from thesis_lib.data.splits import check_destination, sweep_beside
+from thesis_lib.data.images import class_folders, is_image, is_system
+from thesis_lib.data.sources.ecotaxa import find_tables
+from thesis_lib.data.sources.learning_set import find_taxa
+from thesis_lib.data.sources.text_tables import is_table
+from thesis_lib.data.split_writer import check_destination, sweep_beside
 from thesis_lib.errors import InputError
 from thesis_lib.system.progress import bar
 
@@ -28,8 +31,9 @@ def unpacked(source: Path, destination: Path) -> Iterator[Path]:
 
     An archive (zip, or tar: plain or compressed with gzip, bzip2 or xz) is unpacked to a hidden
     folder beside ``destination``. This folder is on the same disk, so files can be hard-linked
-    from it, and it is removed at the end. Only images are written. Hidden members and members of
-    ``__MACOSX`` are left out. If the archive has a single top folder, its contents are used.
+    from it, and it is removed at the end. Only images and tables are written; hidden members and
+    those of operating systems are left out. If the archive has a single top folder, its contents
+    are used.
 
     Raises:
         InputError: naming archive and member, if the archive is damaged, has paths outside its
@@ -48,11 +52,12 @@ def unpacked(source: Path, destination: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         with _readable(source):
             (_unpack_zip if zipfile.is_zipfile(source) else _unpack_tar)(source, folder)
-        if not any(folder.iterdir()):
+        if not any(is_image(path.name) for path in folder.rglob("*")):
             raise InputError(f"the archive {str(source)!r} contains no images")
         root = folder
         try:
-            root = _class_root(folder)
+            described = find_tables(folder) or find_taxa(folder)
+            root = folder if described else _class_root(folder)
             yield root
         except InputError as error:  # name the archive, not the hidden folder
             raise InputError(str(error).replace(str(root), str(source))) from None
@@ -119,7 +124,7 @@ class _Check:
         self.total, self.names = 0, set[str]()
 
     def is_wanted(self, name: str, size: int, kind: int) -> bool:
-        """Return whether a member is a folder or an image to unpack.
+        """Return whether a member is a folder, an image or a table to unpack.
 
         Args:
             name: its path.
@@ -145,8 +150,8 @@ class _Check:
             )
         elif self.total > self.free:
             fault = f"brings the size to {self.total:,} bytes; only {self.free:,} bytes are free"
-        hidden = any(step.startswith(".") or step == "__MACOSX" for step in steps)
-        wanted = not hidden and (kind == stat.S_IFDIR or is_image(name))
+        hidden = any(map(is_system, steps))
+        wanted = not hidden and (kind == stat.S_IFDIR or is_image(name) or is_table(name))
         path = unicodedata.normalize("NFC", "/".join(steps)).casefold()  # as some disks compare
         if wanted and kind == stat.S_IFREG and path in self.names:
             fault = "is a duplicate: another member has the same name"
@@ -163,7 +168,7 @@ class _Check:
 def _class_root(folder: Path) -> Path:
     """Return the folder that contains the class folders, skipping single top folders."""
     while len(tops := class_folders(folder)) == 1 and class_folders(tops[0]):
-        if any(path.is_file() for path in tops[0].iterdir()):
+        if any(path.is_file() and is_image(path.name) for path in tops[0].iterdir()):
             break
         folder = tops[0]
     return folder

@@ -1,6 +1,5 @@
 """Rebuild a published split from manifests: CSV files that list the images of each split."""
 
-import codecs
 import csv
 import io
 import re
@@ -11,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.data.images import class_folders, image_files, is_image
-from thesis_lib.data.splits import check_places, write_split
+from thesis_lib.data.images import is_image
+from thesis_lib.data.sources.folders import read_class_folders, split_folders
+from thesis_lib.data.sources.text_tables import decoded, delimiter_of, read_rows
+from thesis_lib.data.split_writer import check_places, write_split
 from thesis_lib.errors import InputError
 
 # number of manifests -> the splits that they list, in order
@@ -63,7 +64,13 @@ def split_by_manifest(
     """
     splits = _splits_in_order(manifests)
     check_places(source, destination)
-    on_disk = {(f.name, file) for f in class_folders(source) for file in image_files(f)}
+    if parts := split_folders(source):
+        raise InputError(
+            f"{source} is already split: it contains {', '.join(parts)}; give the folder of the "
+            "unsplit data"
+        )
+    listing = read_class_folders(source)
+    on_disk = {(name, file) for name, files in listing.files.items() for file in files}
     # Names on disk and in a CSV file may differ in Unicode normalisation (é as one or two
     # characters) and in surrounding spaces. An exact match takes precedence.
     images = {_composed(image): image for image in on_disk} | {image: image for image in on_disk}
@@ -92,9 +99,17 @@ def split_by_manifest(
         for split in its_splits:
             plan.setdefault(name, {split: [] for split in splits})[split].append(file)
     _check_plan(source, plan, splits)
-    write_split(source, destination, plan, copy)
+    write_split(listing, destination, plan, copy)
     leaks = [f"{'/'.join(i)} ({', '.join(its)})" for i, its in placed.items() if len(its) > 1]
     return ManifestReport(missing, repeated, leaks, len(on_disk) - len(placed))
+
+
+def manifest_counts(manifest: Path) -> dict[str, Counter[str]]:
+    """Count the images of a split in its ``manifest.csv``: split -> class -> number."""
+    counts: dict[str, Counter[str]] = {split: Counter() for split in MANIFEST_SPLITS[3]}
+    for _, row in read_rows(manifest, ("split", "class")):
+        counts[row["split"]][row["class"]] += 1
+    return counts
 
 
 def _splits_in_order(manifests: Sequence[Path]) -> tuple[str, ...]:
@@ -127,12 +142,11 @@ def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
         raise InputError(
             f"cannot read the manifest {path}: {error.strerror}; give a CSV file"
         ) from None
-    text = _decoded(content)
+    text = decoded(content)
     lines = io.StringIO(text, newline="")
     header = lines.readline()
     lines.seek(0)
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(lines, delimiter=delimiter, restval="", strict=True)
+    reader = csv.DictReader(lines, delimiter=delimiter_of(header), restval="", strict=True)
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         if not {"folder", "filename"} <= set(reader.fieldnames):
@@ -148,16 +162,6 @@ def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
             yield row["folder"], row["filename"]
     except csv.Error as error:
         raise InputError(f"{path} line {reader.line_num} is not valid CSV: {error}") from None
-
-
-def _decoded(content: bytes) -> str:
-    """Decode a file by its byte order mark, or else as UTF-8 or latin-1."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # by Excel or PowerShell
-        return content.decode("utf-16", errors="replace")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
 
 
 def _row_fault(row: dict[str | None, Any]) -> str:

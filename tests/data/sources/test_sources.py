@@ -1,0 +1,374 @@
+"""Each form in which plankton images come is recognised, and nothing is left out silently."""
+
+import csv
+import gzip
+import os
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from thesis_lib.cli.command_line import main
+
+EXPORTS = Path(__file__).parents[4] / "shared" / "data" / "ecotaxa_exports"
+COLUMNS = ("img_file_name", "img_rank", "object_id", "object_annotation_status")
+COLUMNS += ("object_annotation_category", "sample_id", "object_depth_min")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def picture(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (5, 7), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, "png")
+
+
+def pictures(folder, names, images=6):
+    for name in names:
+        for i in range(images):
+            picture(folder / name / f"{name}_{i}.png", hash((name, i)) % 1000)
+
+
+def table(path, rows, columns=COLUMNS, encoding="utf-8", types=True):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL)
+        writer.writerow(columns)
+        if types:
+            writer.writerow(["[t]"] * len(columns))
+        writer.writerows(rows)
+
+
+def export(root, objects=8, ranks=(0,), status="validated"):
+    """Make an EcoTaxa export of two categories and two samples; return its rows."""
+    rows = []
+    for i in range(2 * objects):
+        for rank in ranks:
+            name = f"img_{i}_{rank}.png"
+            picture(root / name, 10 * i + rank)
+            category = "egg<other" if i % 2 else "Copepoda X"
+            rows.append((name, rank, f"o{i}", status, category, f"s{i // 2 % 4}", "0,5"))
+    table(root / "ecotaxa_a.tsv", rows)
+    return rows
+
+
+def split(*words):
+    return main(["split", *map(str, words)])
+
+
+def placed(folder):
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.png")} | {
+        path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.jpg")
+    }
+
+
+def classes(folder):
+    counts = {}
+    for name in placed(folder):
+        counts[name.split("/")[1]] = counts.get(name.split("/")[1], 0) + 1
+    return counts
+
+
+def manifest(folder):
+    with open(Path(folder) / "manifest.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def refusal(capsys, *words):
+    """Return the one line with which a split is refused; nothing may be left behind."""
+    before = {p for p in Path().rglob("*")}
+    assert split(*words) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith("thesis: error: ") and error.count("\n") == 1 and not out
+    assert {p for p in Path().rglob("*")} == before
+    return error
+
+
+REAL = {  # the counts of the README of the shared data, without classes of one image
+    "doi": {"detritus": 4, "Oncaeidae": 2, "egg_other": 2},
+    "bak_all_images": {"detritus": 4, "Oncaeidae": 2},  # two of its three eggs are of one object
+    "tsv_by_taxon": {"detritus": 4, "Oncaeidae": 2, "small_egg": 2},
+    "tsv_by_acquisition": {"detritus": 4, "Oncaeidae": 2, "small_egg": 2},
+}
+
+
+@pytest.mark.skipif(not EXPORTS.is_dir(), reason="needs the real exports in ../shared/data")
+@pytest.mark.parametrize("form", REAL)
+@pytest.mark.parametrize("packed", [False, True])
+def test_real_exports_become_class_folders(form, packed, place, capsys):
+    source = EXPORTS / form
+    if packed:
+        source = Path(shutil.make_archive(str(place / "export"), "zip", source.parent, form))
+    words = ("--status", "predicted", "--recipe", "cosine", "--min-images", 2)
+    assert split(source, "data/out", *words) == 0
+    out = capsys.readouterr().out
+    assert f"{source}: EcoTaxa export" in out
+    expected = REAL[form]
+    if form == "bak_all_images":
+        assert "further images of the same object (see --all-images): 1" in out
+    assert classes("data/out") == expected
+    kept = {row["class"]: row for row in manifest("data/out")}
+    for eggs in (name for name in expected if "egg" in name):
+        assert kept[eggs]["object_annotation_category"] == eggs.replace("_", "<")
+    assert kept["detritus"]["sample_id"].startswith("m106_mn01_n")
+    assert kept["detritus"]["process_pixel"] == "10.6"
+
+
+def test_a_status_that_nothing_has_is_answered_with_what_there_is(capsys):
+    export(Path("source"), status="predicted")
+    error = refusal(capsys, "source", "out")
+    assert "no validated images, but 16 predicted; choose with --status" in error
+    assert split("source", "out", "--status", "validated", "predicted") == 0
+    assert classes("out") == {"Copepoda X": 8, "egg_other": 8}
+
+
+def test_other_statuses_are_counted_and_only_what_was_asked_for_is_taken(capsys):
+    rows = export(Path("source"), objects=10)
+    rows = [
+        (*row[:3], ("", "dubious")[i] if i < 2 else row[3], *row[4:]) for i, row in enumerate(rows)
+    ]
+    table(Path("source/ecotaxa_a.tsv"), rows)
+    assert split("source", "out") == 0
+    out = capsys.readouterr().out
+    assert "left out: images with the status dubious (see --status): 1" in out
+    assert "left out: images with the status unclassified (see --status): 1" in out
+    assert len(placed("out")) == 18
+
+
+def test_one_image_of_an_object_is_taken_or_all_in_the_same_split(capsys):
+    export(Path("source"), objects=12, ranks=(3, 1, 2))
+    assert split("source", "one") == 0
+    assert "further images of the same object (see --all-images): 48" in capsys.readouterr().out
+    assert {name.rsplit("_", 1)[1] for name in placed("one")} == {"1.png"}
+    assert split("source", "all", "--all-images") == 0
+    where = {}
+    for row in manifest("all"):
+        where.setdefault(row["object_id"], set()).add(row["split"])
+    assert len(manifest("all")) == 72 and all(len(its) == 1 for its in where.values())
+
+
+def test_samples_stay_together_by_a_column(capsys):
+    export(Path("source"), objects=24)
+    assert split("source", "out", "--group-by-column", "sample_id") == 0
+    where = {}
+    for row in manifest("out"):
+        assert row["group"] == row["sample_id"]
+        where.setdefault(row["sample_id"], set()).add(row["split"])
+    assert len(where) == 4 and all(len(its) == 1 for its in where.values())
+    capsys.readouterr()
+    error = refusal(capsys, "source", "again", "--group-by-column", "sample_ids")
+    assert "no column 'sample_ids'; nearest: sample_id" in error
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("types", [False, True])
+def test_tables_in_any_encoding(encoding, types):
+    rows = export(Path("source"))
+    rows = [(*row[:4], row[4].replace("X", "ó"), *row[5:]) for row in rows]
+    table(Path("source/ecotaxa_a.tsv"), rows, encoding=encoding, types=types)
+    assert split("source", "out") == 0
+    assert classes("out") == {"Copepoda ó": 8, "egg_other": 8}
+
+
+def without_category(rows):
+    return [(*row[:4], "", *row[5:]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_category, "no object of source has a category"),
+        (lambda rows: [("gone.png", *row[1:]) for row in rows], "16 of the images"),
+        (lambda rows: [("../a.png", *rows[0][1:])], "must be a path below the folder"),
+        (lambda rows: [("/etc/a.png", *rows[0][1:])], "must be a path below the folder"),
+        (lambda rows: [*rows, (*rows[0][:4], "other one", *rows[0][5:])], "but another row gives"),
+        (
+            lambda rows: [
+                (*row[:4], "egg_other" if i == 1 else row[4], *row[5:])
+                for i, row in enumerate(rows)
+            ],
+            "would share the folder 'egg_other'",
+        ),
+        (lambda rows: [(*row, "too", "many") for row in rows], "more fields than the header"),
+    ],
+)
+def test_faulty_exports_are_refused_in_one_line(change, words, capsys):
+    table(Path("source/ecotaxa_a.tsv"), change(export(Path("source"))))
+    assert words in refusal(capsys, "source", "out")
+
+
+def test_images_that_no_row_names_are_counted(capsys):
+    rows = export(Path("source"))
+    table(Path("source/ecotaxa_a.tsv"), rows[2:])
+    assert split("source", "out") == 0
+    assert "left out: images that no row names: 2" in capsys.readouterr().out
+    assert len(placed("out")) == 14
+
+
+def test_equal_names_in_two_samples_are_both_kept():
+    rows = []
+    for sample in ("s1", "s2"):
+        for i in range(6):
+            picture(Path("source", sample, f"{i}.png"), i)
+            rows.append((f"{i}.png", 0, f"{i}", "validated", "ab"[i % 2], sample, "1"))
+        table(Path("source", sample, f"ecotaxa_{sample}.tsv"), rows[-6:])
+    assert split("source", "out") == 0
+    assert classes("out") == {"a": 6, "b": 6}
+
+
+def learning_set(root, parts=True):
+    columns = ["objid", "taxon", "lineage", *(["set"] if parts else [])]
+    rows = []
+    for name in ("Copepoda", "detritus"):
+        for i in range(10):
+            picture(root / "imgs" / name / f"{name}{i}.png", i)
+            row = [f"{name}{i}", name, f"Biota/{name}", ("test" if i > 6 else "train")]
+            rows.append(row[: len(columns)])
+    with gzip.open(root / "taxa.csv.gz", "wt", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+    picture(root / "map.png")
+    (root / "inventory.tsv").write_text("a\tb\n1\t2\n")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_learning_set_keeps_its_published_split_if_asked(packed, capsys):
+    learning_set(Path("in/UVP"))
+    source = Path("in")
+    if packed:
+        with tarfile.open("in.tar", "w") as archive:
+            archive.add("in/UVP", "UVP")
+        source = Path("in.tar")
+    assert split(source, "own") == 0
+    out = capsys.readouterr().out
+    assert f"{source}: EcoTaxa learning set (taxa.csv.gz); 20 images of 2 classes" in out
+    assert "left out: other files, such as features and maps: 2" in out
+    assert len(placed("own")) == 20 and len(placed("own/val")) == 2
+    assert split(source, "published", "--published-split") == 0
+    assert len(placed("published/train")) == 14 and len(placed("published/test")) == 6
+    assert {row["lineage"] for row in manifest("published")} == {"Biota/Copepoda", "Biota/detritus"}
+
+
+def test_a_split_that_was_not_published_is_not_taken_over(capsys):
+    learning_set(Path("in"), parts=False)
+    error = refusal(capsys, "in", "out", "--published-split")
+    assert "no published split into train, val and test" in error
+
+
+def test_years_are_pooled_and_can_be_kept_apart(capsys):
+    for year in ("2006", "2007", "2013", "2014"):
+        pictures(Path("whoi", year), ("ciliate", "mix"))
+    assert split("whoi", "out") == 0
+    assert "class folders in each of 2006, 2007, 2013, 2014; 48 images of 2" in (
+        capsys.readouterr().out
+    )
+    assert classes("out") == {"ciliate": 24, "mix": 24}
+    assert split("whoi", "apart", "--group-by-column", "group") == 0
+    where = {}
+    for row in manifest("apart"):
+        where.setdefault(row["group"], set()).add(row["split"])
+    assert len(where) == 4 and all(len(its) == 1 for its in where.values())
+
+
+def test_samples_that_would_become_classes_are_refused_with_what_to_write(capsys):
+    for sample in ("station 1", "station 2", "station 3"):
+        pictures(Path("source", sample), ("Acartia", "Calanus"))
+    error = refusal(capsys, "source", "out")
+    assert "look like samples" in error and "--format groups" in error
+    assert split("source", "out", "--format", "groups") == 0
+    assert classes("out") == {"Acartia": 18, "Calanus": 18}
+    assert split("source", "odd", "--format", "class-folders") == 0
+    assert classes("odd") == {f"station {i}": 12 for i in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("names", [("Train", "valid", "testing"), ("training", "test")])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_source_that_is_split_already_is_taken_over(names, packed, capsys):
+    for name in names:
+        pictures(Path("source", name), ("a", "b"))
+    source = Path("source")
+    if packed:
+        with zipfile.ZipFile("source.zip", "w") as archive:
+            for path in source.rglob("*.png"):
+                archive.write(path)
+        source = Path("source.zip")
+    assert split(source, "out") == 0
+    parts = {name.split("/")[0] for name in placed("out")}
+    assert parts == ({"train", "val", "test"} if len(names) == 3 else {"train", "test"})
+    assert classes("out") == {"a": 6 * len(names), "b": 6 * len(names)}
+    capsys.readouterr()
+    assert "already split" in refusal(capsys, source, "new", "--recipe", "cosine")
+
+
+def test_what_is_left_out_of_class_folders_is_counted_by_reason(capsys):
+    pictures(Path("source"), ("a", "b"))
+    picture(Path("source/loose.png"))
+    for name in (
+        "a/notes.txt",
+        "a/Thumbs.db",
+        "b/._x.png",
+        "b/scan.raw",
+        "b/scan2.raw",
+        "b/README",
+    ):
+        Path("source", name).write_bytes(b"x")
+    for name in ("@eaDir", "__MACOSX", ".ipynb_checkpoints"):
+        picture(Path("source", name, "c.png"))
+        picture(Path("source", "a", name, "c.png"))
+    assert split("source", "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line for line in lines if line.startswith("left out")} == {
+        "left out: hidden or system folders: 6",
+        "left out: hidden or system files: 2",
+        "left out: files with the suffix .raw: 2",
+        "left out: files with the suffix .txt: 1",
+        "left out: files without a suffix: 1",
+        "left out: images outside class folders: 1",
+    }
+    assert classes("out") == {"a": 6, "b": 6}
+    assert any(line.split() == ["a", "4", "1", "1"] for line in lines)
+    assert lines[-1] == "continue with: thesis run --data out"
+
+
+def test_links_in_a_circle_are_counted_once(capsys):
+    pictures(Path("source"), ("a", "b"))
+    os.symlink(Path("source").resolve(), "source/a/again")
+    assert split("source", "out") == 0
+    assert classes("out") == {"a": 6, "b": 6}
+    assert "folders that were counted already, below links to them: 1" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_stops_the_split(capsys):
+    pictures(Path("source"), ("a", "b"))
+    Path("source/b").chmod(0)
+    try:
+        assert "cannot read the folder source/b" in refusal(capsys, "source", "out")
+    finally:
+        Path("source/b").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--format", "ecotaxa"), "lacks a table with the columns img_file_name"),
+        (("--format", "learning-set"), "lacks a table taxa.csv.gz"),
+        (("--format", "groups"), "lacks folders of class folders"),
+        (("--format", "split"), "lacks folders train/"),
+        (("--status", "predicted"), "--status needs an EcoTaxa export"),
+        (("--all-images",), "--all-images needs an EcoTaxa export"),
+        (("--published-split",), "no published split"),
+        (("--group-by-column", "sample_id"), "has no column 'sample_id' to group by"),
+        (("--group-by", "x", "--group-by-column", "y"), "cannot be used together"),
+    ],
+)
+def test_options_that_do_not_fit_the_source_are_refused(words, told, capsys):
+    pictures(Path("source"), ("a", "b"))
+    assert told in refusal(capsys, "source", "out", *words)

@@ -1,0 +1,197 @@
+"""Read an export of EcoTaxa: tables (TSV) beside images, in any of EcoTaxa's layouts.
+
+The layouts differ in where the tables and images lie: one table with ``images/<taxon>/``, a table
+and a folder per sample, acquisition or taxon, or flat images beside one table (PlanktoScope). In
+all of them, ``img_file_name`` is the path of an image below the folder of the table.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from thesis_lib.data.images import check_names, is_image, is_system
+from thesis_lib.data.sources import STATUSES
+from thesis_lib.data.sources.listing import Listing, walk
+from thesis_lib.data.sources.text_tables import header_of, is_table, read_rows
+from thesis_lib.errors import InputError, first_few
+
+NEEDED = ("img_file_name", "object_id")
+CATEGORY, STATUS = "object_annotation_category", "object_annotation_status"
+# The columns that manifest.csv keeps, if an export has them.
+KEPT = (
+    *("object_id", CATEGORY, "object_annotation_hierarchy", STATUS, "sample_id", "acq_id"),
+    *("object_date", "object_time", "object_lat", "object_lon"),
+    *("object_depth_min", "object_depth_max"),
+    *("object_area", "object_major", "object_minor", "object_feret", "object_esd"),
+    "process_pixel",
+)
+TYPES = {"[t]", "[f]", ""}  # the values of the row of types below the header
+OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:|.*(^|/)\.\.(/|$)|.*[\r\n\0]")
+
+Row = dict[str, str]
+
+
+def find_tables(folder: Path) -> list[Path]:
+    """Return the tables of an EcoTaxa export in a folder at any depth, sorted."""
+    tables = (path for path in walk(folder, Counter()) if is_table(path.name))
+    return [path for path in tables if set(NEEDED) <= set(header_of(path))]
+
+
+def read_ecotaxa(
+    root: Path,
+    tables: Sequence[Path],
+    statuses: Sequence[str] = ("validated",),
+    all_images: bool = False,
+    column: str | None = None,
+) -> Listing:
+    """List the images of an EcoTaxa export by their category.
+
+    Args:
+        root: the folder of the export.
+        tables: see :func:`find_tables`.
+        statuses: take objects with one of these ``STATUSES`` only.
+        all_images: take all images of an object, not only the one with the lowest ``img_rank``.
+        column: a further column to keep in ``facts``, besides ``KEPT``.
+
+    Returns:
+        A listing whose classes are categories, with ``_`` for characters that folders cannot
+        have: ``egg<other`` becomes ``egg_other``.
+
+    Raises:
+        InputError: if no object has a category or one of the statuses, files are missing, a file
+            has two categories, or two categories would get the same folder.
+    """
+    listing = Listing("EcoTaxa export", root, {})
+    rows = _rows(tables, column, listing.left_out)
+    named = {*rows, *tables}
+    rows = _with_category(root, rows, listing.left_out)
+    rows = _with_status(root, rows, statuses, listing.left_out)
+    if not all_images:
+        rows = _lowest_rank(rows, listing.left_out)
+    folders = _class_folders(root, rows)
+    for path, name in zip(rows, _file_names(root, list(rows)), strict=True):
+        category = rows[path][CATEGORY]
+        listing.files.setdefault(folders[category], {})[name] = path
+        kept = {key: rows[path].get(key, "") for key in (*KEPT, column) if key in rows[path]}
+        listing.facts[folders[category], name] = kept
+    listing.files = {name: listing.files[name] for name in sorted(listing.files)}
+    for path in walk(root, listing.left_out):
+        if path not in named:
+            what = "images that no row names" if is_image(path.name) else "other files"
+            listing.left_out[what] += 1
+    listing.format += f" ({len(tables)} {'table' if len(tables) == 1 else 'tables'})"
+    return listing
+
+
+def _rows(tables: Sequence[Path], column: str | None, left_out: Counter[str]) -> dict[Path, Row]:
+    """Return image -> its row, of all tables."""
+    rows: dict[Path, Row] = {}
+    missing = []
+    for table in tables:
+        wanted = (*NEEDED, column) if column else NEEDED
+        for line, row in read_rows(table, wanted):
+            if set(row.values()) <= TYPES:
+                continue
+            row = {key: row[key] for key in (*KEPT, "img_rank", column) if key in row} | {
+                "img_file_name": row["img_file_name"],
+                CATEGORY: row.get(CATEGORY) or row.get(f"{CATEGORY}_id", ""),
+            }
+            name = row["img_file_name"]
+            if not name or OUTSIDE.match(name):
+                raise InputError(
+                    f"{table} line {line}: img_file_name {name!r} must be a path below the folder "
+                    "of the table"
+                )
+            path = table.parent / name
+            if path not in rows and not path.is_file():
+                missing.append(name)
+                continue
+            if path in rows and rows[path][CATEGORY] != row[CATEGORY]:
+                raise InputError(
+                    f"{table} line {line}: {name!r} has the category {row[CATEGORY]!r}, but "
+                    f"another row gives {rows[path][CATEGORY]!r}; correct one of them"
+                )
+            left_out["rows that name an image again"] += path in rows
+            rows.setdefault(path, row)
+    if missing:
+        raise InputError(
+            f"{len(missing):,} of the images that {first_few(list(map(str, tables)))} name do not "
+            f"exist: {first_few(missing)}; export them, or remove their rows"
+        )
+    return rows
+
+
+def _with_category(root: Path, rows: dict[Path, Row], left_out: Counter[str]) -> dict[Path, Row]:
+    found = {path: row for path, row in rows.items() if row[CATEGORY]}
+    if not found:
+        raise InputError(
+            f"no object of {root} has a category, so there is nothing to learn from; to classify "
+            "its images with a finished run, use `thesis predict RUN IMAGES`"
+        )
+    left_out["images without a category"] += len(rows) - len(found)
+    return found
+
+
+def _with_status(
+    root: Path, rows: dict[Path, Row], statuses: Sequence[str], left_out: Counter[str]
+) -> dict[Path, Row]:
+    if not any(STATUS in row for row in rows.values()):
+        return rows
+    status_of = {path: row.get(STATUS) or STATUSES[-1] for path, row in rows.items()}
+    counts = Counter(status_of.values())
+    found = {path: row for path, row in rows.items() if status_of[path] in statuses}
+    if not found:
+        listed = ", ".join(f"{number:,} {status}" for status, number in counts.most_common())
+        raise InputError(
+            f"{root} has no {' or '.join(statuses)} images, but {listed}; choose with --status"
+        )
+    for status, number in counts.items():
+        if status not in statuses:
+            left_out[f"images with the status {status} (see --status)"] += number
+    return found
+
+
+def _lowest_rank(rows: dict[Path, Row], left_out: Counter[str]) -> dict[Path, Row]:
+    """Keep one image of each object: the one with the lowest ``img_rank``."""
+
+    def rank(path: Path) -> float:
+        try:
+            return float(rows[path].get("img_rank", "").replace(",", "."))
+        except ValueError:
+            return 0.0
+
+    best: dict[tuple[str, str], Path] = {}
+    for path, row in rows.items():
+        key = row.get("sample_id", ""), row["object_id"]
+        if key not in best or rank(path) < rank(best[key]):
+            best[key] = path
+    left_out["further images of the same object (see --all-images)"] += len(rows) - len(best)
+    kept = set(best.values())
+    return {path: row for path, row in rows.items() if path in kept}
+
+
+def _class_folders(root: Path, rows: dict[Path, Row]) -> dict[str, str]:
+    """Return category -> the name of its folder."""
+    folders: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for category in sorted({row[CATEGORY] for row in rows.values()}):
+        folder = re.sub(r'[<>:"/\\|?*]', "_", category).strip().rstrip(".")
+        if is_system(folder) or not folder:
+            folder = f"_{folder}"
+        if other := taken.get(folder.casefold()):
+            raise InputError(
+                f"the categories {other!r} and {category!r} of {root} would share the folder "
+                f"{folder!r}; rename one of them"
+            )
+        folders[category], taken[folder.casefold()] = folder, category
+    check_names(root, folders.values())
+    return folders
+
+
+def _file_names(root: Path, paths: Sequence[Path]) -> Iterator[str]:
+    """Yield each image's name below its class folder: its own, or its path if it is not unique."""
+    names = Counter(path.name.casefold() for path in paths)
+    for path in paths:
+        whole = PurePosixPath(path.relative_to(root))
+        yield path.name if names[path.name.casefold()] == 1 else str(whole)

@@ -1,0 +1,88 @@
+"""Recognise what a source is, and list its images by class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from thesis_lib.data.images import class_folders
+from thesis_lib.data.sources.ecotaxa import find_tables, read_ecotaxa
+from thesis_lib.data.sources.folders import (
+    GROUP,
+    SPLIT,
+    check_are_classes,
+    period_folders,
+    read_class_folders,
+    read_folders_of,
+    split_folders,
+)
+from thesis_lib.data.sources.learning_set import find_taxa, read_learning_set
+from thesis_lib.data.sources.listing import Listing
+from thesis_lib.errors import InputError
+
+LACKING = {
+    "ecotaxa": "a table with the columns img_file_name and object_id",
+    "learning-set": "a table taxa.csv.gz beside the folder imgs/",
+    "groups": "folders of class folders",
+    "split": "folders train/ and test/ (or val/) of class folders",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a source.
+
+    Args:
+        format: one of :data:`thesis_lib.data.sources.FORMATS`; None: recognise it.
+        statuses, all_images: of an EcoTaxa export, see
+            :func:`thesis_lib.data.sources.ecotaxa.read_ecotaxa`.
+        column: a column of the source's table to keep, besides the usual ones.
+    """
+
+    format: str | None = None
+    statuses: Sequence[str] | None = None
+    all_images: bool = False
+    column: str | None = None
+
+
+def read_source(root: Path, reading: Reading) -> Listing:
+    """List the images of a source by class, in the given format or the one that it looks like.
+
+    Raises:
+        InputError: if the source is not of the given format, options do not fit the format, or
+            its folders do not look like classes.
+    """
+    listing = _read(root, reading)
+    if listing is None:
+        assert reading.format is not None
+        raise InputError(
+            f"{root} is not of the format {reading.format}: it lacks "
+            f"{LACKING[reading.format]}; leave out --format to recognise the format"
+        )
+    if not listing.format.startswith("EcoTaxa export"):
+        for option, given in (("--status", reading.statuses), ("--all-images", reading.all_images)):
+            if given:
+                raise InputError(
+                    f"{option} needs an EcoTaxa export, but {root} has "
+                    f"{listing.format}; leave it out"
+                )
+    return listing
+
+
+def _read(root: Path, reading: Reading) -> Listing | None:
+    asked = reading.format
+    if asked in (None, "ecotaxa") and (tables := find_tables(root)):
+        statuses = reading.statuses or ("validated",)
+        return read_ecotaxa(root, tables, statuses, reading.all_images, reading.column)
+    if asked in (None, "learning-set") and (taxa := find_taxa(root)):
+        return read_learning_set(root, taxa)
+    if asked in (None, "split") and (parts := split_folders(root)):
+        return read_folders_of(root, parts, SPLIT)
+    tops = {folder.name: folder.name for folder in class_folders(root) if class_folders(folder)}
+    if (asked is None and period_folders(root)) or (asked == "groups" and tops):
+        return read_folders_of(root, tops, GROUP)
+    if asked not in (None, "class-folders"):
+        return None
+    listing = read_class_folders(root)
+    if asked is None:
+        check_are_classes(listing)
+    return listing

@@ -1,0 +1,112 @@
+"""Write a split as folders of linked or copied images with a manifest, completely or not at all."""
+
+import csv
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+import psutil
+
+from thesis_lib.data.grouped_split import Grouping
+from thesis_lib.data.sources.listing import Listing
+from thesis_lib.errors import InputError
+from thesis_lib.system.progress import bar
+
+
+def check_places(source: Path, destination: Path) -> None:
+    """Check that the source is a folder, and the destination is unused and outside it.
+
+    Raises:
+        InputError: otherwise.
+    """
+    if not source.is_dir():
+        raise InputError(
+            f"there is no folder {source}; give the folder that contains the class folders"
+        )
+    check_destination(destination)
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{destination} is inside {source}; choose a destination outside it")
+
+
+def check_destination(destination: Path) -> None:
+    """Raise an InputError if the destination is a file or a folder that is not empty."""
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise InputError(
+            f"{destination} already exists and is never overwritten; "
+            "choose another destination, or delete it yourself"
+        )
+
+
+def write_split(
+    listing: Listing,
+    destination: Path,
+    plan: dict[str, dict[str, list[str]]],
+    copy: bool,
+    grouping: Grouping | None = None,
+) -> None:
+    """Write a split to ``destination``, completely or not at all; plan: class -> split -> files."""
+    sweep_beside(destination)
+    partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with the same id
+    try:
+        _write_files(listing, partial, plan, copy, grouping)
+        if destination.exists():  # an empty folder, as check_places has checked
+            destination.rmdir()
+        partial.rename(destination)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sweep_beside(destination: Path) -> None:
+    """Remove the temporary folders that killed processes have left beside ``destination``."""
+    name = re.compile(rf"\.{re.escape(destination.name)}\.(\d+)(\.unpacked)?\.partial")
+    for folder in destination.parent.glob(".*.partial"):
+        match = name.fullmatch(folder.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_files(
+    listing: Listing,
+    folder: Path,
+    plan: dict[str, dict[str, list[str]]],
+    copy: bool,
+    grouping: Grouping | None,
+) -> None:
+    folder.mkdir(parents=True)
+    total = sum(len(files) for splits in plan.values() for files in splits.values())
+    known = [name for name in listing.columns if name not in ("split", "group")]
+    with (
+        open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as manifest,
+        bar(total=total, desc="split", unit="image") as progress,
+    ):
+        rows = csv.writer(manifest, lineterminator="\n")
+        columns = ["split", "class", "file", "bytes", "sha256", *known]
+        rows.writerow(columns if grouping is None else [*columns, "group"])
+        for name, splits in plan.items():
+            for split, files in splits.items():
+                for file in sorted(files):
+                    placed = _place(listing.files[name][file], folder / split / name / file, copy)
+                    facts = listing.facts.get((name, file), {})
+                    group = [] if grouping is None else [grouping.of(name, file) or ""]
+                    row = [split, name, file, *placed, *(facts.get(k, "") for k in known), *group]
+                    rows.writerow(row)
+                    progress.update()
+
+
+def _place(source: Path, target: Path, copy: bool) -> tuple[int, str]:
+    """Link or copy one file; return its size in bytes and its sha256."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = source.resolve()  # a hard link to a symbolic link would break if its target moves
+    if not copy:
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without hard links
+            copy = True
+    if copy:
+        shutil.copy2(source, target)
+    with open(target, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return target.stat().st_size, digest
