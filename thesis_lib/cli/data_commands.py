@@ -12,7 +12,7 @@ from typing import Any
 from thesis_lib.errors import InputError
 
 RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude", "group_by", "group_by_column")
-READING_OPTIONS = ("format", "status", "all_images", "published_split")
+READING_OPTIONS = ("format", "status", "all_images", "published_split", "classes")
 MOST_CLASSES = 100  # rows of the table of classes
 
 
@@ -41,12 +41,15 @@ def split(options: argparse.Namespace) -> int:
 
 def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str, Any]) -> None:
     from thesis_lib.data.grouped_split import describe_groups
-    from thesis_lib.data.sources import Reading, read_source
+    from thesis_lib.data.sources import Columns, Reading, apply_class_map, read_source
     from thesis_lib.data.splits import SplitOptions, grouping_of, split_listing
 
     column = options.group_by_column
-    reading = Reading(options.format, options.status, options.all_images, column)
+    columns = Columns(options.path_column, options.label_column, options.split_column)
+    reading = Reading(options.format, options.status, options.all_images, column, columns)
     listing = read_source(source, reading)
+    if options.classes is not None:
+        listing = apply_class_map(listing, options.classes)
     published = options.published_split or (listing.is_split and "recipe" not in given)
     asked = SplitOptions(**given, copy=options.copy, as_published=published)
     left_out = split_listing(listing, options.destination, asked)

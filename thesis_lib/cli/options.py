@@ -86,7 +86,7 @@ def add_split(split: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         help="folder with one folder per class, an EcoTaxa export, a learning set, or such folders "
-        "per year or split; or a zip or tar of it",
+        "per year or split; a zip or tar of it; or a table of images and labels",
     )
     split.add_argument("destination", type=Path, help="new folder, such as data/NAME")
     split.add_argument(
@@ -126,6 +126,16 @@ def add_split(split: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of an EcoTaxa export, take all images of an object, and keep them in one split",
     )
+    split.add_argument(
+        "--classes",
+        type=Path,
+        metavar="CSV",
+        help="merge, rename or drop classes by a table with the columns from,to (to empty: drop)",
+    )
+    for name, what in (("path", "images"), ("label", "classes"), ("split", "splits to take over")):
+        split.add_argument(
+            f"--{name}-column", metavar="COLUMN", help=f"of a table: the column of the {what}"
+        )
     split.add_argument(
         "--published-split",
         action="store_true",

@@ -11,17 +11,18 @@ import psutil
 
 from thesis_lib.data.grouped_split import Grouping
 from thesis_lib.data.sources.listing import Listing
+from thesis_lib.data.sources.text_tables import is_table
 from thesis_lib.errors import InputError
 from thesis_lib.system.progress import bar
 
 
 def check_places(source: Path, destination: Path) -> None:
-    """Check that the source is a folder, and the destination is unused and outside it.
+    """Check that the source is a folder or a table, and the destination is unused and outside it.
 
     Raises:
         InputError: otherwise.
     """
-    if not source.is_dir():
+    if not source.is_dir() and not (source.is_file() and is_table(source.name)):
         raise InputError(
             f"there is no folder {source}; give the folder that contains the class folders"
         )

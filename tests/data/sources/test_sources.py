@@ -362,8 +362,8 @@ def test_a_folder_that_cannot_be_read_stops_the_split(capsys):
         (("--format", "learning-set"), "lacks a table taxa.csv.gz"),
         (("--format", "groups"), "lacks folders of class folders"),
         (("--format", "split"), "lacks folders train/"),
-        (("--status", "predicted"), "--status needs an EcoTaxa export"),
-        (("--all-images",), "--all-images needs an EcoTaxa export"),
+        (("--status", "predicted"), "--status is for an EcoTaxa export"),
+        (("--all-images",), "--all-images is for an EcoTaxa export"),
         (("--published-split",), "no published split"),
         (("--group-by-column", "sample_id"), "has no column 'sample_id' to group by"),
         (("--group-by", "x", "--group-by-column", "y"), "cannot be used together"),
@@ -372,3 +372,89 @@ def test_a_folder_that_cannot_be_read_stops_the_split(capsys):
 def test_options_that_do_not_fit_the_source_are_refused(words, told, capsys):
     pictures(Path("source"), ("a", "b"))
     assert told in refusal(capsys, "source", "out", *words)
+
+
+def labels(path, rows, header="path,label,site,part"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+
+
+def labelled(root, images=12):
+    rows = []
+    for i in range(images):
+        picture(root / "pics" / f"{i}.png", i)
+        part = "test" if i % 3 == 2 else "train"
+        rows.append((f"pics/{i}.png", "egg<other" if i % 2 else "A", f"site {i % 4}", part))
+    labels(root / "labels.csv", rows)
+    return rows
+
+
+def test_a_table_of_paths_and_labels(capsys):
+    labelled(Path("source"))
+    assert split("source/labels.csv", "out", "--recipe", "cosine") == 0
+    out = capsys.readouterr().out
+    assert "source/labels.csv: image table (path, label); 12 images of 2 classes" in out
+    assert classes("out") == {"A": 6, "egg_other": 6}
+    assert {row["site"] for row in manifest("out")} == {f"site {i}" for i in range(4)}
+    assert split("source/labels.csv", "theirs", "--split-column", "part") == 0
+    assert len(placed("theirs/train")) == 8 and len(placed("theirs/test")) == 4
+    assert split("source/labels.csv", "x", "--label-column", "site", "--recipe", "cosine") == 0
+    assert len(classes("x")) == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "words"),
+    [
+        (
+            [("pics/0.png", "A", "s", "train")],
+            "where,label,site,part",
+            "none is obvious for --path",
+        ),
+        ([("pics/0.png", "A", "s", "train")], "path,label,class,part", "2 of them is obvious"),
+        ([("pics/99.png", "A", "s", "train")], "path,label,site,part", "1 of the images"),
+        ([("a.txt", "A", "s", "train")], "path,label,site,part", "names no image with a label"),
+        (
+            [("pics/0.png", "A", "s", "b"), ("pics/0.png", "C", "s", "b")],
+            "path,label,site,part",
+            "but another row gives 'A'",
+        ),
+    ],
+)
+def test_faulty_tables_are_refused_in_one_line(rows, header, words, capsys):
+    labelled(Path("source"))
+    labels(Path("source/labels.csv"), rows, header)
+    assert words in refusal(capsys, "source/labels.csv", "out")
+
+
+def test_columns_that_a_table_lacks_are_named_with_the_nearest(capsys):
+    labelled(Path("source"))
+    for option in ("--path-column", "--label-column", "--split-column"):
+        error = refusal(capsys, "source/labels.csv", "out", option, "sites")
+        assert "has no column 'sites'; nearest: site" in error
+    pictures(Path("folders"), ("a", "b"))
+    error = refusal(capsys, "folders", "out", "--label-column", "site")
+    assert "--label-column is for an image table, but folders has class folders" in error
+
+
+def test_classes_are_merged_renamed_and_dropped_by_a_table(capsys):
+    pictures(Path("source"), ("a", "b", "c", "d"))
+    shutil.copy("source/a/a_0.png", "source/b/a_0.png")  # the same name in both merged classes
+    Path("map.csv").write_text("from,to\na,ab\nb,ab\nc,\n")
+    assert split("source", "out", "--classes", "map.csv") == 0
+    assert classes("out") == {"ab": 13, "d": 6}
+    assert "left out: images of 'c', which map.csv drops: 6" in capsys.readouterr().out
+    before = {(row["class"], row["class_before"]) for row in manifest("out")}
+    assert before == {("ab", "a"), ("ab", "b"), ("d", "d")}
+    for text, words in (
+        ("from,to\naa,x\n", "has no class 'aa'"),
+        ("from,to\na,x\na,y\n", "the class 'a' is named twice"),
+        ("from,into\na,x\n", "has no column 'to'"),
+    ):
+        Path("map.csv").write_text(text)
+        assert words in refusal(capsys, "source", "new", "--classes", "map.csv")
+
+
+@pytest.mark.parametrize("other", ["Acartia", "acartia ", "cafe\u0301"])
+def test_classes_that_differ_only_in_case_spaces_or_unicode_form_are_refused(other, capsys):
+    pictures(Path("source"), ("acartia", "caf\u00e9", other))
+    assert "would share the folder" in refusal(capsys, "source", "out")

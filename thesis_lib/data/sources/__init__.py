@@ -2,13 +2,15 @@
 
 from thesis_lib.lazy import face
 
-FORMATS = ("class-folders", "ecotaxa", "learning-set", "groups", "split")
+FORMATS = ("class-folders", "ecotaxa", "learning-set", "groups", "split", "table")
 # Of the annotations in EcoTaxa; for the last, EcoTaxa writes an empty text.
 STATUSES = ("validated", "predicted", "dubious", "unclassified")
 
 HOMES = {
     "Listing": "listing",
+    "Columns": "labelled_table",
     "Reading": "recognition",
+    "apply_class_map": "class_map",
     "read_source": "recognition",
     "unpacked": "archives",
     "split_by_manifest": "manifests",

@@ -41,7 +41,7 @@ def unpacked(source: Path, destination: Path) -> Iterator[Path]:
             the disk or suspiciously large when unpacked; or if the destination is in use. Nothing
             is left behind.
     """
-    if not source.is_file():
+    if not source.is_file() or is_table(source.name):
         yield source
         return
     check_destination(destination)

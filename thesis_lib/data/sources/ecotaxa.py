@@ -7,12 +7,12 @@ all of them, ``img_file_name`` is the path of an image below the folder of the t
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 
-from thesis_lib.data.images import check_names, is_image, is_system
+from thesis_lib.data.images import is_image
 from thesis_lib.data.sources import STATUSES
-from thesis_lib.data.sources.listing import Listing, walk
+from thesis_lib.data.sources.listing import Listing, class_names, file_names, walk
 from thesis_lib.data.sources.text_tables import header_of, is_table, read_rows
 from thesis_lib.errors import InputError, first_few
 
@@ -69,8 +69,8 @@ def read_ecotaxa(
     rows = _with_status(root, rows, statuses, listing.left_out)
     if not all_images:
         rows = _lowest_rank(rows, listing.left_out)
-    folders = _class_folders(root, rows)
-    for path, name in zip(rows, _file_names(root, list(rows)), strict=True):
+    folders = class_names(root, {row[CATEGORY] for row in rows.values()})
+    for path, name in zip(rows, file_names(root, list(rows)), strict=True):
         category = rows[path][CATEGORY]
         listing.files.setdefault(folders[category], {})[name] = path
         kept = {key: rows[path].get(key, "") for key in (*KEPT, column) if key in rows[path]}
@@ -169,29 +169,3 @@ def _lowest_rank(rows: dict[Path, Row], left_out: Counter[str]) -> dict[Path, Ro
     left_out["further images of the same object (see --all-images)"] += len(rows) - len(best)
     kept = set(best.values())
     return {path: row for path, row in rows.items() if path in kept}
-
-
-def _class_folders(root: Path, rows: dict[Path, Row]) -> dict[str, str]:
-    """Return category -> the name of its folder."""
-    folders: dict[str, str] = {}
-    taken: dict[str, str] = {}
-    for category in sorted({row[CATEGORY] for row in rows.values()}):
-        folder = re.sub(r'[<>:"/\\|?*]', "_", category).strip().rstrip(".")
-        if is_system(folder) or not folder:
-            folder = f"_{folder}"
-        if other := taken.get(folder.casefold()):
-            raise InputError(
-                f"the categories {other!r} and {category!r} of {root} would share the folder "
-                f"{folder!r}; rename one of them"
-            )
-        folders[category], taken[folder.casefold()] = folder, category
-    check_names(root, folders.values())
-    return folders
-
-
-def _file_names(root: Path, paths: Sequence[Path]) -> Iterator[str]:
-    """Yield each image's name below its class folder: its own, or its path if it is not unique."""
-    names = Counter(path.name.casefold() for path in paths)
-    for path in paths:
-        whole = PurePosixPath(path.relative_to(root))
-        yield path.name if names[path.name.casefold()] == 1 else str(whole)

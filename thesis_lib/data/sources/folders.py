@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from thesis_lib.data.images import check_names, class_folders, is_image, is_system
-from thesis_lib.data.sources.listing import Listing, walk
+from thesis_lib.data.sources.listing import Listing, check_distinct, walk
 from thesis_lib.errors import InputError, first_few
 
 SPLIT_NAMES = {
@@ -37,6 +37,7 @@ def read_class_folders(root: Path) -> Listing:
     for folder in class_folders(root):  # also those without images
         listing.files.setdefault(folder.name, {})
     listing.files = {name: listing.files[name] for name in sorted(listing.files)}
+    check_distinct(root, {name: name for name in listing.files})
     for name, files in listing.files.items():
         check_names(root / name, files)
     return listing

@@ -1,12 +1,14 @@
 """What a reader found in a source: the images by class, and what was left out and why."""
 
 import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from thesis_lib.data.images import is_system
+from thesis_lib.data.images import check_names, is_system
 from thesis_lib.errors import InputError
 
 
@@ -77,3 +79,50 @@ def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
                 left_out["hidden or system files"] += 1
             else:
                 yield Path(parent, name)
+
+
+def class_names(source: Path, labels: Iterable[str]) -> dict[str, str]:
+    """Return label -> the name of its class folder; ``egg<other`` becomes ``egg_other``.
+
+    Raises:
+        InputError: if two labels would share a folder, or a name cannot be written to a table.
+    """
+    folders: dict[str, str] = {}
+    for label in sorted(labels):
+        folder = re.sub(r'[<>:"/\\|?*]', "_", label).strip().rstrip(".")
+        folders[label] = f"_{folder}" if is_system(folder) or not folder else folder
+    check_distinct(source, folders)
+    check_names(source, folders.values())
+    return folders
+
+
+def check_distinct(source: Path, folders: Mapping[str, str]) -> None:
+    """Check that class folders differ by more than Unicode form, case and spaces around them.
+
+    Args:
+        source: where they come from, for the message.
+        folders: label -> folder.
+
+    Raises:
+        InputError: naming the labels of two folders that do not.
+    """
+    taken: dict[str, str] = {}
+    for label, folder in folders.items():
+        key = unicodedata.normalize("NFC", folder).casefold().strip()
+        if key in taken:
+            raise InputError(
+                f"the classes {taken[key]!r} and {label!r} of {source} would share the folder "
+                f"{folder!r} on some disks; rename one of them, or merge them with --classes"
+            )
+        taken[key] = label
+
+
+def file_names(root: Path, paths: Sequence[Path]) -> Iterator[str]:
+    """Yield each image's name below its class folder: its own, or its path if it is not unique."""
+    names = Counter(path.name.casefold() for path in paths)
+    for path in paths:
+        if names[path.name.casefold()] == 1:
+            yield path.name
+        else:
+            inside = path.relative_to(root) if path.is_relative_to(root) else path
+            yield inside.as_posix().lstrip("/")

@@ -1,7 +1,7 @@
 """Recognise what a source is, and list its images by class."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from thesis_lib.data.images import class_folders
@@ -15,6 +15,7 @@ from thesis_lib.data.sources.folders import (
     read_folders_of,
     split_folders,
 )
+from thesis_lib.data.sources.labelled_table import Columns, read_labelled_table
 from thesis_lib.data.sources.learning_set import find_taxa, read_learning_set
 from thesis_lib.data.sources.listing import Listing
 from thesis_lib.errors import InputError
@@ -24,6 +25,7 @@ LACKING = {
     "learning-set": "a table taxa.csv.gz beside the folder imgs/",
     "groups": "folders of class folders",
     "split": "folders train/ and test/ (or val/) of class folders",
+    "table": "a table: give the CSV or TSV file itself",
 }
 
 
@@ -36,12 +38,14 @@ class Reading:
         statuses, all_images: of an EcoTaxa export, see
             :func:`thesis_lib.data.sources.ecotaxa.read_ecotaxa`.
         column: a column of the source's table to keep, besides the usual ones.
+        columns: those of a table of images and labels.
     """
 
     format: str | None = None
     statuses: Sequence[str] | None = None
     all_images: bool = False
     column: str | None = None
+    columns: Columns = field(default_factory=Columns)
 
 
 def read_source(root: Path, reading: Reading) -> Listing:
@@ -58,18 +62,24 @@ def read_source(root: Path, reading: Reading) -> Listing:
             f"{root} is not of the format {reading.format}: it lacks "
             f"{LACKING[reading.format]}; leave out --format to recognise the format"
         )
-    if not listing.format.startswith("EcoTaxa export"):
-        for option, given in (("--status", reading.statuses), ("--all-images", reading.all_images)):
-            if given:
-                raise InputError(
-                    f"{option} needs an EcoTaxa export, but {root} has "
-                    f"{listing.format}; leave it out"
-                )
+    has, which = listing.format, reading.columns
+    for option, given, kind in (
+        ("--status", reading.statuses, "EcoTaxa export"),
+        ("--all-images", reading.all_images, "EcoTaxa export"),
+        ("--path-column", which.path, "image table"),
+        ("--label-column", which.label, "image table"),
+        ("--split-column", which.split, "image table"),
+    ):
+        if given and not has.startswith(kind):
+            raise InputError(f"{option} is for an {kind}, but {root} has {has}; leave it out")
     return listing
 
 
 def _read(root: Path, reading: Reading) -> Listing | None:
     asked = reading.format
+    if root.is_file():
+        is_asked = asked in (None, "table")
+        return read_labelled_table(root, reading.columns) if is_asked else None
     if asked in (None, "ecotaxa") and (tables := find_tables(root)):
         statuses = reading.statuses or ("validated",)
         return read_ecotaxa(root, tables, statuses, reading.all_images, reading.column)

@@ -1,0 +1,44 @@
+"""Merge, rename and drop classes by a table with the columns from and to."""
+
+from pathlib import Path
+
+from thesis_lib.data.sources.listing import Listing, class_names
+from thesis_lib.data.sources.text_tables import read_rows
+from thesis_lib.errors import InputError, nearest
+
+BEFORE = "class_before"  # the column of the facts with the class of the source
+
+
+def apply_class_map(listing: Listing, table: Path) -> Listing:
+    """Return a listing whose classes are renamed, merged or (with an empty ``to``) dropped.
+
+    Classes that the table does not name stay as they are.
+
+    Raises:
+        InputError: if the table lacks a column, names an unknown class or one class twice.
+    """
+    target: dict[str, str] = {}
+    for line, row in read_rows(table, ("from", "to")):
+        name = row["from"]
+        if name not in listing.files:
+            raise InputError(
+                f"{table} line {line}: {listing.root} has no class {name!r}"
+                f"{nearest(name, listing.files)}"
+            )
+        if name in target:
+            raise InputError(f"{table} line {line}: the class {name!r} is named twice")
+        target[name] = row["to"]
+    folders = class_names(table, {name for name in target.values() if name})
+    mapped = Listing(listing.format, listing.root, {}, {}, listing.left_out, listing.is_split)
+    for name, files in listing.files.items():
+        new = folders.get(target.get(name, ""), name if name not in target else "")
+        if not new:
+            mapped.left_out[f"images of {name!r}, which {table.name} drops"] += len(files)
+            continue
+        for file, path in files.items():
+            renamed = file if file not in mapped.files.get(new, {}) else f"{name}/{file}"
+            mapped.files.setdefault(new, {})[renamed] = path
+            facts = listing.facts.get((name, file), {})
+            mapped.facts[new, renamed] = facts | {BEFORE: name}
+    mapped.files = {name: mapped.files[name] for name in sorted(mapped.files)}
+    return mapped

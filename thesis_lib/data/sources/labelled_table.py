@@ -1,0 +1,109 @@
+"""Read a table (CSV or TSV) with a column of image paths and a column of labels."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from thesis_lib.data.images import is_image
+from thesis_lib.data.sources.folders import SPLIT, SPLIT_NAMES
+from thesis_lib.data.sources.listing import Listing, class_names, file_names
+from thesis_lib.data.sources.text_tables import header_of, read_rows
+from thesis_lib.errors import InputError, first_few, nearest
+
+# The names that are taken for a column if none is given.
+PATHS = ("path", "file", "filename", "file_name", "image", "image_path", "img_file_name")
+LABELS = ("label", "class", "class_name", "category", "taxon", "species")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of a table's columns; None: the one with an obvious name.
+
+    Args:
+        path: the image, relative to the table's folder.
+        label: its class.
+        split: train, val or test; None: the table has none.
+    """
+
+    path: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+def read_labelled_table(table: Path, columns: Columns) -> Listing:
+    """List the images that a table names, by their label; all other columns become facts.
+
+    Raises:
+        InputError: if a column is missing or not obvious, an image does not exist or has two
+            labels, or a split is unknown.
+    """
+    names = header_of(table)
+    path_column = _chosen(table, names, columns.path, PATHS, "--path-column")
+    label_column = _chosen(table, names, columns.label, LABELS, "--label-column")
+    if columns.split is not None:
+        _chosen(table, names, columns.split, (), "--split-column")
+    listing = Listing(f"image table ({path_column}, {label_column})", table, {})
+    listing.is_split = columns.split is not None
+    rows = _labelled_images(table, path_column, label_column, listing.left_out)
+    folders = class_names(table, {row[label_column] for row in rows.values()})
+    for (path, row), file in zip(rows.items(), file_names(table.parent, list(rows)), strict=True):
+        name = folders[row[label_column]]
+        listing.files.setdefault(name, {})[file] = path
+        facts = {key: value for key, value in row.items() if key not in ("class", "file", SPLIT)}
+        if columns.split is not None:
+            facts[SPLIT] = SPLIT_NAMES.get(row[columns.split].lower(), row[columns.split])
+        listing.facts[name, file] = facts
+    listing.files = {name: listing.files[name] for name in sorted(listing.files)}
+    return listing
+
+
+def _labelled_images(
+    table: Path, path_column: str, label_column: str, left_out: Counter[str]
+) -> dict[Path, dict[str, str]]:
+    """Return image -> its row."""
+    rows: dict[Path, dict[str, str]] = {}
+    missing = []
+    for line, row in read_rows(table):
+        path = Path(os.path.normpath(table.parent / row[path_column]))
+        if not row[path_column] or not is_image(path.name):
+            left_out["rows that name no image"] += 1
+        elif not row[label_column]:
+            left_out["images without a label"] += 1
+        elif path in rows and rows[path][label_column] != row[label_column]:
+            raise InputError(
+                f"{table} line {line}: {row[path_column]!r} has the label {row[label_column]!r}, "
+                f"but another row gives {rows[path][label_column]!r}; correct one of them"
+            )
+        elif path not in rows and not path.is_file():
+            missing.append(row[path_column])
+        else:
+            left_out["rows that name an image again"] += path in rows
+            rows.setdefault(path, row)
+    if missing:
+        raise InputError(
+            f"{len(missing):,} of the images that {table} names do not exist: "
+            f"{first_few(missing)}; paths are relative to the table's folder"
+        )
+    if not rows:
+        raise InputError(f"{table} names no image with a label")
+    return rows
+
+
+def _chosen(
+    table: Path, names: Sequence[str], given: str | None, obvious: Sequence[str], option: str
+) -> str:
+    """Return the column that is given, or the one with an obvious name."""
+    if given is not None:
+        if given not in names:
+            raise InputError(f"{table} has no column {given!r}{nearest(given, names)}")
+        return given
+    found = [name for name in names if name.lower() in obvious]
+    if len(found) != 1:
+        which = f"{len(found)} of them" if found else "none"
+        raise InputError(
+            f"{table} has the columns {', '.join(names)}, and {which} is obvious for {option}; "
+            f"give it with {option}"
+        )
+    return found[0]
