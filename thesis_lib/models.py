@@ -163,8 +163,10 @@ def create_backbone(
             f"small_images does not work with {name!r}: only timm's ResNets, which begin with "
             "conv1 and maxpool, have a small-image stem; leave it out"
         )
-    if image_size is not None and not _takes(name, image_size, small_images):
-        sizes = (size for size in HINTED_SIZES if _takes(name, size, small_images, "meta"))
+    if image_size is not None and (fault := _fault(name, image_size, small_images)):
+        if _fault(name, image_size, small_images, "meta") is None:
+            raise fault  # not because of the size: memory is short, for example
+        sizes = (size for size in HINTED_SIZES if not _fault(name, size, small_images, "meta"))
         works = next(sizes, None)
         hint = f"; {works} px works" if works else ""
         too = "too small for" if works and works > image_size else "not supported by"
@@ -189,8 +191,8 @@ def size_options(name: str, image_size: int) -> dict[str, int]:
     return {"img_size": image_size} if fixed else {}
 
 
-def _takes(name: str, image_size: int, small_images: bool, device: str = "cpu") -> bool:
-    """Return whether the backbone can be built for an image size and run on such an image.
+def _fault(name: str, image_size: int, small_images: bool, device: str = "cpu") -> Exception | None:
+    """Return why the backbone cannot be built for an image size and run on such an image, or None.
 
     On the device "meta", only shapes are computed, which is fast for large models as well.
     """
@@ -198,9 +200,11 @@ def _takes(name: str, image_size: int, small_images: bool, device: str = "cpu") 
         with torch.device(device), torch.inference_mode():
             backbone = _build(name, image_size, small_images).eval()
             features = backbone(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError, IndexError):
-        return False
-    return features.shape == (1, backbone.num_features)
+    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError, IndexError) as error:
+        return error
+    if features.shape != (1, backbone.num_features):
+        return ValueError(f"{name!r} returns features of the shape {tuple(features.shape)}")
+    return None
 
 
 def has_resnet_stem(backbone: nn.Module) -> bool:

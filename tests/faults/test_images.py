@@ -341,8 +341,8 @@ def test_orientation_of_grey_cmyk_and_xmp_counts_too(tmp_path):
 
 
 def test_upright_jpeg_is_decoded_by_torchvision_and_a_turned_one_is_not(tmp_path, monkeypatch):
-    decoded, decode = [], images.decode_jpeg
-    monkeypatch.setattr(images, "decode_jpeg", lambda *args: decoded.append(1) or decode(*args))
+    decoded, decode = [], images._decode_jpeg
+    monkeypatch.setattr(images, "_decode_jpeg", lambda file: decoded.append(1) or decode(file))
     path = tmp_path / "camera.jpg"
     for content, calls in (
         (encoded(PIXELS, "JPEG"), 1),

@@ -239,21 +239,23 @@ def test_error_of_the_code_in_a_worker_is_not_called_a_killed_worker(
         pretrain(tiny_config.updated(workers=2))
 
 
-def test_memory_that_is_really_short_is_one_line(workbook):
-    """The limit is set by the system, so torch's own allocator fails."""
+@pytest.mark.parametrize(("mib", "what"), [(512, "batch_size 40"), (60, "backbone resnet50")])
+def test_memory_that_is_really_short_is_one_line(workbook, mib, what):
+    """The limit is set by the system, so torch's own allocator fails: in a step, or before it."""
     code = (
         "import resource, sys, torch\n"
         "from thesis_lib.cli.command_line import main\n"
-        "from thesis_lib.training import engine as training\n"
+        "from thesis_lib.reporting import tables\n"
+        "from thesis_lib.training import pretraining\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, (used + {mib} * 2**20,) * 2)\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", code, "pretrain", "--data", "data/tiny", "--batch-size", "40"]
     command += ["--backbone", "resnet50", "--image-size", "224", "--epochs", "1", "--cache", "none"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert run.returncode == 2, run.stderr
-    assert run.stderr.splitlines()[-1].startswith("thesis: error: out of memory with batch_size 40")
+    assert run.stderr.splitlines()[-1].startswith(f"thesis: error: out of memory with {what}")
     assert "Traceback" not in run.stderr
 
 

@@ -27,6 +27,7 @@ from thesis_lib.system.files import write_json
 from thesis_lib.system.paths import relative_to_root
 from thesis_lib.system.progress import EpochProgress
 from thesis_lib.system.signals import deferred_signals
+from thesis_lib.system.torch_errors import translate_torch_errors
 from thesis_lib.training import resume
 from thesis_lib.training.code_version import CODE_VERSION
 from thesis_lib.training.engine import NotFiniteError, train_epoch
@@ -84,7 +85,8 @@ def check_run(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
     if not config.force:
         check_fingerprint(run, dataset)
     choose_device(config)
-    return run, dataset, create_model(config, len(dataset.classes))
+    with translate_torch_errors(f"backbone {config.backbone}", config.worker_timeout):
+        return run, dataset, create_model(config, len(dataset.classes))
 
 
 def pretrain(config: RunConfig) -> RunDirectory:
