@@ -58,7 +58,7 @@ def made_up_model() -> FinishedModel:
     stored = StoredTable(table, np.ones(1), kept, 1.0, 1, np.linspace(0, 1, 1000), 1, "")
     config = RunConfig(image_size=32, device="cpu")
     backbone = FrozenBackbone(create_backbone("lenet5"), (0.5,) * 3, (0.3,) * 3, config)
-    return FinishedModel(backbone, linear_head(84, CLASSES), classes, 1.0, stored, "")
+    return FinishedModel(backbone, linear_head(84, CLASSES), classes, 1.0, stored, "", {})
 
 
 def measure() -> None:

@@ -275,6 +275,7 @@ def made_up_model(table=True):
         1.5,
         stored if table else None,
         "" if table else "the data are gone",
+        {CLASSES[0]: "zero<other"},
     )
 
 
@@ -300,8 +301,11 @@ def test_command_writes_a_table_for_images_of_any_size(folder, capsys, monkeypat
     other = pd.read_csv("flowcam.csv", dtype=str, keep_default_na=False)
     other = other[other["problem"] == ""]
     for name in ("confidence", "predicted_2", "confidence_3", "nearest_class", "similarity"):
-        assert rows[f"object_{name}"].tolist() == other[name].tolist()
-    assert rows["object_annotation_category"].tolist() == other["predicted"].tolist()
+        named = other[name].replace(CLASSES[0], "zero<other")  # its category in EcoTaxa
+        assert rows[f"object_{name}"].tolist() == named.tolist()
+    named = other["predicted"].replace(CLASSES[0], "zero<other")
+    assert rows["object_annotation_category"].tolist() == named.tolist()
+    assert "zero<other" in set(rows["object_annotation_category"])
 
 
 def test_command_hints_at_another_name(folder, capsys, monkeypatch):

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.neighbors import NearestNeighbors
 
-from tests.conftest import TINY, write_classes
+from tests.conftest import CLASSES, TINY, write_classes
 from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
@@ -56,6 +56,9 @@ def made(tmp_path_factory):
     with contextlib.chdir(root):
         write_classes(root / "classes")
         split_dataset(root / "classes", root / "data" / "tiny")
+        manifest = pd.read_csv("data/tiny/manifest.csv")  # as of an export of EcoTaxa
+        manifest["object_annotation_category"] = manifest["class"].map({CLASSES[2]: "δύο<other"})
+        manifest.to_csv("data/tiny/manifest.csv", index=False)
         learned = {"epochs": 60, "batch_size": 16, "learning_rate": 0.02}
         run = pretrain(RunConfig(**TINY).updated(save_every=60, head_views=0, **learned))
         probe_checkpoints(run)
@@ -98,6 +101,11 @@ def views_of(paths, described):
     scaled = torch.from_numpy(views).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(described[name]).view(3, 1, 1) for name in ("mean", "std"))
     return (scaled - mean) / std
+
+
+def test_a_run_and_its_export_keep_the_categories_of_ecotaxa(here):
+    assert load_run_model(here.run).categories == {CLASSES[2]: "δύο<other"}
+    assert load_exported_model(here.export, {}).categories == {CLASSES[2]: "δύο<other"}
 
 
 def test_predictions_match_the_final_test(here, capsys):

@@ -14,6 +14,8 @@ from PIL import Image
 
 from thesis_lib.config import data_set_name
 from thesis_lib.data.images import MAX_PIXELS, class_folders, image_files, read_pixels
+from thesis_lib.data.sources.ecotaxa import CATEGORY
+from thesis_lib.data.sources.text_tables import header_of, read_rows
 from thesis_lib.errors import InputError
 from thesis_lib.system.paths import find_data
 
@@ -66,6 +68,21 @@ class DataSet:
             for file in split.files:
                 digest.update(f"{file}\0{_size(self.root / file)}\0".encode())
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def categories(self) -> dict[str, str]:
+        """Return class folder -> category in EcoTaxa, of classes that come from its exports.
+
+        ``thesis split`` writes the categories to ``manifest.csv``. A class of several categories,
+        merged by ``--classes``, has none.
+        """
+        manifest = self.root / "manifest.csv"
+        if not manifest.is_file() or CATEGORY not in header_of(manifest):
+            return {}
+        found: dict[str, set[str]] = {}
+        for _, row in read_rows(manifest, ("class",)):
+            found.setdefault(row["class"], set()).add(row[CATEGORY])
+        return {name: one for name, (one, *more) in found.items() if one and not more}
 
     def without(self, files: Iterable[str]) -> "DataSet":
         """Return this data set without some of its files; the fingerprint stays the same."""

@@ -73,7 +73,8 @@ def _probe(stage: Stage) -> None:
             features = _probe_features(backbone, train, val)
             if distributed.rank():
                 continue
-            head = {"inputs": inputs, "checkpoint": epoch}
+            categories = stage.dataset.categories
+            head = {"inputs": inputs, "checkpoint": epoch, "categories": categories}
             head |= _probe_checkpoint(backbone, features, train, val, stage.dataset.classes)
             checkpoints.save(file, head)
         heads[epoch] = head

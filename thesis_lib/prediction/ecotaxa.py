@@ -9,7 +9,8 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from thesis_lib.data.images import UNWRITABLE
@@ -96,6 +97,16 @@ def import_hints(images: Sequence[str], output: Path) -> list[str]:
 def unreadable_file(output: Path) -> Path:
     """Return the path of the CSV file, next to the table, that lists images left out of it."""
     return output.with_name(f"{output.name}.unreadable.csv")
+
+
+def with_categories(
+    found: Iterable[Prediction], categories: Mapping[str, str]
+) -> Iterator[Prediction]:
+    """Yield predictions with the categories of EcoTaxa in place of the names of class folders."""
+    for one in found:
+        classes = tuple(categories.get(name, name) for name in one.classes)
+        nearest = categories.get(one.nearest_class, one.nearest_class)
+        yield replace(one, classes=classes, nearest_class=nearest)
 
 
 def write_ecotaxa(

@@ -143,6 +143,7 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
         "description": f"{config.run_name} on {config.data_name}, checkpoint "
         f"{facts['checkpoint']}, linear head",
         "temperature": facts["temperature"],
+        "categories": facts["categories"],
     }
     save_for_hf(
         model, folder, model_config=description, model_args=arguments, safe_serialization=True

@@ -29,6 +29,7 @@ class FinishedModel:
 
     Logits of the ``head`` are divided by ``temperature`` to calibrate the confidence. ``table``
     is the look-up table of training images, or None if ``lacking`` says why there is none.
+    ``categories`` are the names in EcoTaxa of classes that come from one of its exports.
     """
 
     backbone: FrozenBackbone
@@ -37,6 +38,7 @@ class FinishedModel:
     temperature: float
     table: StoredTable | None
     lacking: str
+    categories: dict[str, str]
 
 
 def load_run_model(run: RunDirectory) -> FinishedModel:
@@ -69,6 +71,7 @@ def load_run_model(run: RunDirectory) -> FinishedModel:
         read_json(run.selection_file)["temperature"],
         table,
         lacking,
+        head["categories"],
     )
 
 
@@ -118,6 +121,7 @@ def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel
     described = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     try:
         classes, temperature = described["label_names"], described["temperature"]
+        categories = described["categories"]
         views = described["pretrained_cfg"]
         mean, std, image_size = views["mean"], views["std"], views["input_size"][-1]
         model = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True)
@@ -142,4 +146,5 @@ def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel
         temperature,
         StoredTable.load(file) if file.is_file() else None,
         f"{folder} contains no {TABLE_NAME}",
+        categories,
     )

@@ -1,6 +1,8 @@
 """Choose the device and the precision of a run, and measure memory."""
 
+import re
 import sys
+from pathlib import Path
 
 import psutil
 import torch
@@ -62,6 +64,10 @@ def peak_memory_mib(device: torch.device) -> int:
     used = psutil.Process().memory_info()
     if hasattr(used, "peak_wset"):  # Windows
         return used.peak_wset // 2**20
+    # Linux's ru_maxrss starts from that of the program that started this one; VmHWM does not.
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(found[1]) // 2**10
     import resource  # only on Unix
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from thesis_lib.cli.command_line import main
+from thesis_lib.data.datasets import open_dataset
 
 EXPORTS = Path(__file__).parents[4] / "shared" / "data" / "ecotaxa_exports"
 COLUMNS = ("img_file_name", "img_rank", "object_id", "object_annotation_status")
@@ -203,6 +204,19 @@ def without_category(rows):
 def test_faulty_exports_are_refused_in_one_line(change, words, capsys):
     table(Path("source/ecotaxa_a.tsv"), change(export(Path("source"))))
     assert words in refusal(capsys, "source", "out")
+
+
+def test_the_data_set_knows_the_category_of_a_class_unless_it_was_merged():
+    export(Path("source"))
+    assert split("source", "data/whole") == 0
+    categories = {"Copepoda X": "Copepoda X", "egg_other": "egg<other"}
+    assert open_dataset("data/whole").categories == categories
+    Path("map.csv").write_text("from,to\nCopepoda X,both\negg_other,both\n")
+    assert split("source", "data/merged", "--classes", "map.csv") == 0
+    assert open_dataset("data/whole").without([]).categories == categories
+    Path("data/merged/train/other").mkdir()
+    picture(Path("data/merged/train/other/1.png"))
+    assert open_dataset("data/merged").categories == {}
 
 
 def test_images_that_no_row_names_are_counted(capsys):
