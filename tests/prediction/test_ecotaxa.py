@@ -101,8 +101,8 @@ def prediction(path, **changes):
 
 def written(output, found):
     found = list(found)
-    left_out = write_ecotaxa(found, Path(output), [one.path for one in found], len(CLASSES))
-    return left_out
+    images = [one.path for one in found]
+    return write_ecotaxa(found, Path(output), images, len(CLASSES), {})
 
 
 def read(table):

@@ -24,12 +24,7 @@ def predict(options: argparse.Namespace) -> int:
     """Classify new images with a finished run or an exported model."""
     from collections import Counter
 
-    from thesis_lib.prediction.ecotaxa import (
-        import_hints,
-        unreadable_file,
-        with_categories,
-        write_ecotaxa,
-    )
+    from thesis_lib.prediction.ecotaxa import import_hints, unreadable_file, write_ecotaxa
     from thesis_lib.prediction.new_images import find_images
     from thesis_lib.prediction.predictions import (
         check_output,
@@ -57,8 +52,8 @@ def predict(options: argparse.Namespace) -> int:
         left_out, why, where = counts["unreadable"], "could not be read", "in the column 'problem'"
     else:
         print("".join(f"{hint}\n" for hint in import_hints(images, output)), end="")
-        named = with_categories(counted(found, counts), model.categories)
-        left_out = write_ecotaxa(named, output, images, len(model.classes))
+        done = counted(found, counts)
+        left_out = write_ecotaxa(done, output, images, len(model.classes), model.categories)
         why, where = "cannot be imported", f"in {unreadable_file(output)}"
     if model.table is not None:
         print(

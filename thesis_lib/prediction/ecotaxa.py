@@ -99,7 +99,7 @@ def unreadable_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.unreadable.csv")
 
 
-def with_categories(
+def _with_categories(
     found: Iterable[Prediction], categories: Mapping[str, str]
 ) -> Iterator[Prediction]:
     """Yield predictions with the categories of EcoTaxa in place of the names of class folders."""
@@ -110,7 +110,11 @@ def with_categories(
 
 
 def write_ecotaxa(
-    found: Iterable[Prediction], output: Path, images: Sequence[str], num_classes: int
+    found: Iterable[Prediction],
+    output: Path,
+    images: Sequence[str],
+    num_classes: int,
+    categories: Mapping[str, str],
 ) -> int:
     """Write predictions as a TSV table for EcoTaxa, one row per image.
 
@@ -122,11 +126,13 @@ def write_ecotaxa(
         output: the file to write; an existing file is replaced.
         images: paths of the images.
         num_classes: number of classes of the model.
+        categories: class -> its category in EcoTaxa, where it differs.
 
     Returns:
         The number of images left out.
     """
     names, left_out = file_names(images, output), []
+    found = _with_categories(found, categories)
     kinds = columns(num_classes)
     with (
         atomic_path(output) as partial,
