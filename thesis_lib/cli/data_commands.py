@@ -12,7 +12,11 @@ from typing import Any
 from thesis_lib.errors import InputError
 
 RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude", "group_by", "group_by_column")
-READING_OPTIONS = ("format", "status", "all_images", "published_split", "classes")
+READING_OPTIONS = (
+    *("format", "status", "all_images", "published_split", "classes"),
+    *("path_column", "label_column", "split_column"),
+)
+PUBLISHED = ("recipe", "seed", "group_by", "group_by_column")  # what a published split has fixed
 MOST_CLASSES = 100  # rows of the table of classes
 
 
@@ -51,6 +55,10 @@ def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str,
     if options.classes is not None:
         listing = apply_class_map(listing, options.classes)
     published = options.published_split or (listing.is_split and "recipe" not in given)
+    fixed = [name for name in PUBLISHED if name in given]
+    if published and fixed:
+        option = fixed[0].replace("_", "-")
+        raise InputError(f"--{option} cannot be used where the split is taken over from the source")
     asked = SplitOptions(**given, copy=options.copy, as_published=published)
     left_out = split_listing(listing, options.destination, asked)
     print("\n".join(listing.describe()).replace(str(source), str(options.source)))

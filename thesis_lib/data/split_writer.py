@@ -78,7 +78,8 @@ def _write_files(
 ) -> None:
     folder.mkdir(parents=True)
     total = sum(len(files) for splits in plan.values() for files in splits.values())
-    known = [name for name in listing.columns if name not in ("split", "group")]
+    own = ("split", "class", "file", "bytes", "sha256", "group")
+    known = [name for name in listing.columns if name not in own]
     with (
         open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as manifest,
         bar(total=total, desc="split", unit="image") as progress,

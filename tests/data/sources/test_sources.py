@@ -472,3 +472,90 @@ def test_classes_are_merged_renamed_and_dropped_by_a_table(capsys):
 def test_classes_that_differ_only_in_case_spaces_or_unicode_form_are_refused(other, capsys):
     pictures(Path("source"), ("acartia", "caf\u00e9", other))
     assert "would share the folder" in refusal(capsys, "source", "out")
+
+
+def test_a_table_beside_the_images_folders_keeps_them_inside_the_split(monkeypatch):
+    rows = []
+    for cruise in ("cruise1", "cruise2"):
+        for i in range(4):
+            picture(Path("in", cruise, f"{i}.png"), i)
+            rows.append((f"../{cruise}/{i}.png", "ab"[i % 2], "", ""))
+    labels(Path("in/lists/t.csv"), rows)
+    before = set(Path("in").rglob("*"))
+    monkeypatch.chdir("in/lists")
+    assert split("t.csv", "../../data/out", "--recipe", "cosine") == 0
+    monkeypatch.chdir("../..")
+    assert set(Path("in").rglob("*")) == before
+    assert classes("data/out") == {"a": 4, "b": 4}
+    assert {p.name for p in Path("data").iterdir()} == {"out"}
+
+
+@pytest.mark.parametrize("shift", range(3))
+def test_a_long_table_with_a_letter_at_the_border_of_what_is_read_is_recognised(shift):
+    rows = [(*row[:5], "é" * 5_000, row[6]) for row in export(Path("source"))]
+    columns = ("img_file_name", *COLUMNS[1:-1], "object_" + "x" * shift)
+    table(Path("source/ecotaxa_a.tsv"), rows, columns, encoding="utf-8-sig")
+    assert split("source", "out") == 0
+    assert classes("out") == {"Copepoda X": 8, "egg_other": 8}
+
+
+def test_an_open_quote_does_not_swallow_the_rest_of_a_table(capsys):
+    export(Path("source"))
+    file = Path("source/ecotaxa_a.tsv")
+    lines = file.read_text().splitlines()
+    lines[5] = lines[5].replace('"0,5"', '"5 mm net')
+    file.write_text("\n".join(lines))
+    assert "is not a valid table" in refusal(capsys, "source", "out")
+
+
+@pytest.mark.parametrize("odd", ["train", "2014"])
+def test_a_split_or_a_year_beside_other_folders_does_not_become_a_class(odd, capsys):
+    pictures(Path("source", odd), ("a", "b"))
+    for i in range(6):
+        picture(Path(f"source/test/{i}.png"), i)  # Kaggle's test images have no labels
+    error = refusal(capsys, "source", "out")
+    assert (
+        f"the folder '{odd}' of source contains folders" in error and f"give source/{odd}" in error
+    )
+    assert split(f"source/{odd}", "out") == 0 and classes("out") == {"a": 6, "b": 6}
+
+
+def test_a_folder_around_the_class_folders_is_refused_with_the_one_to_give(capsys):
+    pictures(Path("source/labeled"), ("a", "b"))
+    assert "give source/labeled if those are the classes" in refusal(capsys, "source", "out")
+
+
+def test_merging_loses_no_image_whatever_the_names():
+    pictures(Path("source"), ("a", "b", "c"))
+    for path in ("a/1.png", "a/b/1.png", "b/1.png", "b/b/1.png"):
+        picture(Path("source", path))
+    Path("map.csv").write_text("from,to\nb,a\n")
+    assert split("source", "out", "--classes", "map.csv") == 0
+    assert classes("out") == {"a": 16, "c": 6}
+
+
+def test_the_table_of_an_export_is_refused_with_what_to_give(capsys):
+    export(Path("source"))
+    assert "give its folder" in refusal(capsys, "source/ecotaxa_a.tsv", "out")
+
+
+def test_rows_without_an_image_are_counted_and_without_an_object_refused(capsys):
+    rows = export(Path("source"))
+    table(Path("source/ecotaxa_a.tsv"), [*rows, ("clip.mp4", *rows[0][1:])])
+    assert split("source", "out") == 0
+    assert "left out: rows that name no image: 1" in capsys.readouterr().out
+    table(Path("source/ecotaxa_a.tsv"), [(*row[:2], "", *row[3:]) for row in rows])
+    assert "has no object_id" in refusal(capsys, "source", "new")
+
+
+def test_options_that_a_published_split_has_fixed_are_refused(capsys):
+    learning_set(Path("in"))
+    for words in (("--seed", 7), ("--recipe", "cosine"), ("--group-by", "x")):
+        error = refusal(capsys, "in", "out", "--published-split", *words)
+        assert f"{words[0]} cannot be used where the split is taken over" in error
+
+
+def test_pooled_classes_that_differ_only_in_case_are_refused(capsys):
+    pictures(Path("whoi/2014"), ("Acartia", "b"))
+    pictures(Path("whoi/2015"), ("acartia", "b"))
+    assert "would share the folder" in refusal(capsys, "whoi", "out")

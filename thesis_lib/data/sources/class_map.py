@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from thesis_lib.data.sources.listing import Listing, class_names
+from thesis_lib.data.sources.listing import Listing, check_distinct, class_names
 from thesis_lib.data.sources.text_tables import read_rows
 from thesis_lib.errors import InputError, nearest
 
@@ -36,9 +36,12 @@ def apply_class_map(listing: Listing, table: Path) -> Listing:
             mapped.left_out[f"images of {name!r}, which {table.name} drops"] += len(files)
             continue
         for file, path in files.items():
-            renamed = file if file not in mapped.files.get(new, {}) else f"{name}/{file}"
-            mapped.files.setdefault(new, {})[renamed] = path
+            taken, renamed = mapped.files.setdefault(new, {}), file
+            while renamed in taken:
+                renamed = f"{name}/{renamed}"
+            taken[renamed] = path
             facts = listing.facts.get((name, file), {})
             mapped.facts[new, renamed] = facts | {BEFORE: name}
     mapped.files = {name: mapped.files[name] for name in sorted(mapped.files)}
+    check_distinct(listing.root, {name: name for name in mapped.files})
     return mapped

@@ -59,8 +59,8 @@ def read_ecotaxa(
         have: ``egg<other`` becomes ``egg_other``.
 
     Raises:
-        InputError: if no object has a category or one of the statuses, files are missing, a file
-            has two categories, or two categories would get the same folder.
+        InputError: if no object has a category or one of the statuses, files or object ids are
+            missing, a file has two categories, or two categories would get the same folder.
     """
     listing = Listing("EcoTaxa export", root, {})
     rows = _rows(tables, column, listing.left_out)
@@ -104,6 +104,11 @@ def _rows(tables: Sequence[Path], column: str | None, left_out: Counter[str]) ->
                     "of the table"
                 )
             path = table.parent / name
+            if not is_image(name):
+                left_out["rows that name no image"] += 1
+                continue
+            if not row["object_id"]:
+                raise InputError(f"{table} line {line}: {name!r} has no object_id; give it one")
             if path not in rows and not path.is_file():
                 missing.append(name)
                 continue
@@ -117,7 +122,8 @@ def _rows(tables: Sequence[Path], column: str | None, left_out: Counter[str]) ->
     if missing:
         raise InputError(
             f"{len(missing):,} of the images that {first_few(list(map(str, tables)))} name do not "
-            f"exist: {first_few(missing)}; export them, or remove their rows"
+            f"exist: {first_few(missing)}; export them, remove their rows, or write --format "
+            "class-folders if the folders are the classes"
         )
     return rows
 
@@ -138,7 +144,8 @@ def _with_status(
 ) -> dict[Path, Row]:
     if not any(STATUS in row for row in rows.values()):
         return rows
-    status_of = {path: row.get(STATUS) or STATUSES[-1] for path, row in rows.items()}
+    # A table without the column is taken whole, as if it were the only one.
+    status_of = {path: row.get(STATUS, statuses[0]) or STATUSES[-1] for path, row in rows.items()}
     counts = Counter(status_of.values())
     found = {path: row for path, row in rows.items() if status_of[path] in statuses}
     if not found:

@@ -67,6 +67,7 @@ def read_folders_of(root: Path, tops: dict[str, str], what: str) -> Listing:
         elif path.is_dir() and path.name not in tops and not is_system(path.name):
             listing.left_out[f"folder {path.name}, which is none of these"] += 1
     listing.files = {name: listing.files[name] for name in sorted(listing.files)}
+    check_distinct(root, {name: name for name in listing.files})
     return listing
 
 
@@ -77,7 +78,7 @@ def split_folders(root: Path) -> dict[str, str]:
         for folder in class_folders(root)
         if folder.name.lower() in SPLIT_NAMES and class_folders(folder)
     }
-    return found if "train" in found.values() and len(found) > 1 else {}
+    return found if {"train", "test"} <= set(found.values()) else {}
 
 
 def period_folders(root: Path) -> list[str]:
@@ -88,12 +89,26 @@ def period_folders(root: Path) -> list[str]:
 
 
 def check_are_classes(listing: Listing) -> None:
-    """Check that the folders that are about to become classes do not look like samples or copies.
+    """Check that the folders that are about to become classes do not look like anything else.
 
     Raises:
-        InputError: if many of them contain folders of the same names.
+        InputError: if there is only one, if they are called like splits or years and contain
+            folders, or if many of them contain folders of the same names.
     """
     root = listing.root
+    deep = [name for name in listing.files if class_folders(root / name)]
+    if len(listing.files) == 1 and deep:
+        raise InputError(
+            f"{root} has only one folder, {deep[0]!r}, which contains folders; give "
+            f"{root / deep[0]} if those are the classes"
+        )
+    odd = [n for n in deep if n.lower() in SPLIT_NAMES or PERIOD.fullmatch(n)]
+    if odd:
+        raise InputError(
+            f"the folder {odd[0]!r} of {root} contains folders, so it looks like a split or a "
+            f"period, not like a class; give {root / odd[0]} alone, or write --format groups to "
+            "pool the classes over such folders, or --format class-folders if it is a class"
+        )
     inner = {name: {f.name for f in class_folders(root / name)} for name in listing.files}
     if len(inner) < 2 or not all(inner.values()):
         return

@@ -124,5 +124,6 @@ def file_names(root: Path, paths: Sequence[Path]) -> Iterator[str]:
         if names[path.name.casefold()] == 1:
             yield path.name
         else:
-            inside = path.relative_to(root) if path.is_relative_to(root) else path
-            yield inside.as_posix().lstrip("/")
+            whole, base = (Path(os.path.abspath(place)) for place in (path, root))
+            inside = whole.relative_to(base) if whole.is_relative_to(base) else whole
+            yield inside.relative_to(inside.anchor).as_posix()

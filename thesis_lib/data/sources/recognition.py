@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thesis_lib.data.images import class_folders
-from thesis_lib.data.sources.ecotaxa import find_tables, read_ecotaxa
+from thesis_lib.data.sources.ecotaxa import NEEDED, find_tables, read_ecotaxa
 from thesis_lib.data.sources.folders import (
     GROUP,
     SPLIT,
@@ -18,13 +18,14 @@ from thesis_lib.data.sources.folders import (
 from thesis_lib.data.sources.labelled_table import Columns, read_labelled_table
 from thesis_lib.data.sources.learning_set import find_taxa, read_learning_set
 from thesis_lib.data.sources.listing import Listing
+from thesis_lib.data.sources.text_tables import header_of
 from thesis_lib.errors import InputError
 
 LACKING = {
     "ecotaxa": "a table with the columns img_file_name and object_id",
     "learning-set": "a table taxa.csv.gz beside the folder imgs/",
     "groups": "folders of class folders",
-    "split": "folders train/ and test/ (or val/) of class folders",
+    "split": "folders train/ and test/ of class folders",
     "table": "a table: give the CSV or TSV file itself",
 }
 
@@ -78,6 +79,8 @@ def read_source(root: Path, reading: Reading) -> Listing:
 def _read(root: Path, reading: Reading) -> Listing | None:
     asked = reading.format
     if root.is_file():
+        if asked is None and set(NEEDED) <= set(header_of(root)):
+            raise InputError(f"{root} is the table of an EcoTaxa export; give its folder")
         is_asked = asked in (None, "table")
         return read_labelled_table(root, reading.columns) if is_asked else None
     if asked in (None, "ecotaxa") and (tables := find_tables(root)):

@@ -34,7 +34,9 @@ def header_of(path: Path) -> list[str]:
 
     Only the first 64 KiB are read.
     """
-    lines = decoded(_content(path, 2**16)).splitlines()[:1]
+    start = _content(path, 2**16)
+    end = start.rfind(b"\n") + 1 if b"\0" not in start else len(start)  # not within a letter
+    lines = decoded(start[: end or None]).splitlines()[:1]
     if not lines or "\0" in lines[0]:
         return []
     return [name.strip() for name in next(csv.reader(lines, delimiter=delimiter_of(lines[0])))]
@@ -59,7 +61,7 @@ def read_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[int, 
     lines = io.StringIO(decoded(_content(path)), newline="")
     delimiter = delimiter_of(lines.readline())
     lines.seek(0)
-    reader = csv.DictReader(lines, delimiter=delimiter, restval="")
+    reader = csv.DictReader(lines, delimiter=delimiter, restval="", strict=True)
     names = [name.strip() for name in reader.fieldnames or ()]
     reader.fieldnames = names
     for column in columns:
