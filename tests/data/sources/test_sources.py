@@ -559,3 +559,19 @@ def test_pooled_classes_that_differ_only_in_case_are_refused(capsys):
     pictures(Path("whoi/2014"), ("Acartia", "b"))
     pictures(Path("whoi/2015"), ("acartia", "b"))
     assert "would share the folder" in refusal(capsys, "whoi", "out")
+
+
+def test_what_is_left_out_of_an_archive_is_counted(capsys):
+    pictures(Path("source"), ("a", "b"))
+    for name in ("a/scan.raw", "b/scan.raw", "a/notes.txt", "__MACOSX/a/1.png", "a/.DS_Store"):
+        Path("source", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("source", name).write_bytes(b"x")
+    for kind, name in (("zip", "set.zip"), ("gztar", "set.tar.gz")):
+        archive = shutil.make_archive("set", kind, "source")
+        assert split(archive, f"out {kind}") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert {line for line in lines if "left out" in line} == {
+            "left out of the archive: files with the suffix .raw: 2",
+            "left out of the archive: files with the suffix .txt: 1",
+            "left out of the archive: hidden or system files: 2",
+        }, name

@@ -8,6 +8,7 @@ import stat
 import tarfile
 import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -15,6 +16,7 @@ from typing import IO, Any, cast
 from thesis_lib.data.images import class_folders, is_image, is_system
 from thesis_lib.data.sources.ecotaxa import find_tables
 from thesis_lib.data.sources.learning_set import find_taxa
+from thesis_lib.data.sources.listing import no_image
 from thesis_lib.data.sources.text_tables import is_table
 from thesis_lib.data.split_writer import check_destination, sweep_beside
 from thesis_lib.errors import InputError
@@ -51,7 +53,7 @@ def unpacked(source: Path, destination: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
         with _readable(source):
-            (_unpack_zip if zipfile.is_zipfile(source) else _unpack_tar)(source, folder)
+            left_out = (_unpack_zip if zipfile.is_zipfile(source) else _unpack_tar)(source, folder)
         if not any(is_image(path.name) for path in folder.rglob("*")):
             raise InputError(f"the archive {str(source)!r} contains no images")
         root = folder
@@ -59,6 +61,8 @@ def unpacked(source: Path, destination: Path) -> Iterator[Path]:
             described = find_tables(folder) or find_taxa(folder)
             root = folder if described else _class_root(folder)
             yield root
+            for reason, number in left_out.most_common():
+                print(f"left out of the archive: {reason}: {number:,}")
         except InputError as error:  # name the archive, not the hidden folder
             raise InputError(str(error).replace(str(root), str(source))) from None
     finally:
@@ -87,7 +91,7 @@ def _readable(source: Path) -> Iterator[None]:
         ) from None
 
 
-def _unpack_zip(source: Path, folder: Path) -> None:
+def _unpack_zip(source: Path, folder: Path) -> Counter[str]:
     with zipfile.ZipFile(source, metadata_encoding="utf-8") as archive:
         check = _Check(source, folder)
         chosen = []
@@ -97,9 +101,10 @@ def _unpack_zip(source: Path, folder: Path) -> None:
                 chosen.append(info)
         for info in bar(iterable=chosen, desc="unpack", unit="file"):
             archive.extract(info, folder)  # reads no more than file_size, and checks the CRC
+    return check.left_out
 
 
-def _unpack_tar(source: Path, folder: Path) -> None:
+def _unpack_tar(source: Path, folder: Path) -> Counter[str]:
     with tarfile.open(source, encoding="utf-8", errors="strict") as archive:
         check = _Check(source, folder)
         for info in bar(iterable=archive, desc="unpack", unit="file"):
@@ -113,6 +118,7 @@ def _unpack_tar(source: Path, folder: Path) -> None:
         are_zeros = [not rest.strip(b"\0") for rest in iter(lambda: stream.read(2**20), b"")]
         if not are_zeros or not all(are_zeros):
             raise tarfile.ReadError(f"no end marker after {archive.offset:,} bytes")
+    return check.left_out
 
 
 class _Check:
@@ -122,6 +128,7 @@ class _Check:
         self.source, self.packed = source, source.stat().st_size
         self.free = shutil.disk_usage(folder).free - MARGIN_BYTES
         self.total, self.names = 0, set[str]()
+        self.left_out: Counter[str] = Counter()
 
     def is_wanted(self, name: str, size: int, kind: int) -> bool:
         """Return whether a member is a folder, an image or a table to unpack.
@@ -162,6 +169,8 @@ class _Check:
             )
         if wanted:
             self.names.add(path)
+        elif kind == stat.S_IFREG:
+            self.left_out["hidden or system files" if hidden else no_image(name)] += 1
         return wanted
 
 

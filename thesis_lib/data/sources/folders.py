@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from thesis_lib.data.images import check_names, class_folders, is_image, is_system
-from thesis_lib.data.sources.listing import Listing, check_distinct, walk
+from thesis_lib.data.sources.listing import Listing, check_distinct, no_image, walk
 from thesis_lib.errors import InputError, first_few
 
 SPLIT_NAMES = {
@@ -27,9 +27,7 @@ def read_class_folders(root: Path) -> Listing:
     for path in walk(root, listing.left_out):
         steps = path.relative_to(root).parts
         if not is_image(path.name):
-            suffix = path.suffix.lower()
-            what = f"files with the suffix {suffix}" if suffix else "files without a suffix"
-            listing.left_out[what] += 1
+            listing.left_out[no_image(path.name)] += 1
         elif len(steps) == 1:
             listing.left_out["images outside class folders"] += 1
         else:

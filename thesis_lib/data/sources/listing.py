@@ -81,6 +81,12 @@ def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
+def no_image(name: str) -> str:
+    """Return the reason for which a file is left out that is no image."""
+    suffix = os.path.splitext(name)[1].lower()
+    return f"files with the suffix {suffix}" if suffix else "files without a suffix"
+
+
 def class_names(source: Path, labels: Iterable[str]) -> dict[str, str]:
     """Return label -> the name of its class folder; ``egg<other`` becomes ``egg_other``.
 
