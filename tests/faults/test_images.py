@@ -473,7 +473,7 @@ def test_name_that_no_table_can_hold_is_refused(workbook, monkeypatch, place, ki
 
 def test_name_that_is_not_utf8_would_break_the_manifest(workbook, monkeypatch):
     write_named(workbook / "classes", "file", b"caf\xe9")
-    monkeypatch.setattr(images, "check_names", lambda *_: None)
+    monkeypatch.setattr("thesis_lib.data.sources.folders.check_names", lambda *_: None)
     with pytest.raises(UnicodeEncodeError):
         split_dataset(workbook / "classes", workbook / "again")
 
