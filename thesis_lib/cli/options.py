@@ -108,33 +108,40 @@ def add_split(split: argparse.ArgumentParser) -> None:
     split.add_argument(
         "--group-by-column",
         metavar="COLUMN",
-        help="keep images with the same value of this column of the source's table in the same "
-        "split, such as sample_id",
+        help="keep images with the same value in this column of the source's table, such as "
+        "sample_id, in the same split",
     )
     split.add_argument("--exclude", nargs="+", metavar="CLASS", help="leave out these classes")
     split.add_argument(
-        "--format", choices=FORMATS, help="what the source is, if it is not recognised rightly"
+        "--format",
+        choices=FORMATS,
+        help="format of the source, in case it is not recognised correctly",
     )
     split.add_argument(
         "--status",
         nargs="+",
         choices=STATUSES,
-        help="of an EcoTaxa export, take objects with these statuses (default validated)",
+        help="take objects with these statuses from an EcoTaxa export (default: validated)",
     )
     split.add_argument(
         "--all-images",
         action="store_true",
-        help="of an EcoTaxa export, take all images of an object, and keep them in one split",
+        help="take all images of each object of an EcoTaxa export, and keep them in one split "
+        "(default: one image per object)",
     )
     split.add_argument(
         "--classes",
         type=Path,
         metavar="CSV",
-        help="merge, rename or drop classes by a table with the columns from,to (to empty: drop)",
+        help="table with the columns from,to that renames or merges classes; an empty to drops one",
     )
-    for name, what in (("path", "images"), ("label", "classes"), ("split", "splits to take over")):
+    for name, what in (
+        ("path", "path of each image"),
+        ("label", "class of each image"),
+        ("split", "split of each image, to take it over"),
+    ):
         split.add_argument(
-            f"--{name}-column", metavar="COLUMN", help=f"of a table: the column of the {what}"
+            f"--{name}-column", metavar="COLUMN", help=f"column of a table with the {what}"
         )
     split.add_argument(
         "--published-split",

@@ -103,7 +103,7 @@ def split_listing(listing: Listing, destination: Path, options: SplitOptions) ->
         raise InputError(f"seed must be from 0 to 4294967295, not {options.seed}")
     if listing.is_split and not options.as_published:
         raise InputError(
-            f"{listing.root} is already split: it has {listing.format}; leave out --recipe to "
+            f"{listing.root} is already split: it has {listing.words}; leave out --recipe to "
             "take its split over, or give the folder of the unsplit data"
         )
     files, left_out = _files_by_class(listing, options)
@@ -197,10 +197,11 @@ def _files_by_class(
                 f"{', '.join(f'{name!r} {n:,}' for name, n in left_out.items())}"
             )
     needed = 1 if options.as_published else RECIPES[options.recipe]
+    wants = "a split" if options.as_published else f"recipe {options.recipe}"
     small = [f"{name!r} ({len(found)})" for name, found in files.items() if len(found) < needed]
     if small:
         raise InputError(
-            f"recipe {options.recipe} needs at least {needed} images per class; too few in "
+            f"{wants} needs at least {needed} images per class; too few in "
             f"{', '.join(small)}; leave out these classes with --min-images {needed}"
         )
     return files, left_out

@@ -65,10 +65,11 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], normalize: bool
     norm = _cell_norm(100 if normalize else counts.max())
     edges = np.arange(k + 1) - 0.5
     style: dict[str, Any] = {"cmap": CELL_MAP, "norm": norm, "edgecolor": "0.92", "linewidth": 0.2}
-    names = [shorten(name, min(45, text_width() / 3), TICK) for name in classes]
-    longest = max(printed_width(name, TICK) for name in names)
+    few = classes if k <= NAMED_CLASSES else []
+    names = [shorten(name, min(45, text_width() / 3), TICK) for name in few]
+    longest = max((printed_width(name, TICK) for name in names), default=0)
     side = min(max(11 * k + 8, 40), text_width() - longest - 12 - COLOR_BAR_MM)
-    if k <= NAMED_CLASSES and side >= k * CELL_MM:
+    if names and side >= k * CELL_MM:
         wide = longest > side / k - 1
         figure, axes = subplots(side + (longest if wide else 3) + 12)
         mesh = axes.pcolormesh(edges, edges, shown, **style)

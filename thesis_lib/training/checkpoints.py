@@ -188,7 +188,7 @@ def load_classifier(run: RunDirectory) -> tuple[Classifier, dict[str, Any]]:
     Returns:
         The classifier and the content of ``head.pth``.
     """
-    head = load(run.head_file)
+    head = {"categories": {}} | load(run.head_file)  # runs probed earlier have no categories
     backbone, _ = load_backbone(checkpoint_path(run, head["checkpoint"]))
     classifier = Classifier(backbone, linear_head(backbone.num_features, len(head["classes"])))
     classifier.head.load_state_dict(head["weights"])

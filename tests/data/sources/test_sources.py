@@ -422,9 +422,13 @@ def test_a_table_of_paths_and_labels(capsys):
         (
             [("pics/0.png", "A", "s", "train")],
             "where,label,site,part",
-            "none is obvious for --path",
+            "is for --path-column; name it with --path-column: where, label",
         ),
-        ([("pics/0.png", "A", "s", "train")], "path,label,class,part", "2 of them is obvious"),
+        (
+            [("pics/0.png", "A", "s", "train")],
+            "path,label,class,part",
+            "is for --label-column; name it with --label-column: label, class",
+        ),
         ([("pics/99.png", "A", "s", "train")], "path,label,site,part", "1 of the images"),
         ([("a.txt", "A", "s", "train")], "path,label,site,part", "names no image with a label"),
         (
@@ -543,7 +547,7 @@ def test_rows_without_an_image_are_counted_and_without_an_object_refused(capsys)
     rows = export(Path("source"))
     table(Path("source/ecotaxa_a.tsv"), [*rows, ("clip.mp4", *rows[0][1:])])
     assert split("source", "out") == 0
-    assert "left out: rows that name no image: 1" in capsys.readouterr().out
+    assert "left out: rows that do not name an image: 1" in capsys.readouterr().out
     table(Path("source/ecotaxa_a.tsv"), [(*row[:2], "", *row[3:]) for row in rows])
     assert "has no object_id" in refusal(capsys, "source", "new")
 

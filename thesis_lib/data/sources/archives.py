@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from thesis_lib.data.images import class_folders, is_image, is_system
-from thesis_lib.data.sources.ecotaxa import find_tables
-from thesis_lib.data.sources.learning_set import find_taxa
-from thesis_lib.data.sources.listing import no_image
+from thesis_lib.data.sources.ecotaxa import export_tables
+from thesis_lib.data.sources.learning_set import taxa_table
+from thesis_lib.data.sources.listing import no_image, tables_in
 from thesis_lib.data.sources.text_tables import is_table
 from thesis_lib.data.split_writer import check_destination, sweep_beside
 from thesis_lib.errors import InputError
@@ -58,7 +58,8 @@ def unpacked(source: Path, destination: Path) -> Iterator[Path]:
             raise InputError(f"the archive {str(source)!r} contains no images")
         root = folder
         try:
-            described = find_tables(folder) or find_taxa(folder)
+            tables = tables_in(folder)
+            described = export_tables(tables) or taxa_table(tables)
             root = folder if described else _class_root(folder)
             yield root
             for reason, number in left_out.most_common():

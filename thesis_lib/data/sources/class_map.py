@@ -1,5 +1,6 @@
 """Merge, rename and drop classes by a table with the columns from and to."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from thesis_lib.data.sources.listing import Listing, check_distinct, class_names
@@ -29,7 +30,7 @@ def apply_class_map(listing: Listing, table: Path) -> Listing:
             raise InputError(f"{table} line {line}: the class {name!r} is named twice")
         target[name] = row["to"]
     folders = class_names(table, {name for name in target.values() if name})
-    mapped = Listing(listing.format, listing.root, {}, {}, listing.left_out, listing.is_split)
+    mapped = replace(listing, files={}, facts={})
     for name, files in listing.files.items():
         new = folders.get(target.get(name, ""), name if name not in target else "")
         if not new:

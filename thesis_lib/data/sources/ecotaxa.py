@@ -12,9 +12,9 @@ from pathlib import Path
 
 from thesis_lib.data.images import is_image
 from thesis_lib.data.sources import STATUSES
-from thesis_lib.data.sources.listing import Listing, class_names, file_names, walk
-from thesis_lib.data.sources.text_tables import header_of, is_table, read_rows
-from thesis_lib.errors import InputError, first_few
+from thesis_lib.data.sources.listing import Listing, NamedImages, class_names, file_names, walk
+from thesis_lib.data.sources.text_tables import header_of, read_rows
+from thesis_lib.errors import InputError
 
 NEEDED = ("img_file_name", "object_id")
 CATEGORY, STATUS = "object_annotation_category", "object_annotation_status"
@@ -32,9 +32,8 @@ OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:|.*(^|/)\.\.(/|$)|.*[\r\n\0]")
 Row = dict[str, str]
 
 
-def find_tables(folder: Path) -> list[Path]:
-    """Return the tables of an EcoTaxa export in a folder at any depth, sorted."""
-    tables = (path for path in walk(folder, Counter()) if is_table(path.name))
+def export_tables(tables: Sequence[Path]) -> list[Path]:
+    """Return those of some tables that belong to an EcoTaxa export."""
     return [path for path in tables if set(NEEDED) <= set(header_of(path))]
 
 
@@ -49,7 +48,7 @@ def read_ecotaxa(
 
     Args:
         root: the folder of the export.
-        tables: see :func:`find_tables`.
+        tables: see :func:`export_tables`.
         statuses: take objects with one of these ``STATUSES`` only.
         all_images: take all images of an object, not only the one with the lowest ``img_rank``.
         column: a further column to keep in ``facts``, besides ``KEPT``.
@@ -62,8 +61,9 @@ def read_ecotaxa(
         InputError: if no object has a category or one of the statuses, files or object ids are
             missing, a file has two categories, or two categories would get the same folder.
     """
-    listing = Listing("EcoTaxa export", root, {})
-    rows = _rows(tables, column, listing.left_out)
+    words = f"EcoTaxa export ({len(tables)} {'table' if len(tables) == 1 else 'tables'})"
+    listing = Listing("ecotaxa", words, root, {})
+    rows = _rows(root, tables, column, listing.left_out)
     named = {*rows, *tables}
     rows = _with_category(root, rows, listing.left_out)
     rows = _with_status(root, rows, statuses, listing.left_out)
@@ -80,52 +80,36 @@ def read_ecotaxa(
         if path not in named:
             what = "images that no row names" if is_image(path.name) else "other files"
             listing.left_out[what] += 1
-    listing.format += f" ({len(tables)} {'table' if len(tables) == 1 else 'tables'})"
     return listing
 
 
-def _rows(tables: Sequence[Path], column: str | None, left_out: Counter[str]) -> dict[Path, Row]:
+def _rows(
+    root: Path, tables: Sequence[Path], column: str | None, left_out: Counter[str]
+) -> dict[Path, Row]:
     """Return image -> its row, of all tables."""
-    rows: dict[Path, Row] = {}
-    missing = []
+    images = NamedImages(CATEGORY, left_out)
     for table in tables:
-        wanted = (*NEEDED, column) if column else NEEDED
-        for line, row in read_rows(table, wanted):
+        for line, row in read_rows(table, (*NEEDED, column) if column else NEEDED):
             if set(row.values()) <= TYPES:
                 continue
-            row = {key: row[key] for key in (*KEPT, "img_rank", column) if key in row} | {
-                "img_file_name": row["img_file_name"],
-                CATEGORY: row.get(CATEGORY) or row.get(f"{CATEGORY}_id", ""),
-            }
-            name = row["img_file_name"]
+            name, where = row["img_file_name"], f"{table} line {line}"
             if not name or OUTSIDE.match(name):
                 raise InputError(
-                    f"{table} line {line}: img_file_name {name!r} must be a path below the folder "
-                    "of the table"
+                    f"{where}: img_file_name {name!r} must be a path below the folder of the table"
                 )
-            path = table.parent / name
             if not is_image(name):
-                left_out["rows that name no image"] += 1
+                left_out["rows that do not name an image"] += 1
                 continue
             if not row["object_id"]:
-                raise InputError(f"{table} line {line}: {name!r} has no object_id; give it one")
-            if path not in rows and not path.is_file():
-                missing.append(name)
-                continue
-            if path in rows and rows[path][CATEGORY] != row[CATEGORY]:
-                raise InputError(
-                    f"{table} line {line}: {name!r} has the category {row[CATEGORY]!r}, but "
-                    f"another row gives {rows[path][CATEGORY]!r}; correct one of them"
-                )
-            left_out["rows that name an image again"] += path in rows
-            rows.setdefault(path, row)
-    if missing:
-        raise InputError(
-            f"{len(missing):,} of the images that {first_few(list(map(str, tables)))} name do not "
-            f"exist: {first_few(missing)}; export them, remove their rows, or write --format "
-            "class-folders if the folders are the classes"
-        )
-    return rows
+                raise InputError(f"{where}: {name!r} has no object_id; give it one")
+            kept = {key: row[key] for key in (*KEPT, "img_rank", column) if key in row}
+            kept[CATEGORY] = row.get(CATEGORY) or row.get(f"{CATEGORY}_id", "")
+            images.add(table.parent / name, kept, f"{where}: {name!r}")
+    return images.found(
+        root,
+        "export them, remove their rows, or write --format class-folders if the folders are the "
+        "classes",
+    )
 
 
 def _with_category(root: Path, rows: dict[Path, Row], left_out: Counter[str]) -> dict[Path, Row]:

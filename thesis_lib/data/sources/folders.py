@@ -23,7 +23,7 @@ def read_class_folders(root: Path) -> Listing:
     Raises:
         InputError: if a folder cannot be read, or a name cannot be written to a table.
     """
-    listing = Listing("class folders", root, {})
+    listing = Listing("class-folders", "class folders", root, {})
     for path in walk(root, listing.left_out):
         steps = path.relative_to(root).parts
         if not is_image(path.name):
@@ -49,7 +49,8 @@ def read_folders_of(root: Path, tops: dict[str, str], what: str) -> Listing:
         tops: name of such a folder -> its value in the facts; others are left out.
         what: the name of the facts' column, such as ``GROUP``.
     """
-    listing = Listing(f"class folders in each of {', '.join(tops)}", root, {})
+    words = f"class folders in each of {', '.join(tops)}"
+    listing = Listing("split" if what == SPLIT else "groups", words, root, {})
     listing.is_split = what == SPLIT
     for top, value in tops.items():
         found = read_class_folders(root / top)
@@ -76,7 +77,7 @@ def split_folders(root: Path) -> dict[str, str]:
         for folder in class_folders(root)
         if folder.name.lower() in SPLIT_NAMES and class_folders(folder)
     }
-    return found if {"train", "test"} <= set(found.values()) else {}
+    return found if "train" in found.values() and len(found) > 1 else {}
 
 
 def period_folders(root: Path) -> list[str]:
@@ -104,7 +105,7 @@ def check_are_classes(listing: Listing) -> None:
     if odd:
         raise InputError(
             f"the folder {odd[0]!r} of {root} contains folders, so it looks like a split or a "
-            f"period, not like a class; give {root / odd[0]} alone, or write --format groups to "
+            f"year, not like a class; give {root / odd[0]} alone, or write --format groups to "
             "pool the classes over such folders, or --format class-folders if it is a class"
         )
     inner = {name: {f.name for f in class_folders(root / name)} for name in listing.files}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from thesis_lib.data.images import is_image
 from thesis_lib.data.sources.folders import SPLIT, SPLIT_NAMES
-from thesis_lib.data.sources.listing import Listing, class_names, file_names
+from thesis_lib.data.sources.listing import Listing, NamedImages, class_names, file_names
 from thesis_lib.data.sources.text_tables import header_of, read_rows
-from thesis_lib.errors import InputError, first_few, nearest
+from thesis_lib.errors import InputError, nearest
 
 # The names that are taken for a column if none is given.
 PATHS = ("path", "file", "filename", "file_name", "image", "image_path", "img_file_name")
@@ -44,7 +44,7 @@ def read_labelled_table(table: Path, columns: Columns) -> Listing:
     label_column = _chosen(table, names, columns.label, LABELS, "--label-column")
     if columns.split is not None:
         _chosen(table, names, columns.split, (), "--split-column")
-    listing = Listing(f"image table ({path_column}, {label_column})", table, {})
+    listing = Listing("table", f"image table ({path_column}, {label_column})", table, {})
     listing.is_split = columns.split is not None
     rows = _labelled_images(table, path_column, label_column, listing.left_out)
     folders = class_names(table, {row[label_column] for row in rows.values()})
@@ -63,29 +63,17 @@ def _labelled_images(
     table: Path, path_column: str, label_column: str, left_out: Counter[str]
 ) -> dict[Path, dict[str, str]]:
     """Return image -> its row."""
-    rows: dict[Path, dict[str, str]] = {}
-    missing = []
+    images = NamedImages(label_column, left_out)
     for line, row in read_rows(table):
-        path = Path(os.path.normpath(table.parent / row[path_column]))
-        if not row[path_column] or not is_image(path.name):
-            left_out["rows that name no image"] += 1
+        name = row[path_column]
+        if not is_image(name):
+            left_out["rows that do not name an image"] += 1
         elif not row[label_column]:
             left_out["images without a label"] += 1
-        elif path in rows and rows[path][label_column] != row[label_column]:
-            raise InputError(
-                f"{table} line {line}: {row[path_column]!r} has the label {row[label_column]!r}, "
-                f"but another row gives {rows[path][label_column]!r}; correct one of them"
-            )
-        elif path not in rows and not path.is_file():
-            missing.append(row[path_column])
         else:
-            left_out["rows that name an image again"] += path in rows
-            rows.setdefault(path, row)
-    if missing:
-        raise InputError(
-            f"{len(missing):,} of the images that {table} names do not exist: "
-            f"{first_few(missing)}; paths are relative to the table's folder"
-        )
+            path = Path(os.path.normpath(table.parent / name))
+            images.add(path, row, f"{table} line {line}: {name!r}")
+    rows = images.found(table, "paths are relative to the folder of the table")
     if not rows:
         raise InputError(f"{table} names no image with a label")
     return rows
@@ -101,9 +89,8 @@ def _chosen(
         return given
     found = [name for name in names if name.lower() in obvious]
     if len(found) != 1:
-        which = f"{len(found)} of them" if found else "none"
         raise InputError(
-            f"{table} has the columns {', '.join(names)}, and {which} is obvious for {option}; "
-            f"give it with {option}"
+            f"cannot tell which column of {table} is for {option}; name it with {option}: "
+            f"{', '.join(found or names)}"
         )
     return found[0]

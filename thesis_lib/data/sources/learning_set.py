@@ -1,6 +1,8 @@
 """Read a learning set of EcoTaxa as published on SEANOE: ``imgs/<taxon>/`` and ``taxa.csv.gz``."""
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from thesis_lib.data.sources.folders import SPLIT, SPLIT_NAMES, read_class_folders
@@ -11,11 +13,10 @@ from thesis_lib.errors import InputError, first_few
 COLUMNS = ("objid", "taxon")
 
 
-def find_taxa(root: Path) -> Path | None:
-    """Return the table of taxa of a learning set, or None."""
-    names = ("taxa.csv.gz", "taxa.csv")
-    tables = [path for path in walk(root, Counter()) if path.name in names]
-    return next((path for path in tables if (path.parent / "imgs").is_dir()), None)
+def taxa_table(tables: Sequence[Path]) -> Path | None:
+    """Return the one of some tables that lists the taxa of a learning set, or None."""
+    named = (path for path in tables if path.name in ("taxa.csv.gz", "taxa.csv"))
+    return next((path for path in named if (path.parent / "imgs").is_dir()), None)
 
 
 def read_learning_set(root: Path, taxa: Path) -> Listing:
@@ -24,8 +25,10 @@ def read_learning_set(root: Path, taxa: Path) -> Listing:
     Raises:
         InputError: if the table lacks a column or names images that do not exist.
     """
-    listing = read_class_folders(taxa.parent / "imgs")
-    listing.root, listing.format = root, f"EcoTaxa learning set ({taxa.name})"
+    images = taxa.parent / "imgs"
+    listing = read_class_folders(images)
+    words = f"EcoTaxa learning set ({taxa.name})"
+    listing = replace(listing, format="learning-set", words=words, root=root)
     rows = {row["objid"]: row for _, row in read_rows(taxa, COLUMNS)}
     unnamed = 0
     for name, files in listing.files.items():
@@ -49,8 +52,7 @@ def read_learning_set(root: Path, taxa: Path) -> Listing:
             f"{first_few(list(rows))}; unpack the archive again"
         )
     listing.left_out["images that taxa.csv does not name"] += unnamed
-    inside = sum(1 for _ in walk(taxa.parent / "imgs", Counter()))
-    others = sum(1 for _ in walk(root, Counter())) - inside - 1
-    listing.left_out["other files, such as features and maps"] += others
-    listing.left_out += Counter()
+    for path in walk(root, Counter()):
+        if not path.is_relative_to(images) and path != taxa:
+            listing.left_out["other files, such as features and maps"] += 1
     return listing

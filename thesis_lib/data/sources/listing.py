@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thesis_lib.data.images import check_names, is_system
-from thesis_lib.errors import InputError
+from thesis_lib.data.sources.text_tables import is_table
+from thesis_lib.errors import InputError, first_few
 
 
 @dataclass
@@ -17,7 +18,8 @@ class Listing:
     """The images of a source by class.
 
     Args:
-        format: the name of the format, such as "class folders".
+        format: one of :data:`thesis_lib.data.sources.FORMATS`.
+        words: the format in words, such as "EcoTaxa export (1 table)".
         root: the folder that was read.
         files: class -> file (its path below the class folder of the split) -> its path on disk.
         facts: (class, file) -> column -> text, what else is known about the images; these columns
@@ -27,6 +29,7 @@ class Listing:
     """
 
     format: str
+    words: str
     root: Path
     files: dict[str, dict[str, Path]]
     facts: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
@@ -47,7 +50,7 @@ class Listing:
     def describe(self) -> list[str]:
         """Describe what was recognised and what was left out, in lines of text."""
         images = sum(map(len, self.files.values()))
-        lines = [f"{self.root}: {self.format}; {images:,} images of {len(self.files)} classes"]
+        lines = [f"{self.root}: {self.words}; {images:,} images of {len(self.files)} classes"]
         reasons = [item for item in self.left_out.most_common() if item[1]]
         return lines + [f"left out: {reason}: {number:,}" for reason, number in reasons]
 
@@ -81,8 +84,68 @@ def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
+def tables_in(folder: Path) -> list[Path]:
+    """Return the tables in a folder at any depth, sorted."""
+    return [path for path in walk(folder, Counter()) if is_table(path.name)]
+
+
+class NamedImages:
+    """Collect the images that the rows of tables name: one row for each image.
+
+    Args:
+        label: the column of the label.
+        left_out: counts repeated rows.
+    """
+
+    def __init__(self, label: str, left_out: Counter[str]) -> None:
+        self.label, self.left_out = label, left_out
+        self.rows: dict[Path, dict[str, str]] = {}
+        self.missing: list[str] = []
+
+    def add(self, path: Path, row: dict[str, str], where: str) -> None:
+        """Add the row of an image.
+
+        Args:
+            path: the image.
+            row: column -> value.
+            where: table, line and image, for the message.
+
+        Raises:
+            InputError: if another row gives the image another label.
+        """
+        if path not in self.rows:
+            if path.is_file():
+                self.rows[path] = row
+            else:
+                self.missing.append(str(path))
+        elif (label := self.rows[path][self.label]) != row[self.label]:
+            raise InputError(
+                f"{where} has the label {row[self.label]!r}, but another row gives {label!r}; "
+                "correct one of them"
+            )
+        else:
+            self.left_out["rows that name an image again"] += 1
+
+    def found(self, source: Path, advice: str) -> dict[Path, dict[str, str]]:
+        """Return image -> its row.
+
+        Args:
+            source: where the tables are, for the message.
+            advice: what to do about images that do not exist.
+
+        Raises:
+            InputError: if images do not exist.
+        """
+        if self.missing:
+            raise InputError(
+                f"{len(self.missing):,} of the images that the rows of {source} name do not "
+                f"exist: {first_few(self.missing)}; {advice}"
+            )
+        return self.rows
+
+
 def no_image(name: str) -> str:
-    """Return the reason for which a file is left out that is no image."""
+    """Return why a file that is not an image is left out: its suffix."""
     suffix = os.path.splitext(name)[1].lower()
     return f"files with the suffix {suffix}" if suffix else "files without a suffix"
 

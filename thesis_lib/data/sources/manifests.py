@@ -1,7 +1,6 @@
 """Rebuild a published split from manifests: CSV files that list the images of each split."""
 
 import csv
-import io
 import re
 import unicodedata
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any
 
 from thesis_lib.data.images import is_image
 from thesis_lib.data.sources.folders import read_class_folders, split_folders
-from thesis_lib.data.sources.text_tables import decoded, delimiter_of, read_rows
+from thesis_lib.data.sources.text_tables import decoded, read_rows, reader_of
 from thesis_lib.data.split_writer import check_places, write_split
 from thesis_lib.errors import InputError
 
@@ -143,16 +142,13 @@ def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
             f"cannot read the manifest {path}: {error.strerror}; give a CSV file"
         ) from None
     text = decoded(content)
-    lines = io.StringIO(text, newline="")
-    header = lines.readline()
-    lines.seek(0)
-    reader = csv.DictReader(lines, delimiter=delimiter_of(header), restval="", strict=True)
+    reader = reader_of(text)
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         if not {"folder", "filename"} <= set(reader.fieldnames):
             raise InputError(
                 f"{path} must have the columns folder and filename; "
-                f"its first line is {header.strip()[:80]!r}"
+                f"its first line is {text.partition(chr(10))[0].strip()[:80]!r}"
             )
         for row in reader:
             if not any(value.strip() for value in row.values() if isinstance(value, str)):

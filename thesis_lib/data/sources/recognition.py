@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thesis_lib.data.images import class_folders
-from thesis_lib.data.sources.ecotaxa import NEEDED, find_tables, read_ecotaxa
+from thesis_lib.data.sources.ecotaxa import export_tables, read_ecotaxa
 from thesis_lib.data.sources.folders import (
     GROUP,
     SPLIT,
@@ -16,9 +16,8 @@ from thesis_lib.data.sources.folders import (
     split_folders,
 )
 from thesis_lib.data.sources.labelled_table import Columns, read_labelled_table
-from thesis_lib.data.sources.learning_set import find_taxa, read_learning_set
-from thesis_lib.data.sources.listing import Listing
-from thesis_lib.data.sources.text_tables import header_of
+from thesis_lib.data.sources.learning_set import read_learning_set, taxa_table
+from thesis_lib.data.sources.listing import Listing, tables_in
 from thesis_lib.errors import InputError
 
 LACKING = {
@@ -28,6 +27,7 @@ LACKING = {
     "split": "folders train/ and test/ of class folders",
     "table": "a table: give the CSV or TSV file itself",
 }
+OPTIONS_OF = {"ecotaxa": "an EcoTaxa export", "table": "an image table"}
 
 
 @dataclass(frozen=True)
@@ -63,32 +63,39 @@ def read_source(root: Path, reading: Reading) -> Listing:
             f"{root} is not of the format {reading.format}: it lacks "
             f"{LACKING[reading.format]}; leave out --format to recognise the format"
         )
-    has, which = listing.format, reading.columns
-    for option, given, kind in (
-        ("--status", reading.statuses, "EcoTaxa export"),
-        ("--all-images", reading.all_images, "EcoTaxa export"),
-        ("--path-column", which.path, "image table"),
-        ("--label-column", which.label, "image table"),
-        ("--split-column", which.split, "image table"),
+    for option, given, name in (
+        ("--status", reading.statuses, "ecotaxa"),
+        ("--all-images", reading.all_images, "ecotaxa"),
+        ("--path-column", reading.columns.path, "table"),
+        ("--label-column", reading.columns.label, "table"),
+        ("--split-column", reading.columns.split, "table"),
     ):
-        if given and not has.startswith(kind):
-            raise InputError(f"{option} is for an {kind}, but {root} has {has}; leave it out")
+        if given and listing.format != name:
+            raise InputError(
+                f"{option} is for {OPTIONS_OF[name]}, but {root} has {listing.words}; leave it out"
+            )
     return listing
 
 
 def _read(root: Path, reading: Reading) -> Listing | None:
     asked = reading.format
     if root.is_file():
-        if asked is None and set(NEEDED) <= set(header_of(root)):
+        if asked is None and export_tables([root]):
             raise InputError(f"{root} is the table of an EcoTaxa export; give its folder")
         is_asked = asked in (None, "table")
         return read_labelled_table(root, reading.columns) if is_asked else None
-    if asked in (None, "ecotaxa") and (tables := find_tables(root)):
+    tables = tables_in(root) if asked in (None, "ecotaxa", "learning-set") else []
+    if asked in (None, "ecotaxa") and (exported := export_tables(tables)):
         statuses = reading.statuses or ("validated",)
-        return read_ecotaxa(root, tables, statuses, reading.all_images, reading.column)
-    if asked in (None, "learning-set") and (taxa := find_taxa(root)):
+        return read_ecotaxa(root, exported, statuses, reading.all_images, reading.column)
+    if asked in (None, "learning-set") and (taxa := taxa_table(tables)):
         return read_learning_set(root, taxa)
     if asked in (None, "split") and (parts := split_folders(root)):
+        if "test" not in parts.values():
+            raise InputError(
+                f"{root} is split into {' and '.join(parts)}, but has no test; add its folder, or "
+                f"give {root / next(iter(parts))} to split that"
+            )
         return read_folders_of(root, parts, SPLIT)
     tops = {folder.name: folder.name for folder in class_folders(root) if class_folders(folder)}
     if (asked is None and period_folders(root)) or (asked == "groups" and tops):

@@ -47,6 +47,14 @@ def delimiter_of(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
+def reader_of(text: str) -> csv.DictReader:
+    """Return a strict reader of a table's rows; an open quote is an error."""
+    lines = io.StringIO(text, newline="")
+    delimiter = delimiter_of(lines.readline())
+    lines.seek(0)
+    return csv.DictReader(lines, delimiter=delimiter, restval="", strict=True)
+
+
 def read_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of the line and the values of each row of a table.
 
@@ -58,10 +66,7 @@ def read_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[int, 
         InputError: if the table cannot be read, lacks a column, or a row has more fields than the
             header.
     """
-    lines = io.StringIO(decoded(_content(path)), newline="")
-    delimiter = delimiter_of(lines.readline())
-    lines.seek(0)
-    reader = csv.DictReader(lines, delimiter=delimiter, restval="", strict=True)
+    reader = reader_of(decoded(_content(path)))
     names = [name.strip() for name in reader.fieldnames or ()]
     reader.fieldnames = names
     for column in columns:

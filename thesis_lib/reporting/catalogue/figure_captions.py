@@ -85,7 +85,7 @@ def reliability(results: Results) -> str:
         f"temperature of {test['temperature']:.2f} fitted on the validation images."
     )
     if test["calibration_error_scaled"] > test["calibration_error"]:
-        text += " Scaling lowered the error on the validation images, but not on the test images."
+        text += " Scaling helped on the validation images, but raised the error on the test images."
     return text
 
 
