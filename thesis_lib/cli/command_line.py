@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--dry-run", action="store_true", help="only print the plan")
 
     split = _command(
-        added, "split", data_commands.split, "split class folders into train, val and test"
+        added, "split", data_commands.split, "split labelled images into train, val and test"
     )
     add_split(split)
 

@@ -183,7 +183,8 @@ def _files_by_class(
             raise InputError(
                 f"{source} has no class {name!r} to exclude{nearest(name, listing.files)}"
             )
-    files = {n: sorted(found) for n, found in listing.files.items() if n not in options.exclude}
+    names = sorted(name for name in listing.files if name not in options.exclude)
+    files = {name: sorted(listing.files[name]) for name in names}
     if not files:
         raise InputError(f"{source} has no class folders{' left' if options.exclude else ''}")
 

@@ -43,6 +43,5 @@ def apply_class_map(listing: Listing, table: Path) -> Listing:
             taken[renamed] = path
             facts = listing.facts.get((name, file), {})
             mapped.facts[new, renamed] = facts | {BEFORE: name}
-    mapped.files = {name: mapped.files[name] for name in sorted(mapped.files)}
     check_distinct(listing.root, {name: name for name in mapped.files})
     return mapped

@@ -75,7 +75,6 @@ def read_ecotaxa(
         listing.files.setdefault(folders[category], {})[name] = path
         kept = {key: rows[path].get(key, "") for key in (*KEPT, column) if key in rows[path]}
         listing.facts[folders[category], name] = kept
-    listing.files = {name: listing.files[name] for name in sorted(listing.files)}
     for path in walk(root, listing.left_out):
         if path not in named:
             what = "images that no row names" if is_image(path.name) else "other files"

@@ -34,7 +34,6 @@ def read_class_folders(root: Path) -> Listing:
             listing.files.setdefault(steps[0], {})["/".join(steps[1:])] = path
     for folder in class_folders(root):  # also those without images
         listing.files.setdefault(folder.name, {})
-    listing.files = {name: listing.files[name] for name in sorted(listing.files)}
     check_distinct(root, {name: name for name in listing.files})
     for name, files in listing.files.items():
         check_names(root / name, files)
@@ -65,7 +64,6 @@ def read_folders_of(root: Path, tops: dict[str, str], what: str) -> Listing:
             listing.left_out["files outside these folders"] += 1
         elif path.is_dir() and path.name not in tops and not is_system(path.name):
             listing.left_out[f"folder {path.name}, which is none of these"] += 1
-    listing.files = {name: listing.files[name] for name in sorted(listing.files)}
     check_distinct(root, {name: name for name in listing.files})
     return listing
 

@@ -55,7 +55,6 @@ def read_labelled_table(table: Path, columns: Columns) -> Listing:
         if columns.split is not None:
             facts[SPLIT] = SPLIT_NAMES.get(row[columns.split].lower(), row[columns.split])
         listing.facts[name, file] = facts
-    listing.files = {name: listing.files[name] for name in sorted(listing.files)}
     return listing
 
 
