@@ -26,10 +26,10 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses auto
 
 # Everything: browser, Slurm, torchrun, whole grids, and the faults: kills, damage, full disks.
-# Slurm comes last and alone: its jobs have two CPUs and time limits.
+# One worker more than there are cores, because many of these tests wait for other programs.
 test-all: lint
-	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow" --ignore tests/slurm
-	$(BIN)/python -m pytest -m slow tests/slurm
+	$(BIN)/python -m pytest -m "slow or not slow" --dist loadgroup \
+		--numprocesses $$($(BIN)/python -c "import os; print(os.cpu_count() + 1)")
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -61,6 +61,7 @@ SLOW = (
 
 # What takes minutes begins first, so that no worker is busy with it at the end.
 LONG = (
+    "tests/slurm/",
     "tests/faults/test_resume.py::test_kill_storm",
     "tests/faults/test_notebooks.py",
     "tests/faults/test_distributed.py",
@@ -70,10 +71,23 @@ LONG = (
 )
 
 
+# Their tests share what takes minutes to make, so one worker of `--dist loadgroup` takes them all.
+ONE_WORKER = (
+    "tests/slurm/test_cluster.py",
+    "tests/reporting/test_chapter.py",
+    "tests/notebooks/test_jupyterlab.py",
+    "tests/faults/test_distributed.py",
+    "tests/system/test_distributed.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+        if (file := item.nodeid.split("::")[0]) in ONE_WORKER:
+            item.add_marker(pytest.mark.xdist_group(file))
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))  # stable
 
 

@@ -296,7 +296,7 @@ def test_prefixed_keys_match_all_or_are_refused(half, prefix, faults):
     faults(f"keys with the prefix {prefix}", 3, 3)
 
 
-PATIENCE = 1200  # seconds for 400 epochs: a slow core takes 300, beside another test twice that
+PATIENCE = 1200  # seconds for 160 epochs: a slow core takes 120, beside other tests many times that
 STORM = {
     "data": "data/tiny",
     "backbone": "test_resnet",

@@ -458,6 +458,7 @@ class TestNeighbours:
 
 @pytest.mark.parametrize("pictures_of_a_group", [0, 1, 8, 24])
 def test_figure_of_groups_fits_page_and_width(pictures_of_a_group):
+    figures.set_style()
     images = [np.full((9, 300, 3), 7, dtype=np.uint8)] * pictures_of_a_group
     names = [f"true: {'n' * 90}\n{CLASSES[i % 4]}_{i}.png" for i in range(pictures_of_a_group)]
     figure = figures.data_set.picture_groups([("a heading " * 30, images, names)])

@@ -17,6 +17,7 @@ from thesis_lib.figures.style import (
     INCH,
     PAGE_HEIGHT_MM,
     POINT,
+    SAVED_DPI,
     TINY,
     class_numbers,
     figure_size,
@@ -162,7 +163,7 @@ def draw_image(canvas: Axes, image: np.ndarray, x: float, y: float, side: float)
     height, width = side * np.array(image.shape[:2]) / longest
     y += (side - height) / 2
     # Averaging blocks of pixels first is much faster than letting matplotlib do all the shrinking.
-    block = max(1, round(longest / (side / INCH * plt.rcParams["savefig.dpi"])))
+    block = max(1, round(longest / (side / INCH * SAVED_DPI)))
     if block > 1:  # a narrow image may be thinner than a block
         factors = min(block, image.shape[1]), min(block, image.shape[0])
         image = np.asarray(Image.fromarray(image).reduce(factors))

@@ -17,6 +17,7 @@ from thesis_lib.system.files import atomic_path
 TEXT_WIDTH_MM = 160.0
 PAGE_HEIGHT_MM = 230.0  # usable height of an A4 page, with room left for a caption
 INCH, POINT = 25.4, 25.4 / 72  # in millimetres
+SAVED_DPI = 300  # of PNG files, in dots per inch
 TITLE, BODY, TICK, SMALL, TINY = 9.0, 8.0, 8.0, 7.0, 5.5  # font sizes in points
 NAMED_CLASSES = 15  # with more classes than this, axes show numbers and a key gives the names
 
@@ -60,7 +61,7 @@ def set_style(text_width: float = TEXT_WIDTH_MM) -> None:
         {
             "figure.figsize": (width, 0.62 * width),  # text_width() reads the width from here
             "figure.dpi": 120,
-            "savefig.dpi": 300,
+            "savefig.dpi": SAVED_DPI,
             "savefig.bbox": "standard",  # "tight" would change the figure's width
             "pdf.fonttype": 42,
             "svg.fonttype": "none",
