@@ -44,9 +44,8 @@ def split(options: argparse.Namespace) -> int:
 
 
 def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str, Any]) -> None:
-    from thesis_lib.data.grouped_split import describe_groups
     from thesis_lib.data.sources import Columns, Reading, apply_class_map, read_source
-    from thesis_lib.data.splits import SplitOptions, grouping_of, split_listing
+    from thesis_lib.data.splits import SplitOptions, describe_groups, grouping_of, split_listing
 
     column = options.group_by_column
     columns = Columns(options.path_column, options.label_column, options.split_column)

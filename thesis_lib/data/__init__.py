@@ -20,7 +20,6 @@ HOMES = {
     "split_dataset": "splits",
     "splits": None,
     "sources": None,
-    "grouped_split": None,
     "cache": None,
     "demo": None,
     "images": None,

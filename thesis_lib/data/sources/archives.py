@@ -18,7 +18,7 @@ from thesis_lib.data.sources.ecotaxa import export_tables
 from thesis_lib.data.sources.learning_set import taxa_table
 from thesis_lib.data.sources.listing import no_image, tables_in
 from thesis_lib.data.sources.text_tables import is_table
-from thesis_lib.data.split_writer import check_destination, sweep_beside
+from thesis_lib.data.splits.writer import check_destination, sweep_beside
 from thesis_lib.errors import InputError
 from thesis_lib.system.progress import bar
 

@@ -12,7 +12,7 @@ from typing import Any
 from thesis_lib.data.images import is_image
 from thesis_lib.data.sources.folders import read_class_folders, split_folders
 from thesis_lib.data.sources.text_tables import decoded, read_rows, reader_of
-from thesis_lib.data.split_writer import check_places, write_split
+from thesis_lib.data.splits.writer import check_places, write_split
 from thesis_lib.errors import InputError
 
 # number of manifests -> the splits that they list, in order

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 
-from thesis_lib.data.grouped_split import Grouping
 from thesis_lib.data.sources.listing import Listing
 from thesis_lib.data.sources.text_tables import is_table
+from thesis_lib.data.splits.grouping import Grouping
 from thesis_lib.errors import InputError
 from thesis_lib.system.progress import bar
 

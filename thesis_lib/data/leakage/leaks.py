@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from thesis_lib.data.datasets import SPLITS, DataSet
-from thesis_lib.data.grouped_split import group_of
-from thesis_lib.data.image_hashes import image_hashes
 from thesis_lib.data.images import read_pixels
+from thesis_lib.data.leakage.image_hashes import image_hashes
+from thesis_lib.data.splits.grouping import group_of
 from thesis_lib.errors import InputError
 
 KINDS = ("identical pixels", "near-duplicate", "same group", "same name")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.data.grouped_split import Grouping, by_pattern, split_groups
 from thesis_lib.data.sources.listing import Listing
 from thesis_lib.data.sources.recognition import Reading, read_source
-from thesis_lib.data.split_writer import check_places, write_split
+from thesis_lib.data.splits.grouping import Grouping, by_pattern, split_groups
+from thesis_lib.data.splits.writer import check_places, write_split
 from thesis_lib.errors import InputError, first_few, nearest
 
 # recipe -> the smallest number of images per class that gives every split at least one
@@ -48,7 +48,7 @@ class SplitOptions:
         exclude: names of classes to leave out.
         copy: copy the files; otherwise they are hard-linked where the file system allows it.
         group_by: a regular expression that gives the group of a file, see
-            :func:`thesis_lib.data.grouped_split.group_of`. All images of a group go to the same
+            :func:`thesis_lib.data.splits.grouping.group_of`. All images of a group go to the same
             split.
         group_by_column: a column of the listing's facts that gives the group of a file.
         as_published: take over the column split of the listing's facts.

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from thesis_lib.data import image_hashes
-from thesis_lib.data import leakage as module
 from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.images import read_pixels
-from thesis_lib.data.leakage import ANY, KINDS, example_pairs, find_leaks, nearest_hashes
+from thesis_lib.data.leakage import image_hashes
+from thesis_lib.data.leakage import leaks as module
+from thesis_lib.data.leakage.leaks import ANY, KINDS, example_pairs, find_leaks, nearest_hashes
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.metrics import METRICS, classification_metrics
 from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks

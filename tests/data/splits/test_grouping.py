@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from thesis_lib.cli import command_line
-from thesis_lib.data.grouped_split import by_pattern, group_of, split_groups
 from thesis_lib.data.splits import split_dataset
+from thesis_lib.data.splits.grouping import by_pattern, group_of, split_groups
 from thesis_lib.errors import InputError
 
 FRAME = r"DYB-(\d+)-\d+"

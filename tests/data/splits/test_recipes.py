@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
-from thesis_lib.data import split_writer
 from thesis_lib.data.images import class_folders, image_files
 from thesis_lib.data.sources.manifests import split_by_manifest
-from thesis_lib.data.splits import RECIPES, split_dataset, split_files
+from thesis_lib.data.splits import RECIPES, split_dataset, split_files, writer
 from thesis_lib.errors import InputError
 
 NAMES = [
@@ -304,7 +303,7 @@ def test_empty_folder_at_the_destination_is_taken(tmp_path):
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_failure_midway_leaves_nothing_behind(tmp_path, monkeypatch, error):
     source = make_source(tmp_path, {"a": 10, "b": 10})
-    before, place, calls = tree(tmp_path), split_writer._place, []
+    before, place, calls = tree(tmp_path), writer._place, []
 
     def fail_at_the_twelfth(*arguments):
         calls.append(arguments)
@@ -312,12 +311,12 @@ def test_failure_midway_leaves_nothing_behind(tmp_path, monkeypatch, error):
             raise error
         return place(*arguments)
 
-    monkeypatch.setattr(split_writer, "_place", fail_at_the_twelfth)
+    monkeypatch.setattr(writer, "_place", fail_at_the_twelfth)
     with pytest.raises(type(error)):
         split_dataset(source, tmp_path / "out")
     assert len(calls) == 12
     assert tree(tmp_path) == before
-    monkeypatch.setattr(split_writer, "_place", place)
+    monkeypatch.setattr(writer, "_place", place)
     split_dataset(source, tmp_path / "out")
     assert len(placed(tmp_path / "out")) == 6
 
@@ -699,7 +698,7 @@ def test_a_rebuilt_split_is_links_or_copies_and_never_half(tmp_path, monkeypatch
             raise OSError(28, "No space left on device")
         return 0, ""
 
-    monkeypatch.setattr(split_writer, "_place", fail_at_the_third)
+    monkeypatch.setattr(writer, "_place", fail_at_the_third)
     with pytest.raises(OSError, match="No space left"):
         split_by_manifest(source, tmp_path / "out", lists)
     assert tree(tmp_path) == before
