@@ -15,6 +15,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data.cache import open_images
 from thesis_lib.data.datasets import Split
 from thesis_lib.data.demo import write_digits
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
 from thesis_lib.data.statistics import measure
 from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
@@ -65,7 +66,7 @@ def accuracies(
         open_images(dataset, name, statistics_, config)[0] for name in ("train", "val")
     )
     batches = EpochBatches(len(train), config.batch_size, seed)
-    loader = Loader(RandomViews(images, 32, seed), batches, 0, False)
+    loader = Loader(RandomViews(images, Frame(32, "crop"), seed), batches, 0, False)
     found = []
     for epoch in range(1, max(checkpoints) + 1):
         batches.epoch = epoch

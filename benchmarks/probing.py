@@ -12,6 +12,7 @@ from benchmarks.training import MEAN, STD
 from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.loaders import FeatureViews
 from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
 from thesis_lib.evaluation.linear_heads import train_heads
@@ -61,7 +62,7 @@ def _features_once(  # noqa: PLR0913
         """Two head epochs of one checkpoint: images read, backbone run, head trained."""
         head = linear_head(backbone.num_features, classes).to(device)
         optimizer = torch.optim.SGD(head.parameters(), lr=0.25, momentum=0.9)
-        dataset = FeatureViews(train, size, seed=1, num_views=min(views, 1))
+        dataset = FeatureViews(train, Frame(size, "crop"), seed=1, num_views=min(views, 1))
         for _ in range(2):
             for batch in torch.randperm(len(split)).split(config.head_batch_size):
                 pixels, batch = dataset[batch.tolist()].to(device), batch.to(device)

@@ -13,6 +13,7 @@ from benchmarks.timing import Result, best, in_turns, median_ratio
 from thesis_lib.config import RunConfig
 from thesis_lib.data.cache import Images, open_images
 from thesis_lib.data.datasets import Split
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.loaders import EpochBatches, RandomViews, open_loader
 from thesis_lib.data.statistics import measure
 from thesis_lib.losses import SupConLoss
@@ -32,7 +33,7 @@ class OurEpoch:
         batches = EpochBatches(len(split), config.batch_size, config.seed)
         dataset = as_dataset(train=split)
         images, _ = open_images(dataset, "train", measure(dataset), config)
-        views = RandomViews(images, config.image_size, config.seed)
+        views = RandomViews(images, Frame.of(config), config.seed)
         self.loader = open_loader(views, batches, config, device, 2 * config.batch_size)
 
     def __call__(self) -> None:
@@ -163,7 +164,7 @@ def views_of_a_core(rounds: int, device: torch.device) -> Iterator[Result]:
         split = write_pictures(Path(folder), 64)
         chain = old_way.two_views_chain(224, MEAN, STD)
         old = old_way.TwoCrops([split.folder / f for f in split.files], split.labels, chain)
-        ours = RandomViews(Images(split), 224, seed=1)
+        ours = RandomViews(Images(split), Frame(224, "crop"), seed=1)
         seconds = in_turns(
             rounds,
             ours=lambda: ours[[(1, index) for index in range(len(split))]],

@@ -16,7 +16,7 @@ import thesis_lib
 PACKAGE = Path(thesis_lib.__file__).parent
 # From the ground up; rooms of one floor know nothing of each other.
 FLOORS = [
-    {"errors", "coercion", "lazy"},
+    {"errors", "coercion", "lazy", "ranges"},
     {"config", "models", "losses"},
     {"system"},
     {"data", "runs", "figures"},

@@ -1,15 +1,14 @@
 """Define RunConfig: all settings of one run, with the thesis's values as defaults."""
 
-import math
-import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from thesis_lib.coercion import REFUSED, coerce, describe
 from thesis_lib.errors import InputError, nearest
+from thesis_lib.ranges import ranges
 
 # A field's stage says what has to be redone when it changes: pretraining, the linear head
 # (probe) or the look-up table (retrieve). Fields of the stage "machine" only change where and
@@ -31,22 +30,16 @@ CHOICES = {
     "precision": ("auto", "float32", "bfloat16"),
     "cache": ("auto", "none", "memory"),
     "on_bad_image": ("error", "skip"),
+    "fit": ("pad", "crop"),
 }
+# what holds for a run whose config.json was written before these fields existed
+EARLIER = {"fit": "crop", "crop_bottom": 0}
 
 
 def data_set_name(data: str) -> str:
     """Return the last part of a folder's path, also for paths such as ``.`` or ``..``."""
     last = Path(data).name
     return Path(data).resolve().name if last in ("", "..") else last
-
-
-def is_pattern(text: str) -> bool:
-    """Return whether a text is a valid regular expression."""
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
 
 
 def _setting(default: Any, stage: str, help: str) -> Any:
@@ -77,6 +70,17 @@ class RunConfig:
         "and classifier trained together on one view)",
     )
     image_size: int = _setting(224, PRETRAIN, "side of the square input images, px")
+    fit: str = _setting(
+        "pad",
+        PRETRAIN,
+        "how an image becomes square: pad (margins of its border's color show all of it) or crop",
+    )
+    crop_bottom: int | None = _setting(
+        None,
+        PRETRAIN,
+        "rows to cut off the bottom of each image (legend, scale bar), px; by default as "
+        "`thesis split --crop-bottom` has noted",
+    )
     small_images: bool | None = _setting(
         None, PRETRAIN, "3x3 stride-1 stem, no max-pooling; by default for ResNets up to 64 px"
     )
@@ -131,7 +135,7 @@ class RunConfig:
     head_views: int = _setting(
         16,
         PROBE,
-        "random crops per training image, one per head epoch in rotation; 0: only the center crop",
+        "random crops per training image, one per head epoch in rotation; 0: the evaluation view",
     )
 
     table_checkpoint: int | None = _setting(
@@ -186,58 +190,13 @@ class RunConfig:
                     f"{name} must be {describe(annotation)}, not {getattr(self, name)!r}"
                 )
             object.__setattr__(self, name, value)
-        for name, holds, needs in self._ranges():
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                listed = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+                raise InputError(f"{name} must be {listed}, not {getattr(self, name)!r}")
+        for name, holds, needs in ranges(self):
             if not holds:
                 raise InputError(f"{name} must be {needs}, not {getattr(self, name)!r}")
-
-    def _ranges(self) -> Iterable[tuple[str, bool, str]]:
-        """Yield (field, whether its value is in range, the allowed values)."""
-        yield "data", bool(self.data.strip()), "the path of a folder"
-        yield "backbone", bool(self.backbone.strip()), "lenet5 or the name of a timm model"
-        yield "batch_size", self.batch_size >= 2, "at least 2 (the loss compares images)"
-        yield "seed", 0 <= self.seed < 2**32, "from 0 to 4294967295"
-        letters = self.tag.replace("_", "").replace(".", "").replace("-", "")
-        simple = self.tag == "" or (letters.isalnum() and letters.isascii())
-        yield "tag", simple, "of letters, digits, '.', '_' and '-'"
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            yield name, value is None or len(value) == 3, "three numbers, one per channel"
-        yield "mean", self.mean is None or all(0 <= m <= 1 for m in self.mean), "in [0, 1]"
-        yield "std", self.std is None or all(0 < s < math.inf for s in self.std), "above 0"
-        for name, allowed in CHOICES.items():
-            listed = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
-            yield name, getattr(self, name) in allowed, listed
-        for name in (
-            *("image_size", "projection_dim", "epochs", "save_every"),
-            *("head_epochs", "head_batch_size", "neighbours", "devices"),
-        ):
-            yield name, getattr(self, name) >= 1, "at least 1"
-        for name in ("decay_epochs", "head_decay_epochs"):
-            yield name, all(epoch >= 0 for epoch in getattr(self, name)), "0 or more each"
-        for name in ("warmup_epochs", "workers", "probe_from", "head_views"):
-            value = getattr(self, name)
-            yield name, value is None or value >= 0, "0 or more"
-        for name in (
-            *("temperature", "base_temperature", "learning_rate", "decay_rate"),
-            *("head_decay_rate", "worker_timeout", "text_width"),
-        ):
-            value = getattr(self, name)
-            yield name, value > 0 and math.isfinite(value), "a number above 0"
-        rates = self.head_learning_rates
-        positive = all(rate > 0 and math.isfinite(rate) for rate in rates)
-        unequal = 0 < len(rates) == len(set(rates))
-        yield "head_learning_rates", positive and unequal, "one or more different numbers above 0"
-        for name in ("weight_decay", "warmup_from", "rolling_minutes"):
-            value = getattr(self, name)
-            yield name, value >= 0 and math.isfinite(value), "0 or more"
-        yield "duplicate_distance", 0 <= self.duplicate_distance <= 64, "from 0 to 64 bits"
-        yield "group_by", is_pattern(self.group_by), "a regular expression, or empty"
-        last = self.probe_from is None or self.probe_from <= self.epochs
-        yield "probe_from", last, f"at most epochs ({self.epochs})"
-        epoch = self.table_checkpoint
-        yield "table_checkpoint", epoch is None or epoch >= 1, "an epoch, 1 or more"
-        yield "momentum", 0 <= self.momentum < 1, "from 0 to below 1"
-        yield "plateau_share", 0 < self.plateau_share < 1, "between 0 and 1"
 
     @property
     def data_name(self) -> str:
@@ -285,6 +244,11 @@ class RunConfig:
             if name not in names:
                 raise InputError(f"unknown setting {name!r}{nearest(name, names)}")
         return cls(**settings)
+
+    @classmethod
+    def from_stored(cls, settings: Mapping[str, Any]) -> "RunConfig":
+        """Create the config of a run from what ``config.json`` or a checkpoint holds."""
+        return cls.from_dict({**EARLIER, **settings})
 
     def differences(self, other: "RunConfig", stages: tuple[str, ...] = ()) -> dict[str, tuple]:
         """Return the fields (of some stages or all) that differ: name -> (own, other value)."""

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from thesis_lib.config import RunConfig
-from thesis_lib.data import cache as module
+from thesis_lib.data import datasets
 from thesis_lib.data.cache import chosen_cache, open_images
 from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
 from thesis_lib.data.statistics import data_statistics
@@ -47,7 +48,7 @@ def test_images_are_those_of_the_files(dataset, cache, split):
 
 def test_cached_images_are_not_decoded_again(dataset, monkeypatch):
     images, _ = opened(dataset, "memory")
-    monkeypatch.setattr(module, "read_pixels", None)
+    monkeypatch.setattr(datasets, "read_pixels", None)
     assert images[3].shape[2] == 3
 
 
@@ -56,7 +57,9 @@ def test_batches_are_the_same_whatever_the_cache_and_the_workers(dataset, cache)
     found = []
     for images, workers in ((opened(dataset, "none")[0], 0), (opened(dataset, cache)[0], 2)):
         batches = EpochBatches(len(images), 8, seed=1)
-        loader = Loader(RandomViews(images, 16, seed=1), batches, workers, pin_memory=False)
+        loader = Loader(
+            RandomViews(images, Frame(16, "crop"), seed=1), batches, workers, pin_memory=False
+        )
         found.append([pixels for pixels, *_ in loader])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 

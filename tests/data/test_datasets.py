@@ -2,6 +2,7 @@
 
 import io
 import os
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from thesis_lib.config import RunConfig
+from thesis_lib.data.cache import open_images
 from thesis_lib.data.datasets import open_dataset, sample_images
 from thesis_lib.data.images import read_pixels
+from thesis_lib.data.leakage.image_hashes import image_hashes
+from thesis_lib.data.statistics import data_statistics
 from thesis_lib.errors import InputError
 
 GREY = np.arange(16 * 20, dtype=np.uint8).reshape(16, 20) % 251
@@ -35,6 +40,55 @@ def dataset_folder(tmp_path, monkeypatch):
     classes = {"b c": 3, "a.1": 2, "Z": 4, "Ω": 1}
     some = {"Z": 1, "a.1": 2}
     return make_dataset(tmp_path / "data" / "tiny", {"train": classes, "val": some, "test": some})
+
+
+class TestCropBottom:
+    """Rows of a legend that dataset.json, or the setting, cuts off every image."""
+
+    @pytest.fixture
+    def root(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for split, name in product(("train", "val"), "ab"):
+            (tmp_path / "d" / split / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = np.full((20 + i, 30, 3), 100, dtype=np.uint8)
+                pixels[-5:] = 0
+                Image.fromarray(pixels).save(tmp_path / "d" / split / name / f"{i}.png")
+        return tmp_path / "d"
+
+    def test_every_reader_leaves_them_out(self, root):
+        whole = open_dataset("d")
+        (root / "dataset.json").write_text('{"crop_bottom": 5}')
+        dataset = open_dataset("d")
+        assert dataset.crop_bottom == 5 and dataset.fingerprint != whole.fingerprint
+        measured = data_statistics(dataset)
+        assert measured.mean == pytest.approx([100 / 255] * 3) and measured.std == (1, 1, 1)
+        assert sorted(measured.images["height"].unique()) == [15, 16, 17]
+        for cache in ("none", "memory"):
+            images = open_images(dataset, "train", measured, RunConfig(data="d", cache=cache))[0]
+            assert {image.shape[0] for image in images} == {15, 16, 17}
+            assert all((image == 100).all() for image in images)
+        assert all((i == 100).all() for found in sample_images(dataset, 3).values() for i in found)
+        # five identical images of 15 rows and of 16 and 17 have a twin in train, bar or no bar
+        assert image_hashes(dataset)["pixels"].nunique() == 3
+        assert dataset.without(["train/a/0.png"]).fingerprint == dataset.fingerprint
+
+    def test_the_setting_overrides_what_the_data_set_says(self, root):
+        (root / "dataset.json").write_text('{"crop_bottom": 5}')
+        assert open_dataset("d", crop_bottom=0).splits["train"].read(0).shape == (20, 30, 3)
+        assert open_dataset("d", crop_bottom=7).splits["train"].read(0).shape == (13, 30, 3)
+
+    def test_an_image_without_a_row_left_is_unreadable(self, root):
+        (root / "dataset.json").write_text('{"crop_bottom": 21}')
+        unreadable = data_statistics(open_dataset("d")).unreadable
+        assert len(unreadable) == 8  # of 20 and 21 rows
+        assert unreadable["error"].str.contains("has 2[01] rows, and crop_bottom = 21").all()
+
+    @pytest.mark.parametrize("text", ['{"crop_bottom": -1}', '{"crop_bottom": "31"}', "[]", "{"])
+    def test_a_damaged_description_is_named(self, root, text):
+        (root / "dataset.json").write_text(text)
+        with pytest.raises(InputError, match=r"dataset\.json"):
+            open_dataset("d")
 
 
 def test_classes_files_and_labels_are_torchvisions(dataset_folder):

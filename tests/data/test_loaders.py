@@ -13,6 +13,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import open_dataset
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.loaders import (
     EpochBatches,
@@ -26,6 +27,7 @@ from thesis_lib.data.workers import worker_count
 from thesis_lib.errors import InputError
 
 torch.set_num_threads(1)
+FRAME = Frame(16, "crop")
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def colours_of(drawn: np.ndarray) -> list:
 
 def test_views_are_the_crops_and_colours_that_their_numbers_stand_for(dataset):
     train = dataset.splits["train"]
-    views = RandomViews(Images(train), 16, seed=5, num_views=3)
+    views = RandomViews(Images(train), FRAME, seed=5, num_views=3)
     pixels, colours, labels, indices = views[[(7, 6), (7, 2)]]
     assert pixels.shape == (6, 16, 16, 3) and pixels.dtype == torch.uint8
     assert labels.tolist() == [1, 0] and indices.tolist() == [6, 2]
@@ -91,7 +93,7 @@ def test_views_are_the_crops_and_colours_that_their_numbers_stand_for(dataset):
 
 
 def batches_with(dataset, workers: int, epochs: int = 2) -> list[list[torch.Tensor]]:
-    views = RandomViews(Images(dataset.splits["train"]), 16, seed=3)
+    views = RandomViews(Images(dataset.splits["train"]), FRAME, seed=3)
     batches = EpochBatches(12, 5, seed=3)
     loader = Loader(views, batches, workers, pin_memory=False)
     assert len(loader) == 3
@@ -143,8 +145,8 @@ def test_a_mistake_in_the_program_is_not_hidden():
 def test_feature_views_are_the_central_view_or_random_crops(dataset):
     train = dataset.splits["train"]
     images = Images(train)
-    central = FeatureViews(images, 16, seed=3)
-    random = FeatureViews(images, 16, seed=3, num_views=4)
+    central = FeatureViews(images, FRAME, seed=3)
+    random = FeatureViews(images, FRAME, seed=3, num_views=4)
     pictures = [read_pixels(dataset.root / train.files[number]) for number in (5, 1)]
     expected = np.stack([transforms.center_crop(picture, 16) for picture in pictures])
     assert np.array_equal(central[[5, 1]], expected)
@@ -184,7 +186,7 @@ def test_full_shared_memory_is_told_at_once(dataset, monkeypatch):
         raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # forked workers inherit it
-    views = RandomViews(Images(dataset.splits["train"]), 16, 0)
+    views = RandomViews(Images(dataset.splits["train"]), FRAME, 0)
     loader = Loader(views, EpochBatches(len(views.images), 4, 0), 1, False, timeout=60)
     began = time.monotonic()
     with loader, pytest.raises(InputError, match=r"/dev/shm is full .*--shm-size"):
@@ -194,7 +196,7 @@ def test_full_shared_memory_is_told_at_once(dataset, monkeypatch):
 
 @pytest.mark.parametrize("method", ["supcon", "simclr", "cross-entropy"])
 def test_example_views_are_those_of_the_first_epoch(dataset, method):
-    config = RunConfig(image_size=16, seed=9, method=method)
+    config = RunConfig(image_size=16, seed=9, method=method, fit="crop")
     shown = example_views(dataset, config, 5)
     assert len(shown["views"]) == config.views == (1 if method == "cross-entropy" else 2)
     train = dataset.splits["train"]
@@ -204,13 +206,15 @@ def test_example_views_are_those_of_the_first_epoch(dataset, method):
     ):
         index = next(i for i, o in enumerate(originals) if np.array_equal(o, original))
         assert dataset.classes[train.labels[index]] == name
-        pixels, colours, *_ = RandomViews(Images(train), 16, 9, config.views)[[(1, index)]]
+        pixels, colours, *_ = RandomViews(Images(train), FRAME, 9, config.views)[[(1, index)]]
         expected = transforms.to_float(pixels)
         if method != "cross-entropy":  # SupContrast's baseline only crops and flips
             expected = transforms.color_jitter(expected, colours)
         for view, wanted in zip(views, expected * 255, strict=True):
             assert view.dtype == np.uint8
             assert np.abs(view - wanted.movedim(0, -1).numpy()).max() <= 0.5
+    for original, view in zip(shown["originals"], shown["evaluation"], strict=True):
+        assert np.array_equal(view, transforms.center_crop(original, 16))
     assert len(example_views(dataset, config, 100)["names"]) == 12
 
 

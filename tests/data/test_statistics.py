@@ -95,7 +95,9 @@ def test_second_call_reads_only_what_was_unreadable_and_gives_the_same(
     assert stored["fingerprint"] == open_dataset("data/mixed").fingerprint
     assert tuple(stored["mean"]) == first.mean and tuple(stored["std"]) == first.std
     read = []
-    monkeypatch.setattr(module, "read_pixels", lambda path: read.append(path) or read_pixels(path))
+    monkeypatch.setattr(
+        module, "read_pixels", lambda path, cut: read.append(path) or read_pixels(path, cut)
+    )
     second = data_statistics(open_dataset("data/mixed"))
     assert [path.name for path in read] == ["bad.png"]
     assert (second.mean, second.std, second.pixels) == (first.mean, first.std, first.pixels)

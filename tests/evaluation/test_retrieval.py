@@ -207,7 +207,7 @@ def test_what_cannot_be_is_told_in_one_line(trained, workbook):
     with pytest.raises(InputError, match=r"neighbours must be at most the 42 training images"):
         stored_table(with_settings(trained, neighbours=1000))
     next((workbook / "data" / "tiny" / "val" / "003_δύο").iterdir()).unlink()
-    with pytest.raises(InputError, match="are not those that"):
+    with pytest.raises(InputError, match="is not the data set that"):
         stored_table(trained)
 
 

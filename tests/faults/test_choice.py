@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from thesis_lib.data import cache
+from thesis_lib.data import datasets
 from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.statistics import data_statistics
@@ -23,11 +23,11 @@ def splits_read(monkeypatch) -> set[str]:
     """The splits of the data set whose pixels have been read."""
     splits = set()
 
-    def note(path):
+    def note(path, crop_bottom):
         splits.add(path.parts[-3])
-        return read_pixels(path)
+        return read_pixels(path, crop_bottom)
 
-    monkeypatch.setattr(cache, "read_pixels", note)
+    monkeypatch.setattr(datasets, "read_pixels", note)
     return splits
 
 

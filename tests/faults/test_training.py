@@ -14,6 +14,7 @@ import torch
 
 from thesis_lib.cli.command_line import main
 from thesis_lib.data import transforms
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
@@ -335,7 +336,9 @@ def test_workers_end_with_their_loader_also_when_they_ignore_sigterm(workbook, t
     from thesis_lib.data.datasets import open_dataset
 
     images, before = Images(open_dataset("data/tiny").splits["train"]), children()
-    with Loader(RandomViews(images, 32, 1), EpochBatches(len(images), 8, 1), 2, False) as loader:
+    with Loader(
+        RandomViews(images, Frame(32, "crop"), 1), EpochBatches(len(images), 8, 1), 2, False
+    ) as loader:
         next(iter(loader))
         assert len(children() - before) >= 2
     assert children() <= before

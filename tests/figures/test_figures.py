@@ -19,6 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from thesis_lib import figures
+from thesis_lib.data.framing import visible_shares
 
 SOURCE = {"line": "data set digits (fingerprint 0123); runs: none; code: abc", "part": "data"}
 FEW = ["Actinoptychus", "Bacillariophyceae", "Chaetoceros", "Ditylum", "Odontella", "Rhizosolenia"]
@@ -67,7 +68,9 @@ def of_classes(classes):
     return {
         "class_counts": figures.data_set.class_counts(counts),
         "sample_images": figures.data_set.sample_images({name: images[:4] for name in classes}),
-        "views": figures.data_set.views(images[:6], [images[:6], images[:6]], classes[:6]),
+        "views": figures.data_set.views(
+            images[:6], [images[:6], images[:6]], images[:6], classes[:6]
+        ),
         "confusion_matrix": figures.results.confusion_matrix(matrix, classes, normalize=False),
         "confusion_matrix_shares": figures.results.confusion_matrix(
             matrix, classes, normalize=True
@@ -136,6 +139,7 @@ def of_runs():
         "runs_accuracy": figures.results.runs_accuracy(runs),
         "reliability": figures.results.reliability(reliability, (0.0735, 0.0366)),
         "image_sizes": figures.data_set.image_sizes(sizes),
+        "visible_share": figures.data_set.visible_share(visible_shares(sizes), 0.8),
         "no_mistakes": figures.results.mistakes([], []),
         "no_image_pairs": figures.data_set.image_pairs([], "no leaks found"),
     }

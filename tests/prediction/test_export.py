@@ -11,6 +11,7 @@ import torch
 
 from thesis_lib.cli.command_line import main
 from thesis_lib.data import transforms
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.images import read_pixels
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.lookup_table import StoredTable
@@ -40,10 +41,8 @@ def images_of(run):
     facts = checkpoints.load(checkpoints.checkpoint_path(run, 2))
     predictions = read_predictions(run)
     root = run.path.parent.parent.parent / "data" / "tiny"
-    views = [
-        transforms.center_crop(read_pixels(root / file), run.config.image_size)
-        for file in predictions["path"]
-    ]
+    frame = Frame(run.config.image_size, run.config.fit)
+    views = [frame.evaluation_view(read_pixels(root / file)) for file in predictions["path"]]
     images = transforms.to_float(torch.from_numpy(np.stack(views)))
     images = transforms.normalize(images, facts["mean"], facts["std"])
     return images, predictions[CLASSES].to_numpy()
@@ -85,7 +84,8 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
 
 
 def test_config_holds_what_another_program_needs(workbook, tiny_config):
-    run = finished(tiny_config.updated(backbone="test_resnet", small_images=False))
+    settings = {"backbone": "test_resnet", "small_images": False, "crop_bottom": 2}
+    run = finished(tiny_config.updated(**settings))
     folder = export_run(run)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     facts = checkpoints.load(checkpoints.checkpoint_path(run, 2))
@@ -95,8 +95,9 @@ def test_config_holds_what_another_program_needs(workbook, tiny_config):
     assert described["mean"] == pytest.approx(facts["mean"])
     assert described["std"] == pytest.approx(facts["std"])
     assert described["input_size"] == [3, 32, 32]
-    assert described["crop_pct"] == pytest.approx(224 / 256)
+    assert described["crop_pct"] == 1 and described["crop_mode"] == "border"
     assert described["interpolation"] == "bilinear"
+    assert config["fit"] == "pad" and config["crop_bottom"] == 2
     assert not {"license", "url", "file", "hf_hub_id", "origin_url"} & set(described)
     data = timm.data.resolve_model_data_config(
         timm.create_model(f"local-dir:{folder}", pretrained=True)
@@ -105,6 +106,11 @@ def test_config_holds_what_another_program_needs(workbook, tiny_config):
     told = {p.key: json.loads(p.value) for p in onnx.load(folder / "model.onnx").metadata_props}
     assert told["classes"] == CLASSES and told["image_size"] == 32
     assert told["mean"] == pytest.approx(facts["mean"])
+    assert told["fit"] == "pad" and told["crop_bottom"] == 2
+    cropped = export_run(finished(tiny_config.updated(fit="crop", tag="cropped")))
+    described = read_json(cropped / "config.json")["pretrained_cfg"]
+    assert described["crop_pct"] == pytest.approx(224 / 256)
+    assert described["crop_mode"] == "center"
 
 
 def test_export_holds_the_pruned_table_and_the_temperature(workbook, tiny_config):

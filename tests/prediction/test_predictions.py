@@ -23,7 +23,7 @@ from sklearn.neighbors import NearestNeighbors
 from tests.conftest import CLASSES, TINY, write_classes
 from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
-from thesis_lib.data import transforms
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.errors import InputError
@@ -55,7 +55,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("workbook")
     with contextlib.chdir(root):
         write_classes(root / "classes")
-        split_dataset(root / "classes", root / "data" / "tiny")
+        split_dataset(root / "classes", root / "data" / "tiny", crop_bottom=2)
         manifest = pd.read_csv("data/tiny/manifest.csv")  # as of an export of EcoTaxa
         manifest["object_annotation_category"] = manifest["class"].map({CLASSES[2]: "δύο<other"})
         manifest.to_csv("data/tiny/manifest.csv", index=False)
@@ -96,8 +96,10 @@ def read(path):
 
 def views_of(paths, described):
     """Prepare images as the model's input, following its config.json."""
-    size = described["input_size"][-1]
-    views = np.stack([transforms.center_crop(read_pixels(Path(path)), size) for path in paths])
+    frame = Frame(described["pretrained_cfg"]["input_size"][-1], described["fit"])
+    pixels = [read_pixels(Path(path))[: -described["crop_bottom"]] for path in paths]
+    views = np.stack([frame.evaluation_view(image) for image in pixels])
+    described = described["pretrained_cfg"]
     scaled = torch.from_numpy(views).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(described[name]).view(3, 1, 1) for name in ("mean", "std"))
     return (scaled - mean) / std
@@ -129,7 +131,7 @@ def test_confidence_is_calibrated_and_classes_are_ranked(here):
     assert main(["predict", "model", "data/tiny/test", "--output", "ranked.csv"]) == 0
     found = read("ranked.csv")
     described = read_json(here.export / "config.json")
-    images = views_of(found["path"], described["pretrained_cfg"])
+    images = views_of(found["path"], described)
     session = onnxruntime.InferenceSession(here.export / "model.onnx")
     (logits,) = session.run(None, {"images": images.numpy()})
     temperature = read_json(here.run.selection_file)["temperature"]
@@ -154,10 +156,10 @@ def test_nearest_image_is_the_nearest_of_the_table(here):
     assert main(["predict", str(here.run.path), "data/tiny/test", "--output", "near.csv"]) == 0
     found = read("near.csv")
     stored = StoredTable.load(here.run.table_file)
-    backbone, facts = checkpoints.load_backbone(
+    backbone, _ = checkpoints.load_backbone(
         checkpoints.checkpoint_path(here.run, stored.checkpoint)
     )
-    described = {"input_size": (3, 32, 32), "mean": facts["mean"], "std": facts["std"]}
+    described = read_json(here.export / "config.json")
     with torch.inference_mode():
         features = backbone(views_of(found["path"], described)).numpy()
     oracle = NearestNeighbors(metric="cosine").fit(stored.chosen.vectors)
@@ -237,7 +239,7 @@ UNREADABLE = {
     "cut.jpg": (cut_short, "cut short"),
     "moving.gif": (animation, "2 frames"),
     "lost.png": (lambda path: path.symlink_to("nowhere.png"), "a link to 'nowhere.png'"),
-    "line.png": (lambda path: Image.new("L", (1, 100_000)).save(path), "too long and thin"),
+    "low.png": (lambda path: draw(path, 1, size=(2, 9)), "crop_bottom = 2 cuts off all of them"),
     "new\nline.png": (lambda path: draw(path, 1), "control character"),
     os.fsdecode(b"latin-\xe9.png"): (lambda path: draw(path, 1), "not UTF-8"),
 }
@@ -262,6 +264,14 @@ def test_unreadable_images_are_listed_with_the_reason(alone, capsys):
         assert reason in row.pop("problem") and set(row.values()) == {row["path"], ""}
     for row in rows.values():
         assert row.pop("problem") == "" and all(row.values())
+
+
+def test_a_line_is_padded_but_cannot_be_cropped(tmp_path):
+    line = str(tmp_path / "line.png")
+    Image.new("L", (1, 100_000)).save(line)
+    for fit, problem in (("pad", ""), ("crop", "too long and thin")):
+        _, views, problems = new_images.NewImages([line], RunConfig(image_size=32, fit=fit))[[0]]
+        assert problem in problems[0] and len(views) == (fit == "pad")
 
 
 def test_a_batch_without_any_readable_image_is_listed_too(alone):
@@ -293,7 +303,7 @@ def test_images_are_read_only_when_needed(alone, monkeypatch):
         draw(alone / "new" / f"{number:03d}.png", number)
     reads = []
     monkeypatch.setattr(
-        new_images, "read_pixels", lambda path: (reads.append(path), read_pixels(path))[1]
+        new_images, "read_pixels", lambda path, cut: (reads.append(path), read_pixels(path, cut))[1]
     )
     found = predict_images(
         load_exported_model(alone / "model", {"workers": 0}), find_images(["new"])

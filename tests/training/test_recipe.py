@@ -25,6 +25,7 @@ README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding=
 
 PRETRAINING = {
     "method": "supcon",
+    "fit": "crop",
     "image_size": 224,
     "projection_dim": 128,
     "temperature": 0.07,

@@ -11,12 +11,15 @@ from typing import Any
 
 from thesis_lib.errors import InputError
 
-RECIPE_OPTIONS = ("recipe", "seed", "min_images", "exclude", "group_by", "group_by_column")
+RECIPE_OPTIONS = (
+    *("recipe", "seed", "min_images", "exclude", "group_by", "group_by_column", "test_group"),
+)
 READING_OPTIONS = (
     *("format", "status", "all_images", "published_split", "classes"),
     *("path_column", "label_column", "split_column"),
 )
-PUBLISHED = ("recipe", "seed", "group_by", "group_by_column")  # what a published split has fixed
+# what a published split has fixed
+PUBLISHED = ("recipe", "seed", "group_by", "group_by_column", "test_group")
 MOST_CLASSES = 100  # rows of the table of classes
 
 
@@ -39,6 +42,11 @@ def split(options: argparse.Namespace) -> int:
         else:
             _split_by_manifest(options, source)
     print("\n".join(_described(options.destination)))
+    if options.crop_bottom:
+        print(
+            f"the bottom {options.crop_bottom} rows of each image will be cut off "
+            f"(crop_bottom in {options.destination / 'dataset.json'})"
+        )
     print(f"continue with: thesis run --data {options.destination}")
     return 0
 
@@ -58,7 +66,9 @@ def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str,
     if published and fixed:
         option = fixed[0].replace("_", "-")
         raise InputError(f"--{option} cannot be used where the split is taken over from the source")
-    asked = SplitOptions(**given, copy=options.copy, as_published=published)
+    asked = SplitOptions(
+        **given, copy=options.copy, as_published=published, crop_bottom=options.crop_bottom
+    )
     left_out = split_listing(listing, options.destination, asked)
     print("\n".join(listing.describe()).replace(str(source), str(options.source)))
     for name, num_images in left_out.items():
@@ -69,9 +79,11 @@ def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str,
 
 def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
     from thesis_lib.data.sources import split_by_manifest
+    from thesis_lib.data.splits import SplitOptions
 
+    asked = SplitOptions(copy=options.copy, crop_bottom=options.crop_bottom)
     report = split_by_manifest(
-        source, options.destination, options.manifest, options.copy, options.allow_missing
+        source, options.destination, options.manifest, asked, options.allow_missing
     )
     for label, found in (
         ("missing, left out", report.missing),

@@ -111,6 +111,13 @@ def add_split(split: argparse.ArgumentParser) -> None:
         help="keep images with the same value in this column of the source's table, such as "
         "sample_id, in the same split",
     )
+    split.add_argument(
+        "--test-group",
+        nargs="+",
+        metavar="GROUP",
+        help="with --group-by or --group-by-column: these groups, such as a year, are the test "
+        "split",
+    )
     split.add_argument("--exclude", nargs="+", metavar="CLASS", help="leave out these classes")
     split.add_argument(
         "--format",
@@ -153,11 +160,19 @@ def add_split(split: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="CSV",
-        help="rebuild a published split from its files for train val test (or train test), each "
-        "with the columns folder,filename",
+        help="rebuild a published split from its files for train val test (or train test): tables "
+        "with the columns folder,filename, or text files with a path in each line",
     )
     split.add_argument(
         "--allow-missing", action="store_true", help="with --manifest: leave out missing files"
+    )
+    split.add_argument(
+        "--crop-bottom",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="rows of a burnt-in legend or scale bar that all later steps cut off the bottom of "
+        "each image; the files stay whole",
     )
     split.add_argument("--copy", action="store_true", help="copy the files instead of linking them")
 

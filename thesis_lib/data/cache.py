@@ -10,7 +10,6 @@ from torch import Tensor
 
 from thesis_lib.config import RunConfig
 from thesis_lib.data.datasets import DataSet, Split
-from thesis_lib.data.images import read_pixels
 from thesis_lib.data.statistics import DataStatistics
 from thesis_lib.errors import InputError
 from thesis_lib.system import machine, processes
@@ -39,7 +38,7 @@ class Images:
 
     def __getitem__(self, index: int) -> np.ndarray:
         if self.cache is None:
-            return read_pixels(self.split.folder / self.split.files[index])
+            return self.split.read(index)
         width, height = self.sizes[index]
         start, end = self.starts[index : index + 2]
         return self.cache.numpy()[start:end].reshape(height, width, 3)
@@ -48,7 +47,7 @@ class Images:
         """Decode all images into the cache, using threads."""
 
         def copy(index: int) -> None:
-            self[index][:] = read_pixels(self.split.folder / self.split.files[index])
+            self[index][:] = self.split.read(index)
 
         with ThreadPoolExecutor(machine.num_cores(processes.local_world_size())) as pool:
             copied = pool.map(copy, range(len(self)))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,13 @@ from thesis_lib.config import data_set_name
 from thesis_lib.data.images import MAX_PIXELS, class_folders, image_files, read_pixels
 from thesis_lib.data.sources.ecotaxa import CATEGORY
 from thesis_lib.data.sources.text_tables import header_of, read_rows
+from thesis_lib.data.splits.writer import DESCRIPTION
 from thesis_lib.errors import InputError
+from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import find_data
 
 SPLITS = ("train", "val", "test")
+
 # Pillow warns above its limit and raises an error above twice that, before it decodes the image.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -30,15 +34,21 @@ class Split:
     """The images of one split (train, val or test), sorted by path.
 
     ``folder`` is the data set's folder and ``files`` (n) are paths relative to it; ``labels``
-    (n,) are indices into the data set's ``classes``.
+    (n,) are indices into the data set's ``classes``. ``crop_bottom`` rows, such as a burnt-in
+    legend or scale bar, are cut off the bottom of each image.
     """
 
     folder: Path
     files: list[str]
     labels: np.ndarray
+    crop_bottom: int = 0
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def read(self, index: int) -> np.ndarray:
+        """Read an image as (h, w, 3) uint8, see :func:`thesis_lib.data.images.read_pixels`."""
+        return read_pixels(self.folder / self.files[index], self.crop_bottom)
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class DataSet:
     """A data set ``<root>/{train,val,test}/<class>/<image>``, each split as in ImageFolder.
 
     ``whole`` is the complete data set if some files have been left out of this one, else None.
+    ``crop_bottom`` rows are cut off the bottom of each image.
     """
 
     root: Path
@@ -53,13 +64,14 @@ class DataSet:
     classes: list[str]
     splits: dict[str, Split]
     whole: "DataSet | None" = None
+    crop_bottom: int = 0
 
     @cached_property
     def fingerprint(self) -> str:
         """Return a hash of the path and size of every file, including files left out.
 
         It changes if a file is moved to another split or changes its size. A broken symbolic
-        link counts as size -1.
+        link counts as size -1. If rows are cut off the images, their number follows a hyphen.
         """
         if self.whole is not None:
             return self.whole.fingerprint
@@ -67,7 +79,7 @@ class DataSet:
         for split in self.splits.values():
             for file in split.files:
                 digest.update(f"{file}\0{_size(self.root / file)}\0".encode())
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()[:16] + (f"-{self.crop_bottom}" if self.crop_bottom else "")
 
     @cached_property
     def categories(self) -> dict[str, str]:
@@ -109,12 +121,16 @@ class DataSet:
         return pd.DataFrame(columns, index=pd.Index(self.classes, name="class"))
 
 
-def open_dataset(data: str, needs: tuple[str, ...] = ("train",)) -> DataSet:
+def open_dataset(
+    data: str, needs: tuple[str, ...] = ("train",), crop_bottom: int | None = None
+) -> DataSet:
     """Open a data set and check its folders.
 
     Args:
         data: its folder, relative to the working directory or to the workbook's root.
         needs: the splits that must exist and contain images.
+        crop_bottom: rows to cut off the bottom of each image; by default as its
+            ``dataset.json`` says, or none.
 
     Raises:
         InputError: if a folder or split is missing, a needed split or a training class has no
@@ -133,7 +149,12 @@ def open_dataset(data: str, needs: tuple[str, ...] = ("train",)) -> DataSet:
     classes = [folder.name for folder in class_folders(root / "train")]
     if len(classes) < 2:
         raise InputError(f"{data}/train has {len(classes)} class folders; at least 2 are needed")
-    splits = {name: _open_split(root, name, classes) for name in SPLITS if (root / name).is_dir()}
+    cut = described(root).get("crop_bottom", 0) if crop_bottom is None else crop_bottom
+    splits = {
+        name: replace(_open_split(root, name, classes), crop_bottom=cut)
+        for name in SPLITS
+        if (root / name).is_dir()
+    }
     for name in needs:
         if not len(splits[name]):
             raise InputError(f"{data}/{name} has no images")
@@ -141,7 +162,23 @@ def open_dataset(data: str, needs: tuple[str, ...] = ("train",)) -> DataSet:
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise InputError(f"{data}/train has classes with no images: {', '.join(map(repr, empty))}")
-    return DataSet(root, data_set_name(data), classes, splits)
+    return DataSet(root, data_set_name(data), classes, splits, crop_bottom=cut)
+
+
+def described(root: Path) -> dict[str, Any]:
+    """Return what ``thesis split`` has written to a data set's ``dataset.json``; {} without it.
+
+    Raises:
+        InputError: if the file cannot be read or its ``crop_bottom`` is not a number of rows.
+    """
+    file = root / DESCRIPTION
+    if not file.is_file():
+        return {}
+    found = read_json(file)
+    rows = found.get("crop_bottom", 0) if isinstance(found, dict) else None
+    if type(rows) is not int or rows < 0:
+        raise InputError(f"{file}: crop_bottom must be a number of rows, 0 or more; correct it")
+    return found
 
 
 def _open_split(root: Path, name: str, classes: list[str]) -> Split:
@@ -184,9 +221,8 @@ def sample_images(dataset: DataSet, num_images: int, seed: int = 42) -> dict[str
     for label, name in enumerate(dataset.classes):
         members = np.flatnonzero(train.labels == label)
         chosen = random.choice(members, min(num_images, len(members)), replace=False)
-        paths = (train.folder / train.files[i] for i in sorted(chosen))
         samples[name] = []
-        for path in paths:
+        for index in sorted(chosen):
             with contextlib.suppress(InputError):  # the statistics list unreadable images
-                samples[name].append(read_pixels(path))
+                samples[name].append(train.read(index))
     return samples

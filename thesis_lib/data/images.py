@@ -49,8 +49,10 @@ UNREADABLE = (
 MP_ENTRY = 0xB002  # the tag of an MPO's index that describes each of its pictures
 
 
-def read_pixels(path: Path) -> np.ndarray:
+def read_pixels(path: Path, crop_bottom: int = 0) -> np.ndarray:
     """Read an image as (h, w, 3) uint8 RGB, rotated upright according to its EXIF orientation.
+
+    ``crop_bottom`` rows are cut off at the bottom.
 
     Grey images are repeated over three channels, 16-bit values are scaled to 8 bits, CMYK and
     palette images are converted to RGB, and alpha is dropped. Pillow detects the format.
@@ -64,8 +66,18 @@ def read_pixels(path: Path) -> np.ndarray:
 
     Raises:
         InputError: if the file cannot be read, is cut short, has more than one frame or more than
-            ``MAX_PIXELS`` pixels, or its values do not fit 8 or 16 bits.
+            ``MAX_PIXELS`` pixels, its values do not fit 8 or 16 bits, or no row would be left.
     """
+    pixels = _decode(path)
+    if crop_bottom >= len(pixels):
+        raise InputError(
+            f"cannot read the image {str(path)!r}: it has {len(pixels)} rows, and crop_bottom = "
+            f"{crop_bottom} cuts off all of them; lower crop_bottom, or remove the image"
+        )
+    return pixels[: len(pixels) - crop_bottom]
+
+
+def _decode(path: Path) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _check_frames(image)
@@ -204,6 +216,17 @@ def check_names(folder: Path, names: Iterable[str]) -> None:
 def is_system(name: str) -> bool:
     """Return whether a file or folder is hidden, or was left behind by an operating system."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def image_name(path: Path) -> str:
+    """Return a file's name; a file without a suffix gets that of the image that it contains."""
+    if os.path.splitext(path.name)[1]:
+        return path.name
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return f"{path.name}.{(image.format or '').lower()}"
+    except UNREADABLE:
+        return path.name
 
 
 def is_image(name: str) -> bool:

@@ -17,6 +17,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.transforms import JitterFactors
 from thesis_lib.data.workers import Guarded, init_worker, worker_count
 from thesis_lib.errors import InputError
@@ -36,14 +37,14 @@ class RandomViews(Dataset):
 
     Args:
         images: the images of a split.
-        size: side of the views, px.
+        frame: size of the views, and how images become square.
         seed: the run's random seed.
         num_views: number of views per image.
     """
 
-    def __init__(self, images: Images, size: int, seed: int, num_views: int = 2) -> None:
+    def __init__(self, images: Images, frame: Frame, seed: int, num_views: int = 2) -> None:
         self.images, self.labels = images, torch.from_numpy(images.split.labels)
-        self.size, self.seed, self.num_views = size, seed, num_views
+        self.frame, self.seed, self.num_views = frame, seed, num_views
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
 
     def __getitem__(
@@ -55,7 +56,7 @@ class RandomViews(Dataset):
             distributed.batch_slice(len(indices), self.num_views, self.rank, self.world_size)
         ]
         drawn = transforms.draw_random_numbers(self.seed, epoch, own, self.num_views)
-        pixels = _random_crops([self.images[i] for i in own], drawn, self.size)
+        pixels = self.frame.random_views([self.images[i] for i in own], drawn)
         indices = torch.tensor(indices)
         return pixels, transforms.draw_jitter(drawn), self.labels[indices], indices
 
@@ -64,33 +65,26 @@ class FeatureViews(Dataset):
     """Views of images for feature extraction, loaded one batch of indices at a time.
 
     A batch is (n * max(num_views, 1), size, size, 3) uint8: ``num_views`` random crops of each
-    image, or one center crop of each if ``num_views`` is 0.
+    image, or its view of evaluation if ``num_views`` is 0.
 
     Args:
         images: the images of a split.
-        size: side of the views, px.
+        frame: size of the views, and how images become square.
         seed: the run's random seed.
-        num_views: number of random crops per image, or 0 for the center crop.
+        num_views: number of random crops per image, or 0 for the view of evaluation.
     """
 
-    def __init__(self, images: Images, size: int, seed: int, num_views: int = 0) -> None:
-        self.images, self.size, self.seed, self.num_views = images, size, seed, num_views
+    def __init__(self, images: Images, frame: Frame, seed: int, num_views: int = 0) -> None:
+        self.images, self.frame, self.seed, self.num_views = images, frame, seed, num_views
 
     def __getitem__(self, indices: list[int]) -> Tensor:
         """Return the views of a batch of images."""
         images = [self.images[i] for i in indices]
         if not self.num_views:
-            views = [transforms.center_crop(image, self.size) for image in images]
+            views = [self.frame.evaluation_view(image) for image in images]
             return torch.from_numpy(np.stack(views))
         drawn = transforms.draw_random_numbers(self.seed, 0, indices, self.num_views)
-        return _random_crops(images, drawn, self.size)
-
-
-def _random_crops(images: list[np.ndarray], drawn: np.ndarray, size: int) -> Tensor:
-    """Crop each image once per row of ``drawn`` that belongs to it, with the numbers in the row."""
-    images = [image for image in images for _ in range(len(drawn) // len(images))]
-    crops = transforms.draw_crops(drawn, [(image.shape[1], image.shape[0]) for image in images])
-    return transforms.crop_and_resize(images, crops, size)
+        return self.frame.random_views(images, drawn)
 
 
 class EpochBatches:
@@ -244,11 +238,12 @@ def example_views(dataset: DataSet, config: RunConfig, num_images: int) -> dict[
 
     Returns:
         originals: list of (h, w, 3) uint8 arrays; views: for each view of the method, a list of
-        such arrays; names: the class name of each image.
+        such arrays; evaluation: the views of evaluation, a list; names: the class name of each
+        image.
     """
     train = dataset.splits["train"]
-    decoded = Images(train)
-    taken = RandomViews(decoded, config.image_size, config.seed, config.views)
+    decoded, frame = Images(train), Frame.of(config)
+    taken = RandomViews(decoded, frame, config.seed, config.views)
     random = np.random.default_rng(config.seed)
     chosen = sorted(random.choice(len(train), min(num_images, len(train)), replace=False).tolist())
     pixels, jitter, labels, _ = taken[[(1, index) for index in chosen]]
@@ -259,5 +254,6 @@ def example_views(dataset: DataSet, config: RunConfig, num_images: int) -> dict[
     return {
         "originals": [decoded[index] for index in chosen],
         "views": [list(views[view :: config.views]) for view in range(config.views)],
+        "evaluation": [frame.evaluation_view(decoded[index]) for index in chosen],
         "names": [dataset.classes[label] for label in labels],
     }

@@ -24,13 +24,19 @@ class DataStatistics:
 
     ``mean`` and ``std`` (3,) are the channel statistics over all ``pixels`` pixels of the training
     images at native size, on [0, 1]; ``images`` has one row per image, with split, class, file,
-    width, height (px) and error ("" if the image can be read).
+    width, height (px) and error ("" if the image can be read). All without the rows that are cut
+    off the bottom.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pixels: int
     images: pd.DataFrame
+
+    @property
+    def readable_images(self) -> pd.DataFrame:
+        """Return the rows of the images that can be read."""
+        return self.images[self.images["error"] == ""]
 
     @property
     def unreadable(self) -> pd.DataFrame:
@@ -54,7 +60,8 @@ def data_statistics(dataset: DataSet) -> DataStatistics:
             images = pd.read_csv(images_file, keep_default_na=False, dtype=text)
             mean, std = tuple(summary["mean"]), tuple(summary["std"])
             stored = DataStatistics(mean, std, summary["pixels"], images)
-            if not any(_can_be_read(dataset.root / file) for file in stored.unreadable["file"]):
+            unreadable = (dataset.root / file for file in stored.unreadable["file"])
+            if not any(_can_be_read(path, dataset.crop_bottom) for path in unreadable):
                 return stored
 
     statistics = measure(dataset)
@@ -71,10 +78,10 @@ def data_statistics(dataset: DataSet) -> DataStatistics:
     return statistics
 
 
-def _can_be_read(path: Path) -> bool:
+def _can_be_read(path: Path, crop_bottom: int) -> bool:
     """Return whether an image can be read now, for example because it has been repaired."""
     try:
-        read_pixels(path)
+        read_pixels(path, crop_bottom)
     except InputError:
         return False
     return True
@@ -95,7 +102,7 @@ def measure(dataset: DataSet) -> DataStatistics:
         split, file = item
         name = file.split("/")[1]
         try:
-            image = Image.fromarray(read_pixels(dataset.root / file))
+            image = Image.fromarray(read_pixels(dataset.root / file, dataset.crop_bottom))
         except InputError as error:
             return (split, name, file, 0, 0, str(error)), None
         found = np.array(image.histogram()).reshape(3, 256) if split == "train" else None

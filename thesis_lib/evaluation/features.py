@@ -14,6 +14,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import Split
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.loaders import FeatureViews, open_loader
 from thesis_lib.errors import InputError, first_few
 from thesis_lib.runs.directory import RunDirectory
@@ -31,7 +32,7 @@ class FrozenBackbone:
     Args:
         model: maps (n, 3, h, w) to (n, d).
         mean, std: channel statistics used to normalise the images, (3,).
-        config: image size, seed, device and number of workers.
+        config: image size, fit, seed, device and number of workers.
     """
 
     model: nn.Module
@@ -72,7 +73,7 @@ class FrozenBackbone:
         Args:
             images: images of the split.
             views: number of random crops of each image (seeded, the same in every call); 0 for
-                a single center crop.
+                the view of evaluation.
 
         Returns:
             (max(views, 1), n, d) float32 on the CPU of rank 0; an empty tensor on other ranks.
@@ -80,7 +81,7 @@ class FrozenBackbone:
         Raises:
             InputError: if features are not finite. The message names the images.
         """
-        dataset = FeatureViews(images, self.config.image_size, self.config.seed, views)
+        dataset = FeatureViews(images, Frame.of(self.config), self.config.seed, views)
         per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
         batches = list(BatchSampler(range(len(images)), per_batch, drop_last=False))
         compute = functools.partial(self._of_batches, dataset)

@@ -28,7 +28,7 @@ def train_heads(
         train: (views, n, d) features; the views are used in rotation, one per epoch. Each is
             moved to the device of ``val`` only when it is used, since all of them may not fit
             there. The labels (n,) are on that device.
-        val: (m, d) features of the center crops.
+        val: (m, d) features of the views of evaluation.
         num_classes: number of classes.
         config: the ``head_*`` settings and the seed.
 

@@ -73,8 +73,12 @@ def _probe(stage: Stage) -> None:
             features = _probe_features(backbone, train, val)
             if distributed.rank():
                 continue
-            categories = stage.dataset.categories
-            head = {"inputs": inputs, "checkpoint": epoch, "categories": categories}
+            head = {
+                "inputs": inputs,
+                "checkpoint": epoch,
+                "categories": stage.dataset.categories,
+                "crop_bottom": stage.dataset.crop_bottom,
+            }
             head |= _probe_checkpoint(backbone, features, train, val, stage.dataset.classes)
             checkpoints.save(file, head)
         heads[epoch] = head
@@ -165,10 +169,10 @@ def _read_head(file: Path, inputs: str) -> dict[str, Any] | None:
 
 
 def _probe_features(backbone: FrozenBackbone, train: Images, val: Images) -> tuple[Tensor, ...]:
-    """Return the features of random crops of train, and of center crops of train and val."""
-    center_crops, views = backbone.features(train), backbone.config.head_views
-    crops = backbone.features(train, views) if views else center_crops
-    return crops, center_crops, backbone.features(val)
+    """Return the features of random crops of train, and of its and val's views of evaluation."""
+    evaluated, views = backbone.features(train), backbone.config.head_views
+    crops = backbone.features(train, views) if views else evaluated
+    return crops, evaluated, backbone.features(val)
 
 
 def _probe_checkpoint(
@@ -180,7 +184,7 @@ def _probe_checkpoint(
 ) -> dict[str, Any]:
     """Train the heads of a checkpoint, and return the content of ``heads/head_<epoch>.pth``."""
     device, labels = backbone.device, labels_of(val.split)
-    crops, center_crops, val_features = features[0], features[1][0], features[2][0]
+    crops, evaluated, val_features = features[0], features[1][0], features[2][0]
     weights, curve = train_heads(
         Labelled(crops, labels_of(train.split).to(device)),
         Labelled(val_features.to(device), labels.to(device)),
@@ -193,7 +197,7 @@ def _probe_checkpoint(
         "temperature": temperature,
         "why_unscaled": why_unscaled,
         "val_right": logits.argmax(1) == labels,
-        "knn_right": _knn_right(center_crops, train, val_features, val, classes),
+        "knn_right": _knn_right(evaluated, train, val_features, val, classes),
         "classes": classes,
         "mean": backbone.mean,
         "std": backbone.std,

@@ -153,23 +153,43 @@ def sample_images(samples: dict[str, list[np.ndarray]]) -> Figure:
     return figure
 
 
+def visible_share(shares: dict[str, np.ndarray], least: float) -> Figure:
+    """Plot how much of each image the view of evaluation shows, as a cumulative distribution.
+
+    shares: way to make images square -> fraction of each image's area that is visible, (n,);
+    least: fraction that is marked.
+    """
+    figure, axes = subplots(55)
+    for (fit, share), color in zip(shares.items(), PALETTE, strict=False):
+        axes.ecdf(np.asarray(share), color=color, label=f"fit = {fit}")
+    axes.axvline(least, color="0.6", linewidth=0.8, linestyle="dotted")
+    axes.set(xlim=(0, 1.02), xlabel="visible share of an image's area")
+    axes.set_ylabel("images with at most this share")
+    percent_ticks(axes.xaxis)
+    percent_ticks(axes.yaxis)
+    legend(figure, axes, "upper")
+    return figure
+
+
 def views(
     originals: Sequence[np.ndarray],
     views: Sequence[Sequence[np.ndarray]],
+    evaluation: Sequence[np.ndarray],
     names: Sequence[str],
 ) -> Figure:
-    """Draw images and their augmented views: one column per image, below its class name.
+    """Draw images and what the backbone sees of them: one column per image, below its class name.
 
     On a narrow page, the second half of the columns stands below the first.
 
-    originals: uint8 arrays (h, w, 3), one per image; views: one such list per view; names: class
-    name of each image.
+    originals: uint8 arrays (h, w, 3), one per image; views: one such list per random view;
+    evaluation: the views of evaluation; names: class name of each image.
     """
-    labels, narrow = 15, 18
+    labels, narrow = 18, 18
     room = text_width() - labels
     columns = len(names) if room / len(names) > narrow else -(-len(names) // 2)
     rows = {"original": originals}
     rows |= {f"view {number}": images for number, images in enumerate(views, start=1)}
+    rows |= {"evaluation": evaluation}
     blocks = -(-len(names) // columns)
     pitch = min(room / columns, 30, (PAGE_HEIGHT_MM / blocks - 12) / len(rows))
     wrapped = [wrap(name, pitch - 1.5, SMALL, max_lines=3) for name in names]

@@ -39,7 +39,8 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
     Load the folder with ``timm.create_model("local-dir:FOLDER", pretrained=True)``. LeNet-5 and
     the small-image stem are not part of timm; for these, ``import thesis_lib.models`` first.
     Both models take normalised images (n, 3, size, size) and return logits (n, num_classes).
-    ``config.json`` and the ONNX file's metadata give the mean, std, image size and class names.
+    ``config.json`` and the ONNX file's metadata give the mean, std, image size, fit, crop_bottom
+    and class names.
     Divide the logits by the temperature in ``config.json`` to get the confidences of ``predict``.
 
     ``table.safetensors`` is the pruned look-up table. It is built if it is missing; if it cannot
@@ -82,7 +83,8 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
         model = timm.create_model(f"local-dir:{partial}", pretrained=True).eval()
         with torch.inference_mode():
             _compare(model(images), expected, "timm's model")
-        _write_onnx(partial / "model.onnx", model, images, facts | {"image_size": size})
+        framing = {"image_size": size, "fit": run.config.fit}
+        _write_onnx(partial / "model.onnx", model, images, facts | framing)
         session = onnxruntime.InferenceSession(partial / "model.onnx")
         for some in (images, images[:1]):  # also test a batch size it was not traced with
             (logits,) = session.run(None, {"images": some.numpy()})
@@ -130,8 +132,9 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
         "mean": tuple(facts["mean"]),
         "std": tuple(facts["std"]),
         "interpolation": "bilinear",
-        "crop_pct": 1 / EVALUATION_RESIZE,
-        "crop_mode": "center",
+        # timm's "border" pads, too, but with the mean color instead of the image's own border
+        "crop_pct": 1 / EVALUATION_RESIZE if config.fit == "crop" else 1.0,
+        "crop_mode": "center" if config.fit == "crop" else "border",
         "num_classes": len(facts["classes"]),
         "classifier": name,
         "tag": "",
@@ -144,6 +147,8 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
         f"{facts['checkpoint']}, linear head",
         "temperature": facts["temperature"],
         "categories": facts["categories"],
+        "fit": config.fit,
+        "crop_bottom": facts["crop_bottom"],
     }
     save_for_hf(
         model, folder, model_config=description, model_args=arguments, safe_serialization=True
@@ -170,7 +175,7 @@ def _write_onnx(path: Path, model: nn.Module, images: Tensor, facts: dict) -> No
             external_data=False,
         )
     exported = onnx.load(path)
-    for name in ("classes", "mean", "std", "image_size"):
+    for name in ("classes", "mean", "std", "image_size", "fit", "crop_bottom"):
         value = json.dumps(facts[name], ensure_ascii=False)
         exported.metadata_props.add(key=name, value=value)
     onnx.save(exported, path)

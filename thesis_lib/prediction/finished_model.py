@@ -65,7 +65,12 @@ def load_run_model(run: RunDirectory) -> FinishedModel:
             raise
         lacking = str(error)
     return FinishedModel(
-        FrozenBackbone(classifier.backbone, head["mean"], head["std"], run.config),
+        FrozenBackbone(
+            classifier.backbone,
+            head["mean"],
+            head["std"],
+            run.config.updated(crop_bottom=head["crop_bottom"]),
+        ),
         classifier.head,
         head["classes"],
         read_json(run.selection_file)["temperature"],
@@ -123,7 +128,12 @@ def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel
         classes, temperature = described["label_names"], described["temperature"]
         categories = described["categories"]
         views = described["pretrained_cfg"]
-        mean, std, image_size = views["mean"], views["std"], views["input_size"][-1]
+        mean, std = views["mean"], views["std"]
+        framing = {
+            "image_size": views["input_size"][-1],
+            "fit": described["fit"],
+            "crop_bottom": described["crop_bottom"],
+        }
         model = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True)
         head = model.get_submodule(views["classifier"])
         model.set_submodule(views["classifier"], nn.Identity())
@@ -138,7 +148,7 @@ def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel
             f"the model in {folder} cannot be loaded ({reason}); export the run again"
         ) from None
     file = folder / TABLE_NAME
-    config = RunConfig.from_dict(settings).updated(image_size=image_size)
+    config = RunConfig.from_dict(settings).updated(**framing)
     return FinishedModel(
         FrozenBackbone(model, mean, std, config),
         head,

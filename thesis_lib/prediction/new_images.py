@@ -1,6 +1,6 @@
 """Find new images on disk and load them for a finished model.
 
-Images are resized and center-cropped exactly as in validation and testing.
+The model sees them exactly as the images of validation and testing.
 """
 
 import glob
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from thesis_lib.config import RunConfig
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UNWRITABLE, is_image, read_pixels
-from thesis_lib.data.transforms import EVALUATION_RESIZE, center_crop
+from thesis_lib.data.transforms import EVALUATION_RESIZE
 from thesis_lib.errors import InputError, nearest
 
 
@@ -85,20 +87,21 @@ def printable(name: str) -> str:
     return UNWRITABLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), name)
 
 
-class CenterCrops(Dataset):
-    """A data set of center crops that reports unreadable images instead of failing on them.
+class NewImages(Dataset):
+    """New images as a model sees them; unreadable ones are reported instead of raising an error.
 
-    Indexing with a list of indices returns a batch: the paths; the center crops of the readable
-    images, (k, size, size, 3) uint8; and for each image the reason why it cannot be read, or ""
-    if it can.
+    Indexing with a list of indices returns a batch: the paths; the views of evaluation of the
+    readable images, (k, size, size, 3) uint8; and for each image the reason why it cannot be
+    read, or "" if it can.
 
     Args:
         paths: paths of the images.
-        size: side of the center crop in pixels.
+        config: image_size, fit and crop_bottom.
     """
 
-    def __init__(self, paths: Sequence[str], size: int) -> None:
-        self.paths, self.size = paths, size
+    def __init__(self, paths: Sequence[str], config: RunConfig) -> None:
+        self.paths, self.frame = paths, Frame.of(config)
+        self.crop_bottom = config.crop_bottom or 0
 
     def __getitem__(self, indices: list[int]) -> tuple[list[str], Tensor, list[str]]:
         """Load a batch of images."""
@@ -106,26 +109,27 @@ class CenterCrops(Dataset):
         views, problems = [], []
         for path in paths:
             try:
-                views.append(_center_crop(path, self.size))
+                views.append(self._view(path))
                 problems.append("")
             except InputError as error:
                 problems.append(printable(str(error)))
-        stacked = np.stack(views) if views else np.empty((0, self.size, self.size, 3), np.uint8)
+        size = self.frame.size
+        stacked = np.stack(views) if views else np.empty((0, size, size, 3), np.uint8)
         return paths, torch.from_numpy(stacked), problems
 
-
-def _center_crop(path: str, size: int) -> np.ndarray:
-    if UNWRITABLE.search(path):
-        raise InputError(
-            "its name contains a control character or bytes that are not UTF-8; rename the image"
-        )
-    image = read_pixels(Path(path))
-    height, width = image.shape[:2]
-    shorter, longer = sorted((height, width))
-    # Resizing scales the shorter side, so a very thin image would become enormous.
-    if longer / shorter * (size * EVALUATION_RESIZE) ** 2 > MAX_PIXELS:
-        raise InputError(
-            f"cannot read the image {path!r}: {width} x {height} px is too long and thin for a "
-            "center crop; replace or remove it"
-        )
-    return center_crop(image, size)
+    def _view(self, path: str) -> np.ndarray:
+        if UNWRITABLE.search(path):
+            raise InputError(
+                "its name contains a control character or bytes that are not UTF-8; rename it"
+            )
+        image = read_pixels(Path(path), self.crop_bottom)
+        height, width = image.shape[:2]
+        shorter, longer = sorted((height, width))
+        resized = longer / shorter * (self.frame.size * EVALUATION_RESIZE) ** 2
+        # "crop" resizes the shorter side, so a very thin image would become enormous.
+        if self.frame.fit == "crop" and resized > MAX_PIXELS:
+            raise InputError(
+                f"cannot read the image {path!r}: {width} x {height} px is too long and thin for "
+                "a center crop; replace or remove it"
+            )
+        return self.frame.evaluation_view(image)

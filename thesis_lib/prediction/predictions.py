@@ -19,7 +19,7 @@ from thesis_lib.errors import InputError
 from thesis_lib.evaluation.knn import unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.prediction.finished_model import FinishedModel
-from thesis_lib.prediction.new_images import CenterCrops, printable
+from thesis_lib.prediction.new_images import NewImages, printable
 from thesis_lib.system import distributed
 from thesis_lib.system.files import atomic_path
 from thesis_lib.system.progress import track
@@ -101,7 +101,7 @@ def _outputs(
 ) -> Iterator[tuple[list[str], list[str], Tensor, Tensor]]:
     """Yield the paths, problems, logits and features of each of these batches, on the CPU."""
     config, device = model.backbone.config, model.backbone.device
-    head, dataset = model.head.to(device), CenterCrops(images, config.image_size)
+    head, dataset = model.head.to(device), NewImages(images, config)
     with open_loader(dataset, batches, config, device, IMAGES_PER_BATCH) as loader:
         for paths, pixels, problems in loader:
             logits = features = torch.empty(0)

@@ -26,7 +26,7 @@ BODY, DOCUMENT, NUMBERS = "chapter_body.tex", "chapter.tex", "numbers.tex"
 ORDER = {
     "data": (
         *("f/class_counts", "t/class_counts", "t/imbalance", "f/image_sizes", "t/channels"),
-        *("f/sample_images", "t/leakage", "f/leaking_pairs"),
+        *("f/visible_share", "f/sample_images", "t/leakage", "f/leaking_pairs"),
     ),
     "comparison": (
         *("t/test", "f/runs_accuracy", "t/comparison_matrix", "t/comparison", "t/choices"),

@@ -11,12 +11,14 @@ import pandas as pd
 from thesis_lib.config import DISPLAY_FIELDS, RunConfig
 from thesis_lib.data.datasets import DataSet, open_dataset
 from thesis_lib.data.leakage import find_leaks
+from thesis_lib.data.legend import find_legend
 from thesis_lib.data.statistics import DataStatistics, data_statistics
-from thesis_lib.errors import InputError
 from thesis_lib.evaluation.comparison import Comparison, compare_runs, compare_with_head
 from thesis_lib.evaluation.metrics import confusion_counts
 from thesis_lib.reporting.published_results import reproduces_dyb
 from thesis_lib.runs.artifacts import (
+    check_data_name,
+    check_trained_on,
     read_ood,
     read_predictions,
     read_retrieval,
@@ -72,22 +74,29 @@ class Results:
         """The data set, which must be on this machine.
 
         Raises:
-            InputError: if it is missing or has changed since the runs were trained.
+            InputError: if it is missing, or not the data set that the runs were trained on.
         """
-        dataset = open_dataset(self.config.data)
-        for run in self.runs:
-            trained = trained_fingerprint(run)
-            if trained not in (None, dataset.fingerprint):
-                raise InputError(
-                    f"{self.config.data} has changed since {run.path.name} was trained on it "
-                    f"(fingerprint {trained}, now {dataset.fingerprint}); restore the original data"
-                )
+        config = self.runs[0].config if self.runs else self.config
+        dataset = open_dataset(self.config.data, crop_bottom=config.crop_bottom)
+        if not self.config.force:
+            check_data_name(self.config.data, dataset.fingerprint)
+            for run in self.runs:
+                if run.config.crop_bottom == config.crop_bottom:
+                    check_trained_on(run, self.config.data, dataset.fingerprint)
         return dataset
 
     @cached_property
     def statistics(self) -> DataStatistics:
         """The image sizes and channel statistics of the data set."""
         return data_statistics(self.dataset)
+
+    @property
+    def legend_words(self) -> str:
+        """What was found at the same place of most training images: a legend, or nothing."""
+        found = find_legend(self.dataset.splits["train"])
+        cut = self.dataset.crop_bottom
+        left = f" above the {cut} rows that are cut off" if cut else ""
+        return str(found or f"no legend or scale bar was found at the bottom of the images{left}")
 
     @cached_property
     def leaks(self) -> pd.DataFrame:

@@ -6,9 +6,11 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thesis_lib.config import data_set_name
 from thesis_lib.errors import InputError
-from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.directory import RunDirectory, find_runs
 from thesis_lib.system.files import read_json
+from thesis_lib.system.paths import relative_to_root
 
 if TYPE_CHECKING:
     import pandas as pd  # imported late, so that `thesis status` answers at once
@@ -53,6 +55,38 @@ def trained_fingerprint(run: RunDirectory) -> str | None:
     entries = reversed(read_json(run.provenance_file))
     found = (entry.get("data_fingerprint") for entry in entries)
     return next((fingerprint for fingerprint in found if fingerprint), None)
+
+
+def check_trained_on(run: RunDirectory, data: str, fingerprint: str) -> None:
+    """Raise an InputError if a run was trained on other images than those of a data set.
+
+    Args:
+        run: the run.
+        data: the data set's folder, for the message.
+        fingerprint: see :attr:`thesis_lib.data.DataSet.fingerprint`.
+    """
+    trained = trained_fingerprint(run)
+    if trained not in (None, fingerprint):
+        raise InputError(
+            f"{data} is not the data set that {relative_to_root(run.path)} was trained on: other "
+            f"files, or another crop_bottom (fingerprint {trained}, now {fingerprint}); restore "
+            "it, or train another run on these images"
+        )
+
+
+def check_data_name(data: str, fingerprint: str) -> None:
+    """Raise an InputError if the runs of a data set's name were trained on other files.
+
+    Runs of one name may differ in ``crop_bottom``.
+    """
+    for run in find_runs(data_set_name(data)):
+        trained = trained_fingerprint(run) or fingerprint
+        if trained.partition("-")[0] != fingerprint.partition("-")[0]:
+            raise InputError(
+                f"{data} is not the data set that {relative_to_root(run.path)} was trained on "
+                f"(fingerprint {trained}, now {fingerprint}); restore that data set, or rename "
+                "the folder of this one, because its name says where the results go"
+            )
 
 
 def read_probe(run: RunDirectory) -> pd.DataFrame:

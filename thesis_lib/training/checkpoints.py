@@ -169,7 +169,7 @@ def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         InputError: if the file is damaged, or its weights do not fit the backbone.
     """
     checkpoint = load(path)
-    config = RunConfig.from_dict(checkpoint["config"])
+    config = RunConfig.from_stored(checkpoint["config"])
     backbone = create_backbone(config.backbone, config.small_images, config.image_size)
     prefix = "backbone."
     weights = {
@@ -188,7 +188,9 @@ def load_classifier(run: RunDirectory) -> tuple[Classifier, dict[str, Any]]:
     Returns:
         The classifier and the content of ``head.pth``.
     """
-    head = {"categories": {}} | load(run.head_file)  # runs probed earlier have no categories
+    # A head of an earlier version lacks these two.
+    earlier: dict[str, Any] = {"categories": {}, "crop_bottom": 0}
+    head = earlier | load(run.head_file)
     backbone, _ = load_backbone(checkpoint_path(run, head["checkpoint"]))
     classifier = Classifier(backbone, linear_head(backbone.num_features, len(head["classes"])))
     classifier.head.load_state_dict(head["weights"])

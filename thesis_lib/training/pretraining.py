@@ -10,9 +10,11 @@ from torch import nn
 from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet, open_dataset
+from thesis_lib.data.framing import Frame
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews, open_loader
 from thesis_lib.errors import InputError
 from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
+from thesis_lib.runs.artifacts import check_data_name, check_trained_on
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import add_facts
 from thesis_lib.runs.stages import is_done
@@ -32,7 +34,7 @@ from thesis_lib.training import resume
 from thesis_lib.training.code_version import CODE_VERSION
 from thesis_lib.training.engine import NotFiniteError, train_epoch
 from thesis_lib.training.run_files import RunFiles
-from thesis_lib.training.stage import Stage, check_fingerprint, run_stage
+from thesis_lib.training.stage import Stage, run_stage
 from thesis_lib.training.state import Position, TrainState
 
 
@@ -62,13 +64,14 @@ def check_run(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
         The run, its data set, and its model with initial weights.
 
     Raises:
-        InputError: if the data, backbone, image size or batch size cannot be used, or if the run
-            exists already and has other settings or was trained on other files.
+        InputError: if the data, backbone, image size or batch size cannot be used, if the run
+            exists already and has other settings, or if runs on other data have their results
+            where those of this data set would go.
     """
     run = RunDirectory(config)
     if not config.force:
         run.check_config((IDENTITY, PRETRAIN))
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, crop_bottom=config.crop_bottom)
     num_images = len(dataset.splits["train"])
     if config.batch_size > num_images:
         raise InputError(
@@ -83,7 +86,8 @@ def check_run(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
             f"images of all of them); set it to {fewest} or more, or use fewer devices"
         )
     if not config.force:
-        check_fingerprint(run, dataset)
+        check_data_name(config.data, dataset.fingerprint)
+        check_trained_on(run, config.data, dataset.fingerprint)
     choose_device(config)
     with translate_torch_errors(f"backbone {config.backbone}", config.worker_timeout):
         return run, dataset, create_model(config, len(dataset.classes))
@@ -198,7 +202,7 @@ def _loader(config: RunConfig, images: Images) -> Loader:
     """Create the loader of random views for training."""
     device = choose_device(config)
     batches = EpochBatches(len(images), config.batch_size, config.seed, alone=config.views > 1)
-    views = RandomViews(images, config.image_size, config.seed, config.views)
+    views = RandomViews(images, Frame.of(config), config.seed, config.views)
     return open_loader(views, batches, config, device, config.batch_size * config.views)
 
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from thesis_lib.data.cache import Images, open_images
 from thesis_lib.data.datasets import DataSet, open_dataset
 from thesis_lib.data.statistics import DataStatistics, data_statistics, readable
-from thesis_lib.errors import InputError
-from thesis_lib.runs.artifacts import trained_fingerprint
+from thesis_lib.runs.artifacts import check_trained_on
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import recorded
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system import distributed
 from thesis_lib.system.files import sweep_partial
 from thesis_lib.system.locks import locked
-from thesis_lib.system.paths import data_runs_folder, figures_folder, relative_to_root
+from thesis_lib.system.paths import data_runs_folder, figures_folder
 from thesis_lib.system.torch_errors import translate_torch_errors
 from thesis_lib.training.launcher import run_under_torchrun
 
@@ -92,9 +91,9 @@ def open_stage(name: str, run: RunDirectory, needs: tuple[str, ...]) -> Iterator
             :func:`thesis_lib.system.torch_errors.translate_torch_errors`.
     """
     config = run.config
-    dataset = open_dataset(config.data, needs)
+    dataset = open_dataset(config.data, needs, config.crop_bottom)
     if name != "pretrain" or not config.force:
-        check_fingerprint(run, dataset)
+        check_trained_on(run, config.data, dataset.fingerprint)
     statistics = distributed.from_rank_0(lambda: data_statistics(dataset))
     dataset = readable(dataset, statistics, config)
     batch = f"batch_size {config.batch_size}" if name == "pretrain" else FEATURES
@@ -109,13 +108,3 @@ def open_stage(name: str, run: RunDirectory, needs: tuple[str, ...]) -> Iterator
         stack.enter_context(distributed.report_worker_errors())
         yield Stage(run, dataset, statistics)
         distributed.wait_for_all()
-
-
-def check_fingerprint(run: RunDirectory, dataset: DataSet) -> None:
-    """Raise InputError if the data set's files are not those that the run was trained on."""
-    trained = trained_fingerprint(run)
-    if trained is not None and trained != dataset.fingerprint:
-        raise InputError(
-            f"the files of {relative_to_root(dataset.root)} are not those that "
-            f"{run.path.name} was trained on; restore them, or start another run with --tag NAME"
-        )

@@ -166,9 +166,8 @@ def _our_name(key: str) -> str:
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Convert SupContrast's options to fields of RunConfig."""
-    settings = {
-        ours: options[name] for name, ours in OPTIONS.items() if options.get(name) is not None
-    }
+    given = {ours: options[name] for name, ours in OPTIONS.items() if options.get(name) is not None}
+    settings: dict[str, Any] = {"fit": "crop", **given}  # SupContrast never pads an image
     for name, number in (("mean", float), ("std", float), ("decay_epochs", int)):
         text = settings.get(name)
         if isinstance(text, str):  # as typed on SupContrast's command line

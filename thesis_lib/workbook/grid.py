@@ -39,7 +39,7 @@ def check_grid(configs: Sequence[RunConfig]) -> None:
     needs: tuple[str, ...] = ("train", "val", "test")
     if not (find_data(configs[0].data) / "val").is_dir():  # the cosine recipe has no val/
         needs = ("train", "test")
-    open_dataset(configs[0].data, needs)
+    open_dataset(configs[0].data, needs, configs[0].crop_bottom)
     for config in configs:
         if not config.force:
             RunDirectory(config).check_config()
@@ -81,7 +81,7 @@ def run_grid(
         print_plan(plan)
         return []
     print_skipped_notebooks(configs[0].data)
-    dataset = open_dataset(configs[0].data)
+    dataset = open_dataset(configs[0].data, crop_bottom=configs[0].crop_bottom)
     readable(dataset, data_statistics(dataset), configs[0])
     os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance that kernels write
     failures = execute_in_turn([plan.first])

@@ -77,7 +77,7 @@ def _inputs(notebook: str, config: RunConfig) -> Any:
     run = RunDirectory(config)
     match notebook:
         case "01_data_stats":
-            return open_dataset(config.data).fingerprint
+            return open_dataset(config.data, crop_bottom=config.crop_bottom).fingerprint
         case "05_cosine_retrieval":  # compares the look-up table with the linear head
             return [inputs_digest(run, "retrieve"), file_digest(run.predictions_file)]
         case "06_thesis_tables":

@@ -200,7 +200,7 @@ def decoded(monkeypatch) -> list[Path]:
     """Record the images that the module reads from now on."""
     paths = []
     monkeypatch.setattr(
-        image_hashes, "read_pixels", lambda path: paths.append(path) or read_pixels(path)
+        image_hashes, "read_pixels", lambda path, cut: paths.append(path) or read_pixels(path, cut)
     )
     return paths
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from thesis_lib.cli.command_line import main
 from thesis_lib.data.datasets import open_dataset
+from thesis_lib.system.files import read_json
 
 EXPORTS = Path(__file__).parents[4] / "shared" / "data" / "ecotaxa_exports"
 COLUMNS = ("img_file_name", "img_rank", "object_id", "object_annotation_status")
@@ -579,3 +580,98 @@ def test_what_is_left_out_of_an_archive_is_counted(capsys):
             "left out of the archive: files with the suffix .txt: 1",
             "left out of the archive: hidden or system files: 2",
         }, name
+
+
+class TestClassFoldersAsTheyAre:
+    def test_images_without_a_suffix_are_taken_and_get_one(self, capsys):
+        pictures(Path("classes"), ("a", "b"))
+        picture(Path("classes/a/IMG_0001"), 77)
+        Path("classes/a/README").write_text("no image")
+        with tarfile.open("classes.tar", "w") as archive:
+            archive.add("classes")
+        for source, destination in (("classes", "out"), ("classes.tar", "unpacked")):
+            assert main(["split", source, destination]) == 0
+            assert "left out: files without a suffix: 1" in capsys.readouterr().out
+            splits = open_dataset(destination).splits.values()
+            files = {file.split("/", 1)[1] for split in splits for file in split.files}
+            assert "a/IMG_0001.png" in files and len(files) == 13
+
+    def test_links_to_images_that_are_there_are_counted_once(self, capsys):
+        pictures(Path("classes"), ("a", "b"))
+        Path("classes/b/again.png").symlink_to(Path("classes/b/b_0.png").absolute())
+        Path("classes/a/0_first.png").symlink_to("a_5.png")
+        picture(Path("elsewhere.png"), 99)
+        for name in ("outside", "outside_again"):
+            Path(f"classes/a/{name}.png").symlink_to(Path("elsewhere.png").absolute())
+        assert main(["split", "classes", "out"]) == 0
+        assert "left out: links to files that are counted already: 3" in capsys.readouterr().out
+        assert [row["file"] for row in manifest("out")].count("outside.png") == 1
+        assert len([row["file"] for row in manifest("out")]) == 13
+
+
+class TestGroupAsTest:
+    """A year, a cruise or a sample as the test split, as for WHOI-Plankton."""
+
+    @pytest.fixture(autouse=True)
+    def years(self):
+        for year in (2012, 2013, 2014):
+            for name in ("Dinobryon sp", "mix"):
+                for i in range(6):
+                    picture(Path(f"whoi/{year}/{name}/{year}_{i}.png"), year + i)
+        pictures(Path("whoi/2014"), ["rare"])
+
+    def split(self, *options):
+        return main(["split", "whoi", "data/whoi", "--group-by-column", "group", *options])
+
+    def test_the_year_is_test_and_the_others_are_train_and_val(self, capsys):
+        assert self.split("--test-group", "2014", "--exclude", "rare") == 0
+        found = {}
+        for row in manifest("data/whoi"):
+            found.setdefault(row["split"], set()).add(row["group"])
+        assert found["test"] == {"2014"} and len(found["train"] | found["val"]) == 2
+        assert not found["train"] & found["val"]
+        assert read_json(Path("data/whoi/dataset.json"))["test_group"] == ["2014"]
+
+    def test_with_the_recipe_cosine_all_other_years_are_train(self):
+        years = ("--test-group", "2013", "2014", "--recipe", "cosine", "--exclude", "rare")
+        assert self.split(*years) == 0
+        counts = open_dataset("data/whoi", ("train", "test")).counts()
+        assert counts["train"].tolist() == [6, 6] and counts["test"].tolist() == [12, 12]
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--test-group", "2041"], "makes no such group; nearest: 2014"),
+            (["--test-group", "2014"], "train would have no images of 'rare'"),
+        ],
+    )
+    def test_what_cannot_be_is_said_in_a_line(self, options, words, capsys):
+        assert self.split(*options) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1 and not Path("data").exists()
+
+    def test_it_needs_groups(self, capsys):
+        assert main(["split", "whoi/2012", "out", "--test-group", "2012"]) == 2
+        assert "--test-group needs --group-by or --group-by-column" in capsys.readouterr().err
+
+
+def test_lists_of_paths_rebuild_the_split_of_zoolake(capsys):
+    root = Path("data/zooplankton_0p5x")
+    for name in ("aphanizomenon", "dinobryon"):
+        for i in range(4):
+            picture(root / name / "training_data" / f"SPC-{name}-{i}.jpeg", i)
+    lists = {"train": (0, 1), "val": (2,), "test": (3,)}
+    for split, numbers in lists.items():
+        lines = [
+            f"/local/zooplankton_0p5x/{name}/training_data/SPC-{name}-{i}.jpeg"
+            for name in ("aphanizomenon", "dinobryon")
+            for i in numbers
+        ]
+        Path(f"{split}_filenames.txt").write_text("\n".join(lines) + "\n\n")
+    manifests = [f"{split}_filenames.txt" for split in lists]
+    assert main(["split", str(root), "data/zoolake", "--manifest", *manifests]) == 0
+    counts = open_dataset("data/zoolake").counts()
+    assert counts.to_numpy().tolist() == [[2, 1, 1], [2, 1, 1]]
+    Path("test_filenames.txt").write_text("/local/dinobryon/training_data/SPC-gone.jpeg\n")
+    assert main(["split", str(root), "data/two", "--manifest", *manifests]) == 2
+    assert "1 of 7 listed images are missing" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 
 from thesis_lib.data.images import class_folders, image_files
 from thesis_lib.data.sources.manifests import split_by_manifest
-from thesis_lib.data.splits import RECIPES, split_dataset, split_files, writer
+from thesis_lib.data.splits import RECIPES, SplitOptions, split_dataset, split_files, writer
 from thesis_lib.errors import InputError
 
 NAMES = [
@@ -687,7 +687,7 @@ def test_a_rebuilt_split_is_links_or_copies_and_never_half(tmp_path, monkeypatch
     source = make_source(tmp_path, {"a": 5})
     lists = write_manifests(tmp_path, three_parts("a"))
     split_by_manifest(source, tmp_path / "links", lists)
-    split_by_manifest(source, tmp_path / "copies", lists, copy=True)
+    split_by_manifest(source, tmp_path / "copies", lists, SplitOptions(copy=True))
     for out, links in (("links", 2), ("copies", 1)):
         assert {p.stat().st_nlink for p in (tmp_path / out).rglob("*.png")} == {links}
     before, calls = tree(tmp_path), []

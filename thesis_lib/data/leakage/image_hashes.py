@@ -38,7 +38,7 @@ def image_hashes(dataset: DataSet) -> pd.DataFrame:
     # The fingerprint contains only file sizes, and uncompressed images often have the same size.
     known = known[known["file"].map(modified) == known["modified"]]
     missing = sorted(set(files) - set(known["file"]))
-    read = _hash_images(whole.root, missing)
+    read = _hash_images(whole, missing)
     if len(read):
         known = pd.concat((known, read), ignore_index=True)
         _store_hashes(whole, known)
@@ -78,11 +78,11 @@ def _receipt(dataset: DataSet, table_file: Path) -> dict[str, Any]:
     }
 
 
-def _hash_images(root: Path, files: list[str]) -> pd.DataFrame:
+def _hash_images(dataset: DataSet, files: list[str]) -> pd.DataFrame:
     def read(file: str) -> tuple[str, str, str, str] | None:
-        modified = _modified(root / file)
+        modified = _modified(dataset.root / file)
         try:
-            pixels = read_pixels(root / file)
+            pixels = read_pixels(dataset.root / file, dataset.crop_bottom)
         except InputError:
             return None
         perceptual = str(imagehash.phash(Image.fromarray(pixels)))

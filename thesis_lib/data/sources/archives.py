@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from thesis_lib.data.images import class_folders, is_image, is_system
+from thesis_lib.data.images import class_folders, image_name, is_image, is_system
 from thesis_lib.data.sources.ecotaxa import export_tables
 from thesis_lib.data.sources.learning_set import taxa_table
 from thesis_lib.data.sources.listing import no_image, tables_in
@@ -54,7 +54,7 @@ def unpacked(source: Path, destination: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         with _readable(source):
             left_out = (_unpack_zip if zipfile.is_zipfile(source) else _unpack_tar)(source, folder)
-        if not any(is_image(path.name) for path in folder.rglob("*")):
+        if not any(is_image(image_name(path)) for path in folder.rglob("*")):
             raise InputError(f"the archive {str(source)!r} contains no images")
         root = folder
         try:
@@ -159,7 +159,9 @@ class _Check:
         elif self.total > self.free:
             fault = f"brings the size to {self.total:,} bytes; only {self.free:,} bytes are free"
         hidden = any(map(is_system, steps))
-        wanted = not hidden and (kind == stat.S_IFDIR or is_image(name) or is_table(name))
+        # A file without a suffix may be an image.
+        named = is_image(name) or is_table(name) or not os.path.splitext(name)[1]
+        wanted = not hidden and (kind == stat.S_IFDIR or named)
         path = unicodedata.normalize("NFC", "/".join(steps)).casefold()  # as some disks compare
         if wanted and kind == stat.S_IFREG and path in self.names:
             fault = "is a duplicate: another member has the same name"

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from thesis_lib.data.images import check_names, class_folders, is_image, is_system
+from thesis_lib.data.images import check_names, class_folders, image_name, is_image, is_system
 from thesis_lib.data.sources.listing import Listing, check_distinct, no_image, walk
 from thesis_lib.errors import InputError, first_few
 
@@ -25,13 +25,13 @@ def read_class_folders(root: Path) -> Listing:
     """
     listing = Listing("class-folders", "class folders", root, {})
     for path in walk(root, listing.left_out):
-        steps = path.relative_to(root).parts
-        if not is_image(path.name):
+        *steps, name = (*path.relative_to(root).parent.parts, image_name(path))
+        if not is_image(name):
             listing.left_out[no_image(path.name)] += 1
-        elif len(steps) == 1:
+        elif not steps:
             listing.left_out["images outside class folders"] += 1
         else:
-            listing.files.setdefault(steps[0], {})["/".join(steps[1:])] = path
+            listing.files.setdefault(steps[0], {})["/".join((*steps[1:], name))] = path
     for folder in class_folders(root):  # also those without images
         listing.files.setdefault(folder.name, {})
     check_distinct(root, {name: name for name in listing.files})

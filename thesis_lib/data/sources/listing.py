@@ -56,9 +56,10 @@ class Listing:
 
 
 def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """Yield all files in a folder at any depth, sorted; follow links, but enter no folder twice.
+    """Yield all files in a folder at any depth, sorted; follow links, but yield nothing twice.
 
-    Hidden files and files that operating systems leave behind are counted in ``left_out``.
+    Hidden files, files that operating systems leave behind, and links to folders and files that
+    are counted themselves are counted in ``left_out``.
 
     Raises:
         InputError: if a folder cannot be read.
@@ -67,7 +68,7 @@ def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
     def stop(error: OSError) -> None:
         raise InputError(f"cannot read the folder {error.filename}: {error.strerror}") from None
 
-    entered = set()
+    entered, files = set(), []
     for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=stop):
         identity = os.stat(parent).st_dev, os.stat(parent).st_ino
         if identity in entered:
@@ -81,7 +82,21 @@ def walk(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
             if is_system(name):
                 left_out["hidden or system files"] += 1
             else:
-                yield Path(parent, name)
+                files.append(Path(parent, name))
+    yield from _without_links(files, left_out)
+
+
+def _without_links(files: Sequence[Path], left_out: Counter[str]) -> Iterator[Path]:
+    """Yield the files without links to other ones of them; a broken link is yielded, too."""
+    linked = {path for path in files if path.is_symlink() and path.exists()}
+    taken = {path.resolve() for path in files if path not in linked} if linked else set()
+    for path in files:
+        if path in linked:
+            if (target := path.resolve()) in taken:
+                left_out["links to files that are counted already"] += 1
+                continue
+            taken.add(target)
+        yield path
 
 
 def tables_in(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from thesis_lib.data.images import is_image
 from thesis_lib.data.sources.folders import read_class_folders, split_folders
 from thesis_lib.data.sources.text_tables import decoded, read_rows, reader_of
-from thesis_lib.data.splits.writer import check_places, write_split
+from thesis_lib.data.splits.recipes import SplitOptions
+from thesis_lib.data.splits.writer import Plan, check_places, write_split
 from thesis_lib.errors import InputError
 
 # number of manifests -> the splits that they list, in order
@@ -39,7 +40,7 @@ def split_by_manifest(
     source: Path,
     destination: Path,
     manifests: Sequence[Path],
-    copy: bool = False,
+    options: SplitOptions | None = None,
     allow_missing: bool = False,
 ) -> ManifestReport:
     """Rebuild a published split of ``source`` from CSV files that list the images of each split.
@@ -52,8 +53,9 @@ def split_by_manifest(
         destination: the new folder of the split.
         manifests: the files for train, val, test, or for train, test. Each has the columns folder
             (a class) and filename (path below the class folder), is encoded in UTF-8, UTF-16
-            or latin-1, and is separated by commas, semicolons or tabs.
-        copy: copy files instead of linking them.
+            or latin-1, and is separated by commas, semicolons or tabs. A .txt file has a path in
+            each line, which ends in the class folder and what follows it.
+        options: only ``copy`` and ``crop_bottom`` are used.
         allow_missing: leave out listed images that are missing in ``source``.
 
     Raises:
@@ -77,9 +79,9 @@ def split_by_manifest(
     placed: dict[tuple[str, str], list[str]] = {}  # image -> its splits
     listed, missing, repeated = 0, [], []
     for split, path in zip(splits, manifests, strict=True):
+        read = _listed_paths(path, images) if path.suffix == ".txt" else _manifest_rows(path)
         rows = Counter(
-            images.get(row) or images.get(_composed(row)) or _composed(row)
-            for row in _manifest_rows(path)
+            images.get(row) or images.get(_composed(row)) or _composed(row) for row in read
         )
         listed += len(rows)
         for image, times in rows.items():
@@ -98,7 +100,9 @@ def split_by_manifest(
         for split in its_splits:
             plan.setdefault(name, {split: [] for split in splits})[split].append(file)
     _check_plan(source, plan, splits)
-    write_split(listing, destination, plan, copy)
+    options = options or SplitOptions()
+    described = {"manifests": [p.name for p in manifests], "crop_bottom": options.crop_bottom}
+    write_split(listing, destination, Plan(plan, described), options.copy)
     leaks = [f"{'/'.join(i)} ({', '.join(its)})" for i, its in placed.items() if len(its) > 1]
     return ManifestReport(missing, repeated, leaks, len(on_disk) - len(placed))
 
@@ -128,6 +132,27 @@ def _splits_in_order(manifests: Sequence[Path]) -> tuple[str, ...]:
     return splits
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return decoded(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"cannot read the manifest {path}: {error.strerror}; give a CSV file"
+        ) from None
+
+
+def _listed_paths(path: Path, images: Mapping[tuple[str, str], Any]) -> Iterator[tuple[str, str]]:
+    """Yield the class and the file of each line of a text file, whatever folders come before."""
+    for line in _text_of(path).splitlines():
+        if not line.strip():
+            continue
+        parts = [part for part in re.split(r"[/\\]", line.strip()) if part not in ("", ".")]
+        ends = [(name, "/".join(parts[i + 1 :])) for i, name in enumerate(parts[:-1])]
+        if not ends:
+            raise InputError(f"{path} has a line without a folder: {line.strip()!r}")
+        yield next((end for end in ends if _composed(end) in images), ends[-1])
+
+
 def _composed(image: tuple[str, str]) -> tuple[str, str]:
     name, file = image
     return unicodedata.normalize("NFC", name.strip()), unicodedata.normalize("NFC", file.strip())
@@ -135,13 +160,7 @@ def _composed(image: tuple[str, str]) -> tuple[str, str]:
 
 def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the class and the file that each row of a manifest names."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"cannot read the manifest {path}: {error.strerror}; give a CSV file"
-        ) from None
-    text = decoded(content)
+    text = _text_of(path)
     reader = reader_of(text)
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]

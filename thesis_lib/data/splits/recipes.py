@@ -1,14 +1,15 @@
 """Split a source into train, val and test by one of the thesis's two recipes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from thesis_lib.data.sources.listing import Listing
 from thesis_lib.data.sources.recognition import Reading, read_source
 from thesis_lib.data.splits.grouping import Grouping, by_pattern, split_groups
-from thesis_lib.data.splits.writer import check_places, write_split
+from thesis_lib.data.splits.held_out_groups import hold_out_groups
+from thesis_lib.data.splits.writer import Plan, check_places, write_split
 from thesis_lib.errors import InputError, first_few, nearest
 
 # recipe -> the smallest number of images per class that gives every split at least one
@@ -51,7 +52,13 @@ class SplitOptions:
             :func:`thesis_lib.data.splits.grouping.group_of`. All images of a group go to the same
             split.
         group_by_column: a column of the listing's facts that gives the group of a file.
+        test_group: the groups that are the test split, see
+            :func:`thesis_lib.data.splits.held_out_groups.hold_out_groups`.
         as_published: take over the column split of the listing's facts.
+        crop_bottom: rows that later stages cut off the bottom of each image.
+
+    Raises:
+        InputError: if a recipe is unknown, or a number is out of range.
     """
 
     recipe: str = "linear-head"
@@ -61,7 +68,27 @@ class SplitOptions:
     copy: bool = False
     group_by: str | None = None
     group_by_column: str | None = None
+    test_group: Sequence[str] = ()
     as_published: bool = False
+    crop_bottom: int = 0
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise InputError(
+                f"recipe {self.recipe!r} is unknown; choose one of {', '.join(RECIPES)}"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be from 0 to 4294967295, not {self.seed}")
+        if self.crop_bottom < 0:
+            raise InputError(f"crop_bottom must be 0 or more rows, not {self.crop_bottom}")
+
+    def description(self) -> dict[str, Any]:
+        """Return what ``dataset.json`` says about a split with these options."""
+        how = asdict(self)
+        del how["copy"]
+        if self.as_published:
+            del how["recipe"], how["seed"]
+        return how
 
 
 def split_dataset(
@@ -84,7 +111,8 @@ def split_listing(listing: Listing, destination: Path, options: SplitOptions) ->
     """Split the images of a source into ``destination/{train,val,test}/<class>/``.
 
     ``destination/manifest.csv`` lists split, class, file, bytes and sha256, then the facts of the
-    listing, and with a grouping also group (empty for a file without a group). The split is built
+    listing, and with a grouping also group (empty for a file without a group).
+    ``destination/dataset.json`` holds the format and the options. The split is built
     in a temporary folder beside ``destination`` and then renamed, so it is either complete or
     absent.
 
@@ -95,12 +123,6 @@ def split_listing(listing: Listing, destination: Path, options: SplitOptions) ->
         InputError: if the listing has no images, a class to exclude is unknown, a class is too
             small for the recipe, a column is unknown, or the groups cannot be split.
     """
-    if options.recipe not in RECIPES:
-        raise InputError(
-            f"recipe {options.recipe!r} is unknown; choose one of {', '.join(RECIPES)}"
-        )
-    if not 0 <= options.seed < 2**32:
-        raise InputError(f"seed must be from 0 to 4294967295, not {options.seed}")
     if listing.is_split and not options.as_published:
         raise InputError(
             f"{listing.root} is already split: it has {listing.words}; leave out --recipe to "
@@ -110,11 +132,17 @@ def split_listing(listing: Listing, destination: Path, options: SplitOptions) ->
     grouping = grouping_of(listing, options)
     if options.as_published:
         plan = _published_plan(listing, files)
+    elif options.test_group:
+        if grouping is None:
+            raise InputError("--test-group needs --group-by or --group-by-column")
+        held_out = options.test_group
+        plan = hold_out_groups(files, grouping, held_out, options.recipe, options.seed)
     elif grouping is None:
         plan = {n: split_files(found, options.recipe, options.seed) for n, found in files.items()}
     else:
         plan = split_groups(files, grouping, options.recipe, options.seed)
-    write_split(listing, destination, plan, options.copy, grouping)
+    described = Plan(plan, options.description(), grouping)
+    write_split(listing, destination, described, options.copy)
     return left_out
 
 

@@ -5,7 +5,9 @@ import hashlib
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -13,6 +15,7 @@ from thesis_lib.data.sources.listing import Listing
 from thesis_lib.data.sources.text_tables import is_table
 from thesis_lib.data.splits.grouping import Grouping
 from thesis_lib.errors import InputError
+from thesis_lib.system.files import write_json
 from thesis_lib.system.progress import bar
 
 
@@ -40,19 +43,32 @@ def check_destination(destination: Path) -> None:
         )
 
 
-def write_split(
-    listing: Listing,
-    destination: Path,
-    plan: dict[str, dict[str, list[str]]],
-    copy: bool,
-    grouping: Grouping | None = None,
-) -> None:
-    """Write a split to ``destination``, completely or not at all; plan: class -> split -> files."""
+DESCRIPTION = "dataset.json"  # how a data set was split, and what holds for all its images
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a split is to hold.
+
+    Args:
+        files: class -> split -> files.
+        description: what ``dataset.json`` says about the split, besides the source's format.
+        grouping: how images were grouped, or None; its groups are added to ``manifest.csv``.
+    """
+
+    files: dict[str, dict[str, list[str]]]
+    description: dict[str, Any]
+    grouping: Grouping | None = None
+
+
+def write_split(listing: Listing, destination: Path, plan: Plan, copy: bool) -> None:
+    """Write a split to ``destination``, completely or not at all; copy or link the images."""
     sweep_beside(destination)
     partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with the same id
     try:
-        _write_files(listing, partial, plan, copy, grouping)
+        _write_files(listing, partial, plan, copy)
+        write_json(partial / DESCRIPTION, {"format": listing.format, **plan.description})
         if destination.exists():  # an empty folder, as check_places has checked
             destination.rmdir()
         partial.rename(destination)
@@ -69,15 +85,10 @@ def sweep_beside(destination: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_files(
-    listing: Listing,
-    folder: Path,
-    plan: dict[str, dict[str, list[str]]],
-    copy: bool,
-    grouping: Grouping | None,
-) -> None:
+def _write_files(listing: Listing, folder: Path, plan: Plan, copy: bool) -> None:
     folder.mkdir(parents=True)
-    total = sum(len(files) for splits in plan.values() for files in splits.values())
+    total = sum(len(files) for splits in plan.files.values() for files in splits.values())
+    grouping = plan.grouping
     own = ("split", "class", "file", "bytes", "sha256", "group")
     known = [name for name in listing.columns if name not in own]
     with (
@@ -87,7 +98,7 @@ def _write_files(
         rows = csv.writer(manifest, lineterminator="\n")
         columns = ["split", "class", "file", "bytes", "sha256", *known]
         rows.writerow(columns if grouping is None else [*columns, "group"])
-        for name, splits in plan.items():
+        for name, splits in plan.files.items():
             for split, files in splits.items():
                 for file in sorted(files):
                     placed = _place(listing.files[name][file], folder / split / name / file, copy)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 from thesis_lib.config import METHODS
+from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.evaluation.retrieval import CHOSEN_ON
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import percent, percent_with_interval
@@ -23,7 +24,26 @@ def _run_words(results: Results) -> str:
 
 def views(results: Results) -> str:
     views = "Random views" if results.run.config.views > 1 else "One random view each"
-    return f"{views} of some training images, as the backbone sees them in the first epoch."
+    how = {
+        "pad": "padded to a square with the color of its border",
+        "crop": "the center crop",
+    }[results.config.fit]
+    return (
+        f"{views} of some training images, as the backbone sees them in the first epoch, and the "
+        f"view of evaluation ({how})."
+    )
+
+
+def visible_share(results: Results) -> str:
+    shares = visible_shares(results.statistics.readable_images)
+    few = {fit: int((share < MOSTLY_VISIBLE).sum()) for fit, share in shares.items()}
+    half = int((shares["crop"] < 0.5).sum())
+    return (
+        f"Share of each image's area that the view of evaluation shows. With fit = pad, it shows "
+        f"less than {MOSTLY_VISIBLE:.0%} of {few['pad']:,} of the {len(shares['pad']):,} images; "
+        f"with fit = crop, of {few['crop']:,}, and less than half of {half:,} (of a square image, "
+        "the center crop shows 77%)."
+    ).replace("%", " %")
 
 
 def pretraining(results: Results) -> str:

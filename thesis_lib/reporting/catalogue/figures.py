@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from thesis_lib.config import METHODS
 from thesis_lib.data.datasets import sample_images
+from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.data.images import read_pixels
 from thesis_lib.data.leakage import example_pairs
 from thesis_lib.data.loaders import example_views
@@ -77,9 +78,9 @@ def draw(name: str, results: Results, save_it: bool = True) -> Figure | None:
     return figure
 
 
-def _image_sizes(results: Results) -> Figure:
-    images = results.statistics.images
-    return of_data.image_sizes(images[images["error"] == ""])
+def _visible_share(results: Results) -> Figure:
+    shares = visible_shares(results.statistics.readable_images)
+    return of_data.visible_share(shares, MOSTLY_VISIBLE)
 
 
 def _leaking_pairs(results: Results) -> Figure:
@@ -194,7 +195,11 @@ FIGURES = {
         lambda r: of_data.class_counts(r.dataset.counts()),
         lambda r: f"Images per class and split of {r.config.data_name}.",
     ),
-    "image_sizes": Entry(_image_sizes, lambda r: f"Sizes of the images of {r.config.data_name}."),
+    "image_sizes": Entry(
+        lambda r: of_data.image_sizes(r.statistics.readable_images),
+        lambda r: f"Sizes of the images of {r.config.data_name}.",
+    ),
+    "visible_share": Entry(_visible_share, captions.visible_share),
     "sample_images": Entry(
         lambda r: of_data.sample_images(sample_images(r.dataset, num_images=5)),
         captions.fixed("Some training images of each class."),

@@ -113,7 +113,8 @@ class _Nearest:
 
     def _vector(self, path: Path) -> np.ndarray:
         """Extract the image's features, normalised to unit length: (1, d)."""
-        images = Images(Split(path.parent, [path.name], np.zeros(1, dtype=np.int64)))
+        label = np.zeros(1, dtype=np.int64)
+        images = Images(Split(path.parent, [path.name], label, self.dataset.crop_bottom))
         return unit_vectors(self.backbone.features(images)[0].numpy())
 
 
