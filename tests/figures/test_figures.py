@@ -63,6 +63,7 @@ def of_classes(classes):
     points = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "true": true, "predicted": predicted})
     counts = pd.DataFrame(rng.integers(0, 3000, (k, 3)), classes, ["train", "val", "test"])
     f1 = pd.DataFrame({"class": classes, "support": counts["train"] + 1, "f1": rng.random(k)})
+    lengths = pd.DataFrame({"class": true, "mm": rng.lognormal(-0.5, 0.8, 300)})
     captions = [f"true: {a}\npredicted: {b} 99.1 %" for a, b in zip(true, wrong, strict=True)][:12]
     matrix = rng.integers(0, 2, (k, k)) + 900 * np.eye(k, dtype=int)
     return {
@@ -79,6 +80,7 @@ def of_classes(classes):
         "mistakes": figures.results.mistakes(images, captions),
         "image_pairs": figures.data_set.image_pairs(pairs_of(images, true, wrong), "none"),
         "per_class_f1": figures.results.per_class_f1(f1),
+        "size_spectrum": figures.sizes.size_spectrum(lengths),
     }
 
 
@@ -138,8 +140,8 @@ def of_runs():
         "head_learning_rates": figures.training.head_learning_rates(rates, 40),
         "runs_accuracy": figures.results.runs_accuracy(runs),
         "reliability": figures.results.reliability(reliability, (0.0735, 0.0366)),
-        "image_sizes": figures.data_set.image_sizes(sizes),
-        "visible_share": figures.data_set.visible_share(visible_shares(sizes), 0.8),
+        "image_sizes": figures.sizes.image_sizes(sizes),
+        "visible_share": figures.sizes.visible_share(visible_shares(sizes), 0.8),
         "no_mistakes": figures.results.mistakes([], []),
         "no_image_pairs": figures.data_set.image_pairs([], "no leaks found"),
     }
@@ -598,6 +600,6 @@ def test_many_points_make_a_small_pdf(tmp_path):
     rng = np.random.default_rng(0)
     sizes = pd.DataFrame(rng.integers(30, 2000, (47_000, 2)), columns=["width", "height"])
     pdf = figures.save(
-        figures.data_set.image_sizes(sizes.assign(split="train")), tmp_path / "sizes", SOURCE
+        figures.sizes.image_sizes(sizes.assign(split="train")), tmp_path / "sizes", SOURCE
     )[0]
     assert pdf.stat().st_size < 500_000

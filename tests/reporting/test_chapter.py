@@ -31,7 +31,7 @@ def grid_root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         write_classes(root / "classes")
-        split_dataset(root / "classes", root / "data" / "tiny")
+        split_dataset(root / "classes", root / "data" / "tiny", pixel_size="10")
         settings = {k: v for k, v in TINY.items() if k not in ("backbone", "batch_size")}
         configs = grid_configs(settings | {"group_by": r"(\d\d)\d"}, ["lenet5"], [8, 16])
         assert run_grid(configs) == []

@@ -13,6 +13,7 @@ from thesis_lib.errors import InputError
 
 RECIPE_OPTIONS = (
     *("recipe", "seed", "min_images", "exclude", "group_by", "group_by_column", "test_group"),
+    "pixel_size",
 )
 READING_OPTIONS = (
     *("format", "status", "all_images", "published_split", "classes"),

@@ -167,6 +167,12 @@ def add_split(split: argparse.ArgumentParser) -> None:
         "--allow-missing", action="store_true", help="with --manifest: leave out missing files"
     )
     split.add_argument(
+        "--pixel-size",
+        metavar="UM",
+        help="micrometres per pixel, or the column that holds them, such as process_pixel: "
+        "measures each organism's major axis in mm",
+    )
+    split.add_argument(
         "--crop-bottom",
         type=int,
         default=0,

@@ -17,6 +17,7 @@ from thesis_lib.config import data_set_name
 from thesis_lib.data.images import MAX_PIXELS, class_folders, image_files, read_pixels
 from thesis_lib.data.sources.ecotaxa import CATEGORY
 from thesis_lib.data.sources.text_tables import header_of, read_rows
+from thesis_lib.data.splits.sizes import MAJOR_AXIS
 from thesis_lib.data.splits.writer import DESCRIPTION
 from thesis_lib.errors import InputError
 from thesis_lib.system.files import read_json
@@ -95,6 +96,18 @@ class DataSet:
         for _, row in read_rows(manifest, ("class",)):
             found.setdefault(row["class"], set()).add(row[CATEGORY])
         return {name: one for name, (one, *more) in found.items() if one and not more}
+
+    @cached_property
+    def major_axes(self) -> dict[str, float]:
+        """Return file -> its organism's major axis in mm, where ``thesis split`` measured it."""
+        manifest = self.root / "manifest.csv"
+        if not manifest.is_file() or MAJOR_AXIS not in header_of(manifest):
+            return {}
+        return {
+            f"{row['split']}/{row['class']}/{row['file']}": float(row[MAJOR_AXIS])
+            for _, row in read_rows(manifest, ("split", "class", "file"))
+            if row[MAJOR_AXIS]
+        }
 
     def without(self, files: Iterable[str]) -> "DataSet":
         """Return this data set without some of its files; the fingerprint stays the same."""

@@ -1,4 +1,4 @@
-"""Figures of the data set: class counts, image sizes, sample images and augmented views."""
+"""Figures of the data set: class counts, sample images and augmented views."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from thesis_lib.figures.axes import legend, log_colorbar, percent_ticks, plain_log_ticks
+from thesis_lib.figures.axes import percent_ticks, plain_log_ticks
 from thesis_lib.figures.layout import (
     draw_image,
     page,
@@ -92,47 +91,6 @@ def _count_marks(axes: Axes, counts: pd.DataFrame, pitch: float, width: float) -
     return marks
 
 
-def image_sizes(sizes: pd.DataFrame) -> Figure:
-    """Plot image widths against heights, and the distribution of the longer side per split.
-
-    sizes: one row per image; columns split, width, height (pixels).
-    """
-    figure, (plane, cumulative) = subplots(68, ncols=2)
-    limits = {}
-    for side in ("width", "height"):
-        # The margins also keep the limits apart if all images have the same size.
-        limits[side] = sizes[side].min() / 1.6, sizes[side].max() * 1.6
-    extent = np.log10([*limits["width"], *limits["height"]])
-    plane.set(xscale="log", yscale="log", xlabel="width (pixels)", ylabel="height (pixels)")
-    hexagons = plane.hexbin(
-        *(sizes["width"], sizes["height"]),
-        gridsize=36,
-        mincnt=1,
-        xscale="log",
-        yscale="log",
-        extent=extent,
-        cmap="crest",
-        linewidths=0,
-        rasterized=True,  # vector hexagons would show thin gaps between them
-    )
-    hexagons.set_norm(LogNorm(1, max(10, hexagons.get_array().max())))
-    plane.set(xlim=limits["width"], ylim=limits["height"])
-    log_colorbar(figure, hexagons, plane, "images")
-    longer = sizes[["width", "height"]].max(axis=1)
-    # Later lines are thinner, because the curves of a good split lie on top of each other.
-    for split, width in zip(SPLIT_COLORS, (3.0, 1.6, 0.6), strict=True):
-        values = longer[sizes["split"] == split]
-        if len(values):
-            cumulative.ecdf(values, color=SPLIT_COLORS[split], linewidth=width, label=split)
-    cumulative.set(xscale="log", xlim=(longer.min() / 1.6, longer.max() * 1.6))
-    cumulative.set(xlabel="longer side (pixels)", ylabel="images up to this size")
-    percent_ticks(cumulative.yaxis)
-    for axis in (plane.xaxis, plane.yaxis, cumulative.xaxis):
-        plain_log_ticks(axis)
-    legend(figure, cumulative, "upper")
-    return figure
-
-
 def sample_images(samples: dict[str, list[np.ndarray]]) -> Figure:
     """Draw a row of thumbnails for each class, below the class name.
 
@@ -150,24 +108,6 @@ def sample_images(samples: dict[str, list[np.ndarray]]) -> Figure:
         canvas.text(x, y, shorten(name, width / columns - 2, size), size=size, va="top")
         for j, image in enumerate(images):
             draw_image(canvas, image, x + j * (side + 0.5), y + name_height, side)
-    return figure
-
-
-def visible_share(shares: dict[str, np.ndarray], least: float) -> Figure:
-    """Plot how much of each image the view of evaluation shows, as a cumulative distribution.
-
-    shares: way to make images square -> fraction of each image's area that is visible, (n,);
-    least: fraction that is marked.
-    """
-    figure, axes = subplots(55)
-    for (fit, share), color in zip(shares.items(), PALETTE, strict=False):
-        axes.ecdf(np.asarray(share), color=color, label=f"fit = {fit}")
-    axes.axvline(least, color="0.6", linewidth=0.8, linestyle="dotted")
-    axes.set(xlim=(0, 1.02), xlabel="visible share of an image's area")
-    axes.set_ylabel("images with at most this share")
-    percent_ticks(axes.xaxis)
-    percent_ticks(axes.yaxis)
-    legend(figure, axes, "upper")
     return figure
 
 

@@ -26,7 +26,8 @@ BODY, DOCUMENT, NUMBERS = "chapter_body.tex", "chapter.tex", "numbers.tex"
 ORDER = {
     "data": (
         *("f/class_counts", "t/class_counts", "t/imbalance", "f/image_sizes", "t/channels"),
-        *("f/visible_share", "f/sample_images", "t/leakage", "f/leaking_pairs"),
+        *("f/visible_share", "f/size_spectrum", "f/sample_images", "t/leakage"),
+        "f/leaking_pairs",
     ),
     "comparison": (
         *("t/test", "f/runs_accuracy", "t/comparison_matrix", "t/comparison", "t/choices"),
@@ -40,7 +41,8 @@ ORDER = {
         "f/head_learning_rates",
     ),
     "test": (
-        *("t/test", "t/counted_as_zero", "t/choices", "t/without_leaks", "f/confusion_matrix"),
+        *("t/test", "t/by_size", "t/counted_as_zero", "t/choices", "t/without_leaks"),
+        "f/confusion_matrix",
         *("f/confusion_matrix_counts", "t/most_confused", "t/per_class", "f/per_class_f1"),
         *("f/reliability", "f/worst_mistakes", "f/embedding"),
     ),

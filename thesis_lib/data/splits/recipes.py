@@ -9,6 +9,7 @@ from thesis_lib.data.sources.listing import Listing
 from thesis_lib.data.sources.recognition import Reading, read_source
 from thesis_lib.data.splits.grouping import Grouping, by_pattern, split_groups
 from thesis_lib.data.splits.held_out_groups import hold_out_groups
+from thesis_lib.data.splits.sizes import measure_sizes
 from thesis_lib.data.splits.writer import Plan, check_places, write_split
 from thesis_lib.errors import InputError, first_few, nearest
 
@@ -56,6 +57,8 @@ class SplitOptions:
             :func:`thesis_lib.data.splits.held_out_groups.hold_out_groups`.
         as_published: take over the column split of the listing's facts.
         crop_bottom: rows that later stages cut off the bottom of each image.
+        pixel_size: micrometres per pixel or a column with them, to measure the organisms, see
+            :func:`thesis_lib.data.splits.sizes.measure_sizes`.
 
     Raises:
         InputError: if a recipe is unknown, or a number is out of range.
@@ -71,6 +74,7 @@ class SplitOptions:
     test_group: Sequence[str] = ()
     as_published: bool = False
     crop_bottom: int = 0
+    pixel_size: str | None = None
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
@@ -141,6 +145,8 @@ def split_listing(listing: Listing, destination: Path, options: SplitOptions) ->
         plan = {n: split_files(found, options.recipe, options.seed) for n, found in files.items()}
     else:
         plan = split_groups(files, grouping, options.recipe, options.seed)
+    if options.pixel_size is not None:
+        measure_sizes(listing, files, options.pixel_size, options.crop_bottom)
     described = Plan(plan, options.description(), grouping)
     write_split(listing, destination, described, options.copy)
     return left_out

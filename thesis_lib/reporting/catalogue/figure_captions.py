@@ -46,6 +46,16 @@ def visible_share(results: Results) -> str:
     ).replace("%", " %")
 
 
+def size_spectrum(results: Results) -> str:
+    dataset = results.dataset
+    images = sum(map(len, dataset.splits.values()))
+    return (
+        f"Sizes of the organisms of each class: median and 5 % to 95 % quantiles of the major axis "
+        f"of the ellipse with an organism's area and second moments, measured on "
+        f"{len(dataset.major_axes):,} of {images:,} images."
+    )
+
+
 def pretraining(results: Results) -> str:
     run, loss = results.run, read_metrics(results.run)[-1]["loss"]
     caption = (

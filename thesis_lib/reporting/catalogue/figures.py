@@ -18,6 +18,7 @@ from thesis_lib.evaluation.probing import best_curves
 from thesis_lib.figures import data_set as of_data
 from thesis_lib.figures import results as of_results
 from thesis_lib.figures import retrieval as of_retrieval
+from thesis_lib.figures import sizes as of_sizes
 from thesis_lib.figures import training as of_training
 from thesis_lib.figures.style import run_color, save, set_style
 from thesis_lib.reporting import tables
@@ -80,7 +81,15 @@ def draw(name: str, results: Results, save_it: bool = True) -> Figure | None:
 
 def _visible_share(results: Results) -> Figure:
     shares = visible_shares(results.statistics.readable_images)
-    return of_data.visible_share(shares, MOSTLY_VISIBLE)
+    return of_sizes.visible_share(shares, MOSTLY_VISIBLE)
+
+
+def _size_spectrum(results: Results) -> Figure | None:
+    lengths = results.dataset.major_axes
+    if not lengths:
+        return None
+    table = pd.DataFrame({"file": list(lengths), "mm": list(lengths.values())})
+    return of_sizes.size_spectrum(table.assign(**{"class": table["file"].str.split("/").str[1]}))
 
 
 def _leaking_pairs(results: Results) -> Figure:
@@ -196,10 +205,11 @@ FIGURES = {
         lambda r: f"Images per class and split of {r.config.data_name}.",
     ),
     "image_sizes": Entry(
-        lambda r: of_data.image_sizes(r.statistics.readable_images),
+        lambda r: of_sizes.image_sizes(r.statistics.readable_images),
         lambda r: f"Sizes of the images of {r.config.data_name}.",
     ),
     "visible_share": Entry(_visible_share, captions.visible_share),
+    "size_spectrum": Entry(_size_spectrum, captions.size_spectrum),
     "sample_images": Entry(
         lambda r: of_data.sample_images(sample_images(r.dataset, num_images=5)),
         captions.fixed("Some training images of each class."),

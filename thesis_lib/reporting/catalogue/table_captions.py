@@ -48,6 +48,15 @@ def leakage(results: Results, table: pd.DataFrame) -> str:
     )
 
 
+def by_size(results: Results, table: pd.DataFrame) -> str:
+    missing = len(results.predictions) - int(table["images"].sum())
+    left = f" {missing:,} test images have no known size." if missing else ""
+    return (
+        "Test accuracy (%) with its 95 % interval by the size of the organism; the upper limit of "
+        f"each size class is twice its lower limit.{left}"
+    )
+
+
 def probe(results: Results, table: pd.DataFrame) -> str:
     caption = (
         "Validation accuracy (%) / head epoch at which it was reached, for every probed "

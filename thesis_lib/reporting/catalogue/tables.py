@@ -8,7 +8,7 @@ import pandas as pd
 
 from thesis_lib.data.statistics import class_imbalance
 from thesis_lib.evaluation.comparison import comparison_matrix, comparison_table
-from thesis_lib.evaluation.metrics import METRICS, most_confused, per_class_table
+from thesis_lib.evaluation.metrics import METRICS, metrics_by_size, most_confused, per_class_table
 from thesis_lib.evaluation.ood import ood_table
 from thesis_lib.reporting import retrieval_tables, tables
 from thesis_lib.reporting.catalogue import table_captions as captions
@@ -97,6 +97,26 @@ def _without_leaks(results: Results) -> pd.DataFrame:
     return shown
 
 
+def _by_size(results: Results) -> pd.DataFrame:
+    table = metrics_by_size(results.predictions, results.dataset.major_axes)
+    if table.empty:
+        return table
+    return pd.DataFrame(
+        {
+            "major axis (mm)": [
+                f"{low:g} to {high:g}"
+                for low, high in zip(table["from_mm"], table["to_mm"], strict=True)
+            ],
+            "classes": table["classes"],
+            "images": table["images"],
+            "accuracy": [
+                tables.percent_with_interval(row.accuracy, (row.accuracy_low, row.accuracy_high))
+                for row in table.itertuples()
+            ],
+        }
+    )
+
+
 def _per_class(results: Results) -> pd.DataFrame:
     true, predicted = results.predictions["true"], results.predictions["predicted"]
     return per_class_table(true, predicted, results.classes)
@@ -152,6 +172,7 @@ TABLES = {
         _counted_as_zero,
         captions.fixed("Classes that count as 0 in the macro means, and the reason."),
     ),
+    "by_size": Table(_by_size, captions.by_size),
     "most_confused": Table(lambda r: most_confused(r.confusion, r.classes), captions.most_confused),
     "per_class": Table(_per_class, captions.per_class, decimals=3),
     "retrieval": Table(lambda r: retrieval_tables.retrieval_table(r.runs), captions.retrieval),

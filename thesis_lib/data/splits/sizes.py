@@ -1,0 +1,85 @@
+"""Measure the organisms of a split in millimetres, because resizing images loses their size."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from thesis_lib.data.images import read_pixels
+from thesis_lib.data.organism import find_organism
+from thesis_lib.data.sources.listing import Listing
+from thesis_lib.errors import InputError, nearest
+from thesis_lib.system import machine
+from thesis_lib.system.progress import track
+
+MAJOR_AXIS = "major_axis_mm"  # column of manifest.csv
+
+
+def measure_sizes(
+    listing: Listing, files: Mapping[str, Sequence[str]], pixel_size: str, crop_bottom: int
+) -> None:
+    """Add the major axis of each organism to the listing's facts, see ``MAJOR_AXIS``.
+
+    The column stays empty where the image cannot be read, shows no organism, or has no pixel
+    size. Prints the median and the range, so that a wrong unit shows.
+
+    Args:
+        listing: the source.
+        files: class -> files to measure.
+        pixel_size: micrometres per pixel, or the column of the listing's facts that holds them.
+        crop_bottom: rows to cut off the bottom of each image.
+
+    Raises:
+        InputError: if the pixel size is neither a positive number nor a column.
+    """
+    size_of = _pixel_sizes(listing, pixel_size)
+    images = [(name, file) for name, found in files.items() for file in found]
+
+    def measure(image: tuple[str, str]) -> float:
+        name, file = image
+        try:
+            found = find_organism(read_pixels(listing.files[name][file], crop_bottom))
+        except InputError:  # notebook 01 lists unreadable images
+            return math.nan
+        return found.major * size_of(name, file) / 1000 if found else math.nan
+
+    with ThreadPoolExecutor(machine.num_cores()) as pool:
+        measured = list(track(pool.map(measure, images), len(images), "sizes", "image"))
+    for image, length in zip(images, measured, strict=True):
+        text = f"{length:.4g}" if math.isfinite(length) else ""
+        listing.facts[image] = listing.facts.get(image, {}) | {MAJOR_AXIS: text}
+    known = [length for length in measured if math.isfinite(length)]
+    if not known:
+        raise InputError(
+            f"--pixel-size {pixel_size} gives no size: no image shows an organism on a plain "
+            "background, or the column is empty; leave the option out"
+        )
+    print(
+        f"major axis of {len(known):,} of {len(images):,} organisms: median "
+        f"{np.median(known):.3g} mm, from {min(known):.3g} to {max(known):.3g} mm",
+        flush=True,
+    )
+
+
+def _pixel_sizes(listing: Listing, asked: str) -> Callable[[str, str], float]:
+    """Return a function of class and file that gives micrometres per pixel, or NaN."""
+    constant = _number(asked)
+    if constant > 0:
+        return lambda name, file: constant
+    if asked not in listing.columns:
+        known = f"; the columns are {', '.join(listing.columns)}" if listing.columns else ""
+        raise InputError(
+            f"--pixel-size {asked} is neither a number of micrometres nor a column of "
+            f"{listing.root}{nearest(asked, listing.columns) or known}"
+        )
+    return lambda name, file: _number(listing.facts[name, file][asked])
+
+
+def _number(text: str) -> float:
+    """Return a positive number, also with a decimal comma; NaN if the text is none."""
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        return math.nan
+    return value if 0 < value < math.inf else math.nan

@@ -1,0 +1,119 @@
+"""Figures of sizes: of the images in pixels, of what a model sees, and of the organisms in mm."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from thesis_lib.figures.axes import legend, log_colorbar, percent_ticks, plain_log_ticks
+from thesis_lib.figures.layout import shorten, subplots
+from thesis_lib.figures.style import (
+    PAGE_HEIGHT_MM,
+    PALETTE,
+    POINT,
+    SPLIT_COLORS,
+    TICK,
+    TINY,
+    text_width,
+)
+
+FRAME_MM = 16  # the axis below a size spectrum
+LEAST_PITCH_MM, MOST_COLUMNS = 2.35, 3
+
+
+def image_sizes(sizes: pd.DataFrame) -> Figure:
+    """Plot image widths against heights, and the distribution of the longer side per split.
+
+    sizes: one row per image; columns split, width, height (pixels).
+    """
+    figure, (plane, cumulative) = subplots(68, ncols=2)
+    limits = {}
+    for side in ("width", "height"):
+        # The margins also keep the limits apart if all images have the same size.
+        limits[side] = sizes[side].min() / 1.6, sizes[side].max() * 1.6
+    extent = np.log10([*limits["width"], *limits["height"]])
+    plane.set(xscale="log", yscale="log", xlabel="width (pixels)", ylabel="height (pixels)")
+    hexagons = plane.hexbin(
+        *(sizes["width"], sizes["height"]),
+        gridsize=36,
+        mincnt=1,
+        xscale="log",
+        yscale="log",
+        extent=extent,
+        cmap="crest",
+        linewidths=0,
+        rasterized=True,  # vector hexagons would show thin gaps between them
+    )
+    hexagons.set_norm(LogNorm(1, max(10, hexagons.get_array().max())))
+    plane.set(xlim=limits["width"], ylim=limits["height"])
+    log_colorbar(figure, hexagons, plane, "images")
+    longer = sizes[["width", "height"]].max(axis=1)
+    # Later lines are thinner, because the curves of a good split lie on top of each other.
+    for split, width in zip(SPLIT_COLORS, (3.0, 1.6, 0.6), strict=True):
+        values = longer[sizes["split"] == split]
+        if len(values):
+            cumulative.ecdf(values, color=SPLIT_COLORS[split], linewidth=width, label=split)
+    cumulative.set(xscale="log", xlim=(longer.min() / 1.6, longer.max() * 1.6))
+    cumulative.set(xlabel="longer side (pixels)", ylabel="images up to this size")
+    percent_ticks(cumulative.yaxis)
+    for axis in (plane.xaxis, plane.yaxis, cumulative.xaxis):
+        plain_log_ticks(axis)
+    legend(figure, cumulative, "upper")
+    return figure
+
+
+def visible_share(shares: dict[str, np.ndarray], least: float) -> Figure:
+    """Plot how much of each image the view of evaluation shows, as a cumulative distribution.
+
+    shares: way to make images square -> fraction of each image's area that is visible, (n,);
+    least: fraction that is marked.
+    """
+    figure, axes = subplots(55)
+    for (fit, share), color in zip(shares.items(), PALETTE, strict=False):
+        axes.ecdf(np.asarray(share), color=color, label=f"fit = {fit}")
+    axes.axvline(least, color="0.6", linewidth=0.8, linestyle="dotted")
+    axes.set(xlim=(0, 1.02), xlabel="visible share of an image's area")
+    axes.set_ylabel("images with at most this share")
+    percent_ticks(axes.xaxis)
+    percent_ticks(axes.yaxis)
+    legend(figure, axes, "upper")
+    return figure
+
+
+def size_spectrum(lengths: pd.DataFrame) -> Figure:
+    """Plot the sizes of the organisms of each class, the largest class median on top.
+
+    A dot is the median, the line spans the 5 % to 95 % quantiles. Many classes are shown in
+    columns; if they do not fit a page, the smallest in number are left out, and the figure says
+    how many.
+
+    lengths: one row per image; columns class and mm.
+    """
+    of_class = lengths.groupby("class", observed=True)["mm"]
+    spans = of_class.quantile([0.05, 0.5, 0.95]).unstack()
+    most = MOST_COLUMNS * int((PAGE_HEIGHT_MM - FRAME_MM) // LEAST_PITCH_MM)
+    shown = of_class.size().sort_values(ascending=False, kind="stable").index[:most]
+    hidden = len(spans) - len(shown)
+    spans = spans.loc[shown].sort_values(0.5, ascending=False, kind="stable")
+    per_column = int((PAGE_HEIGHT_MM - FRAME_MM) // LEAST_PITCH_MM)
+    columns = -(-len(spans) // per_column)
+    rows = -(-len(spans) // columns)
+    pitch = float(np.clip((PAGE_HEIGHT_MM - FRAME_MM) / rows, LEAST_PITCH_MM, 4.5))
+    figure, panels = subplots(FRAME_MM + pitch * rows, ncols=columns, sharex=True, squeeze=False)
+    size = float(np.clip(0.8 * pitch / POINT, TINY, TICK))
+    for number, axes in enumerate(panels[0]):
+        own = spans.iloc[number * rows : (number + 1) * rows]
+        at = np.arange(len(own))
+        axes.hlines(at, own[0.05], own[0.95], color=PALETTE[0], linewidth=1)
+        axes.plot(own[0.5], at, "o", color=PALETTE[0], markersize=min(3.0, pitch))
+        names = [shorten(str(name), 0.45 * text_width() / columns, size) for name in own.index]
+        axes.set_yticks(at, names, fontsize=size)
+        axes.tick_params(axis="y", length=0)
+        axes.set(xscale="log", xlim=(spans[0.05].min() / 1.3, spans[0.95].max() * 1.3))
+        axes.set(ylim=(rows - 0.3, -0.7), xlabel="major axis (mm)")
+        plain_log_ticks(axes.xaxis, max(2, int(0.05 * text_width() / columns)))
+        axes.xaxis.grid(True, color="0.9", linewidth=0.5)
+        axes.set_axisbelow(True)
+    if hidden:
+        figure.supxlabel(f"not shown: the {hidden:,} smallest classes", size=TICK)
+    return figure
