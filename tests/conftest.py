@@ -68,6 +68,9 @@ LONG = (
     "tests/workbook/test_parallel.py",
     "tests/system/test_distributed.py",
     "tests/notebooks/test_jupyterlab.py",
+    "tests/reporting/test_chapter.py",
+    "tests/training/test_supcontrast_import.py",
+    "tests/workbook/test_grid.py",
 )
 
 
