@@ -5,6 +5,7 @@ import gzip
 import os
 import shutil
 import tarfile
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -675,3 +676,33 @@ def test_lists_of_paths_rebuild_the_split_of_zoolake(capsys):
     Path("test_filenames.txt").write_text("/local/dinobryon/training_data/SPC-gone.jpeg\n")
     assert main(["split", str(root), "data/two", "--manifest", *manifests]) == 2
     assert "1 of 7 listed images are missing" in capsys.readouterr().err
+
+
+class TestTablesAsTheyAre:
+    @pytest.fixture
+    def rows(self):
+        pictures(Path("imgs"), ("Água", "b"))
+        return [f"imgs/{n}/{n}_{i}.png;{n}" for n in ("Água", "b") for i in range(6)]
+
+    def test_the_first_line_of_excel_that_names_the_separator_is_no_header(self, rows):
+        Path("t.csv").write_text("sep=;\npath;label\n" + "\n".join(rows), encoding="utf-8")
+        assert main(["split", "t.csv", "out"]) == 0
+        assert len(manifest("out")) == 12
+
+    def test_letters_may_be_composed_otherwise_than_on_disk(self, rows):
+        text = unicodedata.normalize("NFD", "path;label\n" + "\n".join(rows))
+        Path("t.csv").write_text(text, encoding="utf-8")
+        assert main(["split", "t.csv", "out"]) == 0
+        assert len(manifest("out")) == 12
+
+
+def test_a_truncated_zip_is_named_in_one_short_line(capsys):
+    pictures(Path("classes"), ("a", "b"))
+    with zipfile.ZipFile("whole.zip", "w") as archive:
+        for path in Path("classes").rglob("*.png"):
+            archive.write(path)
+    Path("cut.zip").write_bytes(Path("whole.zip").read_bytes()[:900])
+    assert main(["split", "cut.zip", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "the archive 'cut.zip' cannot be read" in error and "cut short" in error
+    assert error.count("\n") == 1 and "method" not in error and not Path("out").exists()

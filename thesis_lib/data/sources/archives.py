@@ -85,7 +85,8 @@ def _readable(source: Path) -> Iterator[None]:
     except Exception as error:  # zipfile and tarfile do not document all errors that they raise
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, for example
             raise
-        reason = " ".join(f"{type(error).__name__} {error}".split())
+        # tarfile lists the errors of all compressions that it has tried.
+        reason = " ".join(f"{type(error).__name__} {error}".split()).split(": - method")[0]
         raise InputError(
             f"the archive {str(source)!r} cannot be read: {reason}; it is damaged, cut short, or "
             "not an archive (zip, tar, tar.gz, tar.bz2, tar.xz)"

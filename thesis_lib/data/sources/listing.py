@@ -128,6 +128,7 @@ class NamedImages:
         Raises:
             InputError: if another row gives the image another label.
         """
+        path = _on_disk(path)
         if path not in self.rows:
             if path.is_file():
                 self.rows[path] = row
@@ -157,6 +158,14 @@ class NamedImages:
                 f"exist: {first_few(self.missing)}; {advice}"
             )
         return self.rows
+
+
+def _on_disk(path: Path) -> Path:
+    """Return the spelling of a path that exists: é may be one character or two on disk."""
+    if str(path).isascii() or path.exists():
+        return path
+    spellings = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return next((spelled for spelled in spellings if spelled.exists()), path)
 
 
 def no_image(name: str) -> str:

@@ -14,19 +14,27 @@ TABLE = re.compile(r".*\.(tsv|csv)(\.gz)?|ecotaxa.*\.txt", re.IGNORECASE)
 csv.field_size_limit(2**24)  # free-text columns can be longer than Python's limit of 128 KiB
 
 
+SEPARATOR = re.compile(r"\A\"?sep=.\"?\r?\n")
+
+
 def is_table(name: str) -> bool:
     """Return whether a file (its name or path) is named like a table."""
     return TABLE.fullmatch(name.rsplit("/", 1)[-1]) is not None
 
 
 def decoded(content: bytes) -> str:
-    """Decode a file by its byte order mark, or else as UTF-8 or latin-1."""
+    """Decode a file by its byte order mark, or else as UTF-8 or latin-1.
+
+    Excel's first line ``sep=;`` is left out.
+    """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # by Excel or PowerShell
-        return content.decode("utf-16", errors="replace")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
+        text = content.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("latin-1")
+    return SEPARATOR.sub("", text)
 
 
 def header_of(path: Path) -> list[str]:
