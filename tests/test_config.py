@@ -110,6 +110,9 @@ BAD = [
     ("devices", "all"),
     ("test_curve", 1),
     ("on_bad_image", "ignore"),
+    ("fit", "stretch"),
+    ("crop_bottom", -1),
+    ("crop_bottom", 31.5),
     ("device", "gpu"),
     ("precision", "float16"),
     ("compile", 1),
@@ -120,9 +123,9 @@ BAD = [
 ]
 
 
-def test_defaults_are_the_thesiss_recipe():
+def test_defaults_are_the_thesiss_recipe_but_that_images_are_padded():
     config = RunConfig()
-    assert {name: getattr(config, name) for name in RECIPE} == RECIPE
+    assert {name: getattr(config, name) for name in RECIPE} == RECIPE | {"fit": "pad"}
 
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{n}={v!r}" for n, v in BAD])

@@ -268,7 +268,8 @@ def test_evaluation_mode_leaves_batch_statistics_alone(workbook, tiny_config):
 def test_features_are_those_of_a_plain_loop(workbook, tiny_config, views):
     val, mean, std = open_dataset("data/tiny").splits["val"], (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     backbone = create_backbone("lenet5").eval()
-    features = FrozenBackbone(backbone, mean, std, tiny_config).features(Images(val), views)
+    config = tiny_config.updated(fit="crop")
+    features = FrozenBackbone(backbone, mean, std, config).features(Images(val), views)
     assert features.shape[:2] == (max(views, 1), len(val))
     for number, file in enumerate(val.files):
         pixels = read_pixels(val.folder / file)

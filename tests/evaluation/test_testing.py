@@ -53,7 +53,7 @@ def test_class_without_a_test_image_counts_and_is_named(workbook, trained):
     assert len(result_before)
     for image in (workbook / "data" / "tiny" / "test" / "002_one.dot").iterdir():
         image.unlink()
-    with pytest.raises(InputError, match="files of data/tiny are not those"):
+    with pytest.raises(InputError, match="data/tiny is not the data set that"):
         final_test(trained)
 
 

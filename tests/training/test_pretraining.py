@@ -296,7 +296,7 @@ def test_other_settings_on_the_same_run_are_refused(trained):
 def test_resume_on_other_files_is_refused(workbook, trained):
     next((workbook / "data" / "tiny" / "train").glob("*/*.png")).unlink()
     trained.metrics_file.write_text("epoch,loss,learning_rate,seconds\n1,1,1,1\n")
-    with pytest.raises(InputError, match="files of data/tiny are not those"):
+    with pytest.raises(InputError, match="data/tiny is not the data set that"):
         pretrain(trained.config)
 
 

@@ -16,7 +16,6 @@ HOMES = {
     "DataSet": "datasets",
     "open_dataset": "datasets",
     "datasets": None,
-    "read_pixels": "images",
     "split_dataset": "splits",
     "splits": None,
     "sources": None,

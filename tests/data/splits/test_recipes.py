@@ -326,7 +326,7 @@ def test_split_leaves_nothing_but_itself(tmp_path):
     split_dataset(source, tmp_path / "data" / "out")
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["out"]
     names = sorted(p.name for p in (tmp_path / "data" / "out").iterdir())
-    assert names == ["manifest.csv", "test", "train", "val"]
+    assert names == ["dataset.json", "manifest.csv", "test", "train", "val"]
 
 
 def test_missing_and_empty_sources_are_refused(tmp_path):
