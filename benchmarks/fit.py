@@ -38,8 +38,9 @@ from thesis_lib.training.pretraining import pretrain
 SEEDS = range(42, 47)
 SUPCON = {
     "backbone": "test_resnet",
-    "batch_size": 64,
+    "batch_size": 32,
     "image_size": 64,
+    "small_images": False,
     "epochs": 60,
     "learning_rate": 0.05,
     "save_every": 60,

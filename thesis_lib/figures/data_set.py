@@ -124,7 +124,7 @@ def views(
     originals: uint8 arrays (h, w, 3), one per image; views: one such list per random view;
     evaluation: the views of evaluation; names: class name of each image.
     """
-    labels, narrow = 18, 18
+    labels, narrow = 17, 17.5
     room = text_width() - labels
     columns = len(names) if room / len(names) > narrow else -(-len(names) // 2)
     rows = {"original": originals}

@@ -68,7 +68,7 @@ def visible_share(shares: dict[str, np.ndarray], least: float) -> Figure:
     shares: way to make images square -> fraction of each image's area that is visible, (n,);
     least: fraction that is marked.
     """
-    figure, axes = subplots(55)
+    figure, axes = subplots(60)
     for (fit, share), color in zip(shares.items(), PALETTE, strict=False):
         axes.ecdf(np.asarray(share), color=color, label=f"fit = {fit}")
     axes.axvline(least, color="0.6", linewidth=0.8, linestyle="dotted")

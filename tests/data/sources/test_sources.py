@@ -213,7 +213,7 @@ def test_the_data_set_knows_the_category_of_a_class_unless_it_was_merged():
     assert split("source", "data/whole") == 0
     categories = {"Copepoda X": "Copepoda X", "egg_other": "egg<other"}
     assert open_dataset("data/whole").categories == categories
-    Path("map.csv").write_text("from,to\nCopepoda X,both\negg_other,both\n")
+    Path("map.csv").write_text("from,to\nCopepoda X,both\negg<other,both\n")
     assert split("source", "data/merged", "--classes", "map.csv") == 0
     assert open_dataset("data/whole").without([]).categories == categories
     Path("data/merged/train/other").mkdir()

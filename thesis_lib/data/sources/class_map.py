@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from thesis_lib.data.sources.listing import Listing, check_distinct, class_names
+from thesis_lib.data.sources.listing import Listing, check_distinct, class_names, folder_of
 from thesis_lib.data.sources.text_tables import read_rows
 from thesis_lib.errors import InputError, nearest
 
@@ -13,17 +13,18 @@ BEFORE = "class_before"  # the column of the facts with the class of the source
 def apply_class_map(listing: Listing, table: Path) -> Listing:
     """Return a listing whose classes are renamed, merged or (with an empty ``to``) dropped.
 
-    Classes that the table does not name stay as they are.
+    Classes that the table does not name stay as they are. ``from`` is the name of a class folder
+    or of a category in EcoTaxa, such as ``egg<other``.
 
     Raises:
         InputError: if the table lacks a column, names an unknown class or one class twice.
     """
     target: dict[str, str] = {}
     for line, row in read_rows(table, ("from", "to")):
-        name = row["from"]
+        name = row["from"] if row["from"] in listing.files else folder_of(row["from"])
         if name not in listing.files:
             raise InputError(
-                f"{table} line {line}: {listing.root} has no class {name!r}"
+                f"{table} line {line}: {listing.root} has no class {row['from']!r}"
                 f"{nearest(name, listing.files)}"
             )
         if name in target:

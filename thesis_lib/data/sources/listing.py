@@ -182,11 +182,16 @@ def class_names(source: Path, labels: Iterable[str]) -> dict[str, str]:
     """
     folders: dict[str, str] = {}
     for label in sorted(labels):
-        folder = re.sub(r'[<>:"/\\|?*]', "_", label).strip().rstrip(".")
-        folders[label] = f"_{folder}" if is_system(folder) or not folder else folder
+        folders[label] = folder_of(label)
     check_distinct(source, folders)
     check_names(source, folders.values())
     return folders
+
+
+def folder_of(label: str) -> str:
+    """Return the name of a label's class folder, without characters that folders cannot have."""
+    folder = re.sub(r'[<>:"/\\|?*]', "_", label).strip().rstrip(".")
+    return f"_{folder}" if is_system(folder) or not folder else folder
 
 
 def check_distinct(source: Path, folders: Mapping[str, str]) -> None:
