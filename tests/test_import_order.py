@@ -195,6 +195,14 @@ def loaded_by(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
+def test_a_split_loads_neither_torch_nor_pandas():
+    loaded = loaded_by(
+        "from thesis_lib.data.sources import read_source, split_by_manifest, unpacked\n"
+        "from thesis_lib.data.splits import describe_groups, split_listing"
+    )
+    assert not loaded & HEAVY
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_face_loads_no_heavy_library(room):
     loaded = loaded_by(f"import thesis_lib.{room}")

@@ -10,10 +10,10 @@ from thesis_lib.data import transforms
 from thesis_lib.data.framing import (
     MAX_SIDE,
     Frame,
-    border_color,
     pad_to_square,
     visible_shares,
 )
+from thesis_lib.data.organism import border_color
 
 SIZES = [(1, 1), (3, 2), (18, 70), (40, 800), (12, 3000), (1307, 914), (3, 9000)]  # h, w
 PAD = Frame(32, "pad")

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from thesis_lib.config import RunConfig
+from thesis_lib.data.organism import border_color
 from thesis_lib.data.transforms import EVALUATION_RESIZE, center_crop, crop_and_resize, draw_crops
 
 # px; a longer image is shrunk before it is padded for random crops, whose square would be huge
@@ -69,15 +70,6 @@ class Frame:
         images = [image for image in images for _ in range(len(drawn) // len(images))]
         crops = draw_crops(drawn, [(image.shape[1], image.shape[0]) for image in images])
         return crop_and_resize(images, crops, self.size)
-
-
-def border_color(image: np.ndarray) -> np.ndarray:
-    """Return the median color of an image's outermost pixels, (3,) uint8.
-
-    Its background: white, black or grey. A median, because the organism may touch the border.
-    """
-    edges = (image[0], image[-1], image[1:-1, 0], image[1:-1, -1])
-    return np.median(np.concatenate(edges), axis=0).astype(np.uint8)
 
 
 def pad_to_square(image: np.ndarray) -> np.ndarray:

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thesis_lib.data.framing import border_color
-
 LEAST_CONTRAST = 5.0  # grey levels; an image that differs less from its background is empty
 LARGE_SHARE = 0.1  # components of at least this share of the largest one's area belong to it
 
@@ -27,6 +25,15 @@ class Organism:
     area: int
     major: float
     minor: float
+
+
+def border_color(image: np.ndarray) -> np.ndarray:
+    """Return the median color of an image's outermost pixels, (3,) uint8.
+
+    Its background: white, black or grey. A median, because the organism may touch the border.
+    """
+    edges = (image[0], image[-1], image[1:-1, 0], image[1:-1, -1])
+    return np.median(np.concatenate(edges), axis=0).astype(np.uint8)
 
 
 def find_organism(image: np.ndarray) -> Organism | None:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent
 # The modules that affect a training's weights.
 CODE = (
     *("losses", "models", "system/distributed", "data/cache", "data/datasets", "data/loaders"),
-    *("data/framing", "data/statistics", "data/transforms", "training/engine"),
+    *("data/framing", "data/organism", "data/statistics", "data/transforms", "training/engine"),
     *("training/pretraining", "training/resume", "training/state", "training/stage"),
     *("training/checkpoints", "data/images", "system/device"),
 )
