@@ -11,7 +11,7 @@ from thesis_lib.reporting.results import (
     FILES,
     RUN_PARTS,
     Results,
-    results_of_data,
+    data_results,
     results_of_run,
     results_of_runs,
 )
@@ -118,7 +118,7 @@ def chapter_parts(data_name: str) -> list[Results]:
     config = RunConfig(**{"data": f"data/{data_name}", **settings})
     everything = results_of_runs(config)
     of_runs = [results_of_run(run, part) for run in everything.runs for part in RUN_PARTS]
-    return [results_of_data(config), everything, *of_runs]
+    return [data_results(config), everything, *of_runs]
 
 
 def _settings(folder: Path) -> dict:

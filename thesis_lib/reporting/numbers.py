@@ -11,7 +11,7 @@ from thesis_lib.evaluation.comparison import Comparison, compare_with_head
 from thesis_lib.evaluation.metrics import METRICS
 from thesis_lib.reporting.latex import comment, escape_latex
 from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks
-from thesis_lib.reporting.results import Results, results_of_data, results_of_run
+from thesis_lib.reporting.results import Results, data_results, results_of_run
 from thesis_lib.reporting.tables import elapsed_words, is_measured, percent
 from thesis_lib.runs.artifacts import read_metrics, trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory
@@ -187,7 +187,7 @@ def _retrieval_numbers(run: RunDirectory) -> dict[str, str]:
 
 def _data_numbers(results: Results) -> dict[str, Any]:
     """Collect the numbers of the data set, and the test metrics without leaking images."""
-    data = results_of_data(results.config)
+    data = data_results(results.config)
     numbers = {"classes": str(len(data.dataset.classes))}
     for name, split in data.dataset.splits.items():
         numbers[f"{name} images"] = f"{len(split):,}"

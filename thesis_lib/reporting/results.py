@@ -76,13 +76,11 @@ class Results:
         Raises:
             InputError: if it is missing, or not the data set that the runs were trained on.
         """
-        config = self.runs[0].config if self.runs else self.config
-        dataset = open_dataset(self.config.data, crop_bottom=config.crop_bottom)
-        if not self.config.force:
-            check_data_name(self.config.data, dataset.fingerprint)
-            for run in self.runs:
-                if run.config.crop_bottom == config.crop_bottom:
-                    check_trained_on(run, self.config.data, dataset.fingerprint)
+        cut = self.config.crop_bottom
+        dataset = open_dataset(self.config.data, crop_bottom=cut)
+        for run in self.runs:
+            if run.config.crop_bottom == cut:
+                check_trained_on(run, self.config.data, dataset.fingerprint)
         return dataset
 
     @cached_property
@@ -216,7 +214,20 @@ class Results:
 
 
 def results_of_data(config: RunConfig) -> Results:
-    """Return the results of the data set, which notebook 01 shows."""
+    """Return the results of the data set, which notebook 01 shows.
+
+    Raises:
+        InputError: if the data set is missing, or runs on another data set have their results
+            where those of this one would go.
+    """
+    results = data_results(config)
+    if not config.force:
+        check_data_name(config.data, results.dataset.fingerprint)
+    return results
+
+
+def data_results(config: RunConfig) -> Results:
+    """Return the results of the data set, which may be missing or have changed."""
     return Results("data", config, (), figures_folder(config.data_name))
 
 
@@ -234,6 +245,8 @@ def results_of_run(run: RunDirectory, part: str) -> Results:
 def results_of_runs(config: RunConfig) -> Results:
     """Return the results of all runs on a data set, which notebook 06 compares."""
     runs = tuple(find_runs(config.data_name))
+    if runs:  # of runs that differ in it, the first counts
+        config = config.updated(crop_bottom=runs[0].config.crop_bottom)
     return Results("comparison", config, runs, figures_folder(config.data_name))
 
 

@@ -20,7 +20,7 @@ from thesis_lib.reporting.chapter import BODY, DOCUMENT, NUMBERS, chapter_text
 from thesis_lib.reporting.numbers import chapter_numbers, numbers_text
 from thesis_lib.reporting.results import (
     Results,
-    results_of_data,
+    data_results,
     results_of_run,
     results_of_runs,
 )
@@ -30,7 +30,7 @@ from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import data_runs_folder, find_data, relative_to_root
 
-NEED_DATA = ("class_counts", "imbalance", "channels", "leakage", "without_leaks")
+NEED_DATA = ("class_counts", "imbalance", "channels", "leakage", "without_leaks", "by_size")
 CLOSE = 1e-9  # tolerance between a stored metric and the recomputed one
 
 
@@ -128,7 +128,7 @@ class Known:
     def _open(self, source: dict[str, Any], name: str) -> Results:
         config = RunConfig(**{"data": source["data"], **source["settings"]})
         if source["part"] == "data":
-            return results_of_data(config)
+            return data_results(config)
         if source["part"] == "comparison":
             return results_of_runs(config)
         run = RunDirectory.open(data_runs_folder(config.data_name) / name)
