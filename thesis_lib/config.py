@@ -22,6 +22,8 @@ METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "
 FALSE_POSITIVE_RATE = 0.05
 # settings that only affect figures and tables, not the results of a run
 DISPLAY_FIELDS = ("duplicate_distance", "group_by", "text_width")
+# settings with which a data set is measured and shown
+DATA_FIELDS = (*DISPLAY_FIELDS, "crop_bottom")
 # allowed values of the fields that have only a few
 CHOICES = {
     "method": tuple(METHODS),
@@ -33,7 +35,7 @@ CHOICES = {
     "fit": ("pad", "crop"),
 }
 # what holds for a run whose config.json was written before these fields existed
-EARLIER = {"fit": "crop", "crop_bottom": 0}
+EARLIER = {"fit": "crop", "crop_bottom": None}
 
 
 def data_set_name(data: str) -> str:
@@ -73,13 +75,14 @@ class RunConfig:
     fit: str = _setting(
         "pad",
         PRETRAIN,
-        "how an image becomes square: pad (margins of its border's color show all of it) or crop",
+        "how an image becomes square: pad (add margins in the color of its border) or crop (keep "
+        "only the center)",
     )
     crop_bottom: int | None = _setting(
         None,
         PRETRAIN,
-        "rows to cut off the bottom of each image (legend, scale bar), px; by default as "
-        "`thesis split --crop-bottom` has noted",
+        "rows to cut off the bottom of each image (legend, scale bar), px; by default the value "
+        "given to `thesis split --crop-bottom`",
     )
     small_images: bool | None = _setting(
         None, PRETRAIN, "3x3 stride-1 stem, no max-pooling; by default for ResNets up to 64 px"

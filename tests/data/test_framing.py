@@ -1,4 +1,4 @@
-"""The view of evaluation shows the whole image; random views are crops of the padded square."""
+"""The evaluation view shows the whole image; random views are crops of the padded square."""
 
 import numpy as np
 import pandas as pd

@@ -43,6 +43,8 @@ def test_a_bar_is_found_at_its_rows_and_not_after_cropping(tmp_path, background)
     assert (found.lowest_row, found.highest_row, found.share) == (4, 5, 0.95)
     assert "--crop-bottom 5 or a little more" in str(found)
     assert find_legend(split_of(tmp_path / "b", images, crop_bottom=5)) is None
+    partly = find_legend(split_of(tmp_path / "c", images, crop_bottom=4))
+    assert (partly.lowest_row, partly.highest_row) == (5, 5)  # counted from the file's bottom
 
 
 @pytest.mark.parametrize("bar_in", [0, 30])  # of 40

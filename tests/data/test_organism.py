@@ -61,6 +61,7 @@ def test_nothing_is_found_where_nothing_is(shape):
 def test_a_line_of_pixels_has_no_width_but_does_no_harm():
     image = np.full((3, 50, 3), 250, dtype=np.uint8)
     image[1, 10:20] = 0
+    assert find_organism(image[:, :12]) is None  # two pixels are noise
     found = find_organism(image)
     assert found.area == 10 and found.box == (1, 10, 2, 20) and np.isfinite(found.major)
 

@@ -7,12 +7,14 @@ import pytest
 from PIL import Image
 
 from thesis_lib.cli.command_line import main
-from thesis_lib.config import RunConfig
+from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
 from thesis_lib.data.datasets import open_dataset
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.runs import stages
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json
+from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
 
 ROWS = 4
@@ -73,13 +75,24 @@ def test_a_run_is_not_continued_on_images_that_are_cut_otherwise(noise_with_bars
 
 
 def test_a_run_of_an_earlier_version_keeps_its_center_crop(noise_with_bars):
+    """Its files know neither setting; its stages stay done, and its command continues it."""
     assert main(["split", "classes", "data/d"]) == 0
-    run = pretrain(RunConfig.from_dict(SETTINGS | {"epochs": 1, "fit": "crop"}))
+    cropped = RunConfig.from_dict(SETTINGS | {"epochs": 1, "fit": "crop"})
+    run = pretrain(cropped)
+    probe_checkpoints(run)
     stored = read_json(run.config_file)
     del stored["fit"], stored["crop_bottom"]
     run.config_file.write_text(json.dumps(stored))
-    config = RunDirectory.open(run.path).config
-    assert config.fit == "crop" and config.crop_bottom == 0
+    for path in run.checkpoints.glob("*.pth"):
+        checkpoints.save(path, checkpoints.load(path) | {"config": stored})
+    earlier = RunDirectory.open(run.path)
+    assert earlier.config.fit == "crop" and earlier.config.crop_bottom is None
+    hashed = stages._settings(earlier, IDENTITY, PRETRAIN)
+    assert not {"fit", "crop_bottom"} & set(hashed)  # as by an earlier version
+    assert all(stages.is_done(earlier, stage) for stage in ("pretrain", "probe"))
+    assert pretrain(cropped).path == run.path
+    with pytest.raises(InputError, match='fit = "crop"'):
+        pretrain(cropped.updated(fit="pad"))
 
 
 def test_rows_must_be_a_number(noise_with_bars, capsys):

@@ -38,6 +38,8 @@ def test_another_data_set_under_a_name_with_runs_is_refused_and_nothing_is_writt
         pretrain(config)
     with pytest.raises(InputError, match=words):
         results_of_data(config).statistics  # noqa: B018
+    with pytest.raises(InputError, match="siteB/images is not the data set"):  # though it is done
+        pretrain(sites.config.updated(data="siteB/images"))
     settings = ["--backbone", "lenet5", "--image-size", "32", "--batch-size", "8"]
     assert main(["run", "--data", "siteB/images", "--tag", "other", *settings]) == 2
     error = capsys.readouterr().err

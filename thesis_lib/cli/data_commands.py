@@ -54,11 +54,18 @@ def split(options: argparse.Namespace) -> int:
 
 def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str, Any]) -> None:
     from thesis_lib.data.sources import Columns, Reading, apply_class_map, read_source
-    from thesis_lib.data.splits import SplitOptions, describe_groups, grouping_of, split_listing
+    from thesis_lib.data.splits import (
+        SplitOptions,
+        describe_groups,
+        grouping_of,
+        is_number,
+        split_listing,
+    )
 
-    column = options.group_by_column
     columns = Columns(options.path_column, options.label_column, options.split_column)
-    reading = Reading(options.format, options.status, options.all_images, column, columns)
+    pixels = options.pixel_size if not is_number(options.pixel_size or "0") else None
+    keep = [name for name in (options.group_by_column, pixels) if name]
+    reading = Reading(options.format, options.status, options.all_images, keep, columns)
     listing = read_source(source, reading)
     if options.classes is not None:
         listing = apply_class_map(listing, options.classes)

@@ -170,7 +170,7 @@ def add_split(split: argparse.ArgumentParser) -> None:
         "--pixel-size",
         metavar="UM",
         help="micrometres per pixel, or the column that holds them, such as process_pixel: "
-        "measures each organism's major axis in mm",
+        "adds each organism's length in mm to manifest.csv",
     )
     split.add_argument(
         "--crop-bottom",

@@ -109,6 +109,10 @@ class DataSet:
             if row[MAJOR_AXIS]
         }
 
+    def read(self, file: str) -> np.ndarray:
+        """Read one of the files as (h, w, 3) uint8, without the rows that are cut off."""
+        return read_pixels(self.root / file, self.crop_bottom)
+
     def without(self, files: Iterable[str]) -> "DataSet":
         """Return this data set without some of its files; the fingerprint stays the same."""
         left_out, splits = set(files), {}

@@ -22,7 +22,7 @@ LEAST_PIXELS = 5
 
 @dataclass(frozen=True)
 class Legend:
-    """A mark at the same place of most images: rows counted from the bottom, from 1 on."""
+    """A mark at the same place of most images: rows counted from the bottom of the file, from 1."""
 
     lowest_row: int
     highest_row: int
@@ -62,7 +62,10 @@ def find_legend(split: Split, seed: int = 42) -> Legend | None:
             corners[side].append(_corner(pixels, border_color(image).mean()))
     found = [_same_mark(np.stack(levels)) for levels in corners.values() if levels]
     marks = [mark for mark in found if mark is not None]
-    return max(marks, key=lambda mark: mark.highest_row) if marks else None
+    if not marks:
+        return None
+    highest, cut = max(marks, key=lambda mark: mark.highest_row), split.crop_bottom
+    return Legend(highest.lowest_row + cut, highest.highest_row + cut, highest.share)
 
 
 def _corner(image: np.ndarray, background: float) -> np.ndarray:

@@ -65,13 +65,13 @@ class FeatureViews(Dataset):
     """Views of images for feature extraction, loaded one batch of indices at a time.
 
     A batch is (n * max(num_views, 1), size, size, 3) uint8: ``num_views`` random crops of each
-    image, or its view of evaluation if ``num_views`` is 0.
+    image, or its evaluation view if ``num_views`` is 0.
 
     Args:
         images: the images of a split.
         frame: size of the views, and how images become square.
         seed: the run's random seed.
-        num_views: number of random crops per image, or 0 for the view of evaluation.
+        num_views: number of random crops per image, or 0 for the evaluation view.
     """
 
     def __init__(self, images: Images, frame: Frame, seed: int, num_views: int = 0) -> None:
@@ -238,7 +238,7 @@ def example_views(dataset: DataSet, config: RunConfig, num_images: int) -> dict[
 
     Returns:
         originals: list of (h, w, 3) uint8 arrays; views: for each view of the method, a list of
-        such arrays; evaluation: the views of evaluation, a list; names: the class name of each
+        such arrays; evaluation: the evaluation views, a list; names: the class name of each
         image.
     """
     train = dataset.splits["train"]

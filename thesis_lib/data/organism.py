@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEAST_CONTRAST = 5.0  # grey levels; an image that differs less from its background is empty
+LEAST_AREA = 3  # px; below, it is noise and has no axes
 LARGE_SHARE = 0.1  # components of at least this share of the largest one's area belong to it
 
 
@@ -60,7 +61,7 @@ def find_organism(image: np.ndarray) -> Organism | None:
     components = label(contrast > threshold, connectivity=2)
     areas = np.bincount(components.ravel())
     areas[0] = 0  # the background
-    if not areas.any():
+    if areas.max() < LEAST_AREA:
         return None
     mask = (areas >= LARGE_SHARE * areas.max())[components] & (components > 0)
     mask = ndimage.binary_fill_holes(mask)

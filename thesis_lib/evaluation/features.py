@@ -73,7 +73,7 @@ class FrozenBackbone:
         Args:
             images: images of the split.
             views: number of random crops of each image (seeded, the same in every call); 0 for
-                the view of evaluation.
+                the evaluation view.
 
         Returns:
             (max(views, 1), n, d) float32 on the CPU of rank 0; an empty tensor on other ranks.

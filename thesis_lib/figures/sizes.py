@@ -63,7 +63,7 @@ def image_sizes(sizes: pd.DataFrame) -> Figure:
 
 
 def visible_share(shares: dict[str, np.ndarray], least: float) -> Figure:
-    """Plot how much of each image the view of evaluation shows, as a cumulative distribution.
+    """Plot how much of each image the evaluation view shows, as a cumulative distribution.
 
     shares: way to make images square -> fraction of each image's area that is visible, (n,);
     least: fraction that is marked.

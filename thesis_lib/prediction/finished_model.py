@@ -8,7 +8,7 @@ import timm
 from safetensors import SafetensorError
 from torch import nn
 
-from thesis_lib.config import RunConfig
+from thesis_lib.config import EARLIER, RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.lookup_table import StoredTable
@@ -123,7 +123,8 @@ def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel
         InputError: if the folder is not an export, was written by an earlier version, or
             contains damaged files.
     """
-    described = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    stored = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    described = {**EARLIER, **stored}
     try:
         classes, temperature = described["label_names"], described["temperature"]
         categories = described["categories"]

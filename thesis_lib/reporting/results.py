@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thesis_lib.config import DISPLAY_FIELDS, RunConfig
+from thesis_lib.config import DATA_FIELDS, RunConfig
 from thesis_lib.data.datasets import DataSet, open_dataset
 from thesis_lib.data.leakage import find_leaks
 from thesis_lib.data.legend import find_legend
@@ -94,7 +94,7 @@ class Results:
         found = find_legend(self.dataset.splits["train"])
         cut = self.dataset.crop_bottom
         left = f" above the {cut} rows that are cut off" if cut else ""
-        return str(found or f"no legend or scale bar was found at the bottom of the images{left}")
+        return str(found or f"no legend or scale bar was found in the bottom corners{left}")
 
     @cached_property
     def leaks(self) -> pd.DataFrame:
@@ -208,7 +208,7 @@ class Results:
             "data": self.config.data,
             "data_fingerprint": fingerprint,
             "commit": commit,
-            "settings": {name: getattr(self.config, name) for name in DISPLAY_FIELDS},
+            "settings": {name: getattr(self.config, name) for name in DATA_FIELDS},
             "runs": runs,
         }
 

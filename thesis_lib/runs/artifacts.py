@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from thesis_lib.config import data_set_name
 from thesis_lib.errors import InputError
-from thesis_lib.runs.directory import RunDirectory, find_runs
+from thesis_lib.runs.directory import RunDirectory, run_folders
 from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import relative_to_root
 
@@ -50,9 +50,13 @@ def trained_epochs(metrics: list[dict[str, float]]) -> int:
 
 def trained_fingerprint(run: RunDirectory) -> str | None:
     """Return the fingerprint of the data that a run was last trained on; None if never trained."""
-    if not run.provenance_file.is_file():
+    return _fingerprint_in(run.provenance_file)
+
+
+def _fingerprint_in(provenance_file: Path) -> str | None:
+    if not provenance_file.is_file():
         return None
-    entries = reversed(read_json(run.provenance_file))
+    entries = reversed(read_json(provenance_file))
     found = (entry.get("data_fingerprint") for entry in entries)
     return next((fingerprint for fingerprint in found if fingerprint), None)
 
@@ -66,26 +70,33 @@ def check_trained_on(run: RunDirectory, data: str, fingerprint: str) -> None:
         fingerprint: see :attr:`thesis_lib.data.DataSet.fingerprint`.
     """
     trained = trained_fingerprint(run)
-    if trained not in (None, fingerprint):
-        raise InputError(
-            f"{data} is not the data set that {relative_to_root(run.path)} was trained on: other "
-            f"files, or another crop_bottom (fingerprint {trained}, now {fingerprint}); restore "
-            "it, or train another run on these images"
-        )
+    if trained in (None, fingerprint):
+        return
+    (files, _, cut), (now, _, cut_now) = trained.partition("-"), fingerprint.partition("-")
+    differ = (
+        f"crop_bottom was {cut or 0} and is now {cut_now or 0}"
+        if files == now
+        else f"its files differ (fingerprint {trained}, now {fingerprint})"
+    )
+    raise InputError(
+        f"{data} is not the data set that {relative_to_root(run.path)} was trained on: {differ}; "
+        "restore it, or train another run on these images"
+    )
 
 
 def check_data_name(data: str, fingerprint: str) -> None:
     """Raise an InputError if the runs of a data set's name were trained on other files.
 
-    Runs of one name may differ in ``crop_bottom``.
+    Runs of one name may differ in ``crop_bottom``. Only their provenance is read, so a copy of a
+    run does no harm.
     """
-    for run in find_runs(data_set_name(data)):
-        trained = trained_fingerprint(run) or fingerprint
+    for folder in run_folders(data_set_name(data)):
+        trained = _fingerprint_in(folder / "provenance.json") or fingerprint
         if trained.partition("-")[0] != fingerprint.partition("-")[0]:
             raise InputError(
-                f"{data} is not the data set that {relative_to_root(run.path)} was trained on "
+                f"{data} is not the data set that {relative_to_root(folder)} was trained on "
                 f"(fingerprint {trained}, now {fingerprint}); restore that data set, or rename "
-                "the folder of this one, because its name says where the results go"
+                f"the folder {data}: results are stored under the folder's name"
             )
 
 

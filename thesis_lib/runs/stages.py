@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-from thesis_lib.config import IDENTITY, PRETRAIN, PROBE, RunConfig
+from thesis_lib.config import EARLIER, IDENTITY, PRETRAIN, PROBE, RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.runs.artifacts import read_metrics, trained_epochs, trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory
@@ -91,9 +91,17 @@ def _inputs(run: RunDirectory, stage: str) -> dict[str, Any]:
 
 
 def _settings(run: RunDirectory, *stages: str) -> dict[str, Any]:
-    """Return the settings that affect some stages, and the fingerprint of the training data."""
+    """Return the settings that affect some stages, and the fingerprint of the training data.
+
+    Newer settings that are as they were before they existed are left out, so that the stages of
+    earlier runs stay done.
+    """
     settings = run.config.to_dict()
-    names = RunConfig.field_names(*stages)
+    names = [
+        name
+        for name in RunConfig.field_names(*stages)
+        if name not in EARLIER or settings[name] != EARLIER[name]
+    ]
     return {"data_fingerprint": trained_fingerprint(run), **{n: settings[n] for n in names}}
 
 

@@ -26,7 +26,7 @@ from thesis_lib.system.device import (
     total_memory_mib,
 )
 from thesis_lib.system.files import write_json
-from thesis_lib.system.paths import relative_to_root
+from thesis_lib.system.paths import find_data, relative_to_root
 from thesis_lib.system.progress import EpochProgress
 from thesis_lib.system.signals import deferred_signals
 from thesis_lib.system.torch_errors import translate_torch_errors
@@ -110,6 +110,9 @@ def pretrain(config: RunConfig) -> RunDirectory:
     run = RunDirectory(config)
     if distributed.from_rank_0(lambda: is_done(run, "pretrain")) and not config.force:
         run.check_config((IDENTITY, PRETRAIN))
+        if find_data(config.data).is_dir():
+            dataset = open_dataset(config.data, crop_bottom=config.crop_bottom)
+            check_trained_on(run, config.data, dataset.fingerprint)
         return run
     run, _, model = check_run(config)
     run_stage("pretrain", run, lambda stage: _train(stage, model))

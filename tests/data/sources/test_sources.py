@@ -286,7 +286,7 @@ def test_years_are_pooled_and_can_be_kept_apart(capsys):
         capsys.readouterr().out
     )
     assert classes("out") == {"ciliate": 24, "mix": 24}
-    assert split("whoi", "apart", "--group-by-column", "group") == 0
+    assert split("whoi", "apart", "--group-by-column", "year") == 0
     where = {}
     for row in manifest("apart"):
         where.setdefault(row["group"], set()).add(row["split"])
@@ -622,7 +622,7 @@ class TestGroupAsTest:
         pictures(Path("whoi/2014"), ["rare"])
 
     def split(self, *options):
-        return main(["split", "whoi", "data/whoi", "--group-by-column", "group", *options])
+        return main(["split", "whoi", "data/whoi", "--group-by-column", "year", *options])
 
     def test_the_year_is_test_and_the_others_are_train_and_val(self, capsys):
         assert self.split("--test-group", "2014", "--exclude", "rare") == 0
@@ -632,6 +632,13 @@ class TestGroupAsTest:
         assert found["test"] == {"2014"} and len(found["train"] | found["val"]) == 2
         assert not found["train"] & found["val"]
         assert read_json(Path("data/whoi/dataset.json"))["test_group"] == ["2014"]
+
+    def test_a_class_of_one_other_year_is_train_alone(self):
+        pictures(Path("whoi/2013"), ["twice"])
+        pictures(Path("whoi/2014"), ["twice"])
+        assert self.split("--test-group", "2014", "--exclude", "rare") == 0
+        counts = open_dataset("data/whoi").counts().loc["twice"]
+        assert counts["train"] == 6 and counts["val"] == 0 and counts["test"] == 6
 
     def test_with_the_recipe_cosine_all_other_years_are_train(self):
         years = ("--test-group", "2013", "2014", "--recipe", "cosine", "--exclude", "rare")
@@ -644,6 +651,8 @@ class TestGroupAsTest:
         [
             (["--test-group", "2041"], "makes no such group; nearest: 2014"),
             (["--test-group", "2014"], "train would have no images of 'rare'"),
+            (["--test-group", "2012", "2013", "2014"], "holds out all groups"),
+            (["--test-group", "2012", "2014", "--exclude", "rare"], "hold out fewer"),
         ],
     )
     def test_what_cannot_be_is_said_in_a_line(self, options, words, capsys):

@@ -67,6 +67,14 @@ def test_a_column_of_the_source_holds_the_pixel_size(place):
     assert float(found["s5.png"]) == pytest.approx(2 * float(found["s0.png"]), rel=0.001)
 
 
+def test_millimetres_are_told_from_micrometres(place, capsys):
+    rows = [f"classes/{n}/{n[0]}{i}.png,{n},0.088" for n in ("small", "large") for i in range(6)]
+    (place / "table.csv").write_text("path,label,mm\n" + "\n".join(rows) + "\n")
+    assert main(["split", "table.csv", "out", "--pixel-size", "mm"]) == 2
+    assert "looks like millimetres" in (error := capsys.readouterr().err)
+    assert "--pixel-size 88" in error and not Path("out").exists()
+
+
 @pytest.mark.parametrize("asked", ["0", "-3", "nan", "pixels"])
 def test_what_is_no_size_is_refused(asked, capsys):
     assert main(["split", "classes", "out", f"--pixel-size={asked}"]) == 2

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from thesis_lib.data.datasets import SPLITS, DataSet
-from thesis_lib.data.images import read_pixels
 from thesis_lib.data.leakage.image_hashes import image_hashes
 from thesis_lib.data.splits.grouping import group_of
 from thesis_lib.errors import InputError
@@ -203,8 +202,8 @@ def example_pairs(
     chosen = ordered.sort_values(["rank", "kind"], kind="stable").head(num_pairs)
     return [
         (
-            read_pixels(dataset.root / row["file"]),
-            read_pixels(dataset.root / row["other_file"]),
+            dataset.read(row["file"]),
+            dataset.read(row["other_file"]),
             _caption(row),
         )
         for row in chosen.sort_values(["kind", "rank"]).to_dict("records")

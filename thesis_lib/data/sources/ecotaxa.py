@@ -42,7 +42,7 @@ def read_ecotaxa(
     tables: Sequence[Path],
     statuses: Sequence[str] = ("validated",),
     all_images: bool = False,
-    column: str | None = None,
+    columns: Sequence[str] = (),
 ) -> Listing:
     """List the images of an EcoTaxa export by their category.
 
@@ -51,7 +51,7 @@ def read_ecotaxa(
         tables: see :func:`export_tables`.
         statuses: take objects with one of these ``STATUSES`` only.
         all_images: take all images of an object, not only the one with the lowest ``img_rank``.
-        column: a further column to keep in ``facts``, besides ``KEPT``.
+        columns: further columns to keep in ``facts``, besides ``KEPT``.
 
     Returns:
         A listing whose classes are categories, with ``_`` for characters that folders cannot
@@ -63,7 +63,7 @@ def read_ecotaxa(
     """
     words = f"EcoTaxa export ({len(tables)} {'table' if len(tables) == 1 else 'tables'})"
     listing = Listing("ecotaxa", words, root, {})
-    rows = _rows(root, tables, column, listing.left_out)
+    rows = _rows(root, tables, columns, listing.left_out)
     named = {*rows, *tables}
     rows = _with_category(root, rows, listing.left_out)
     rows = _with_status(root, rows, statuses, listing.left_out)
@@ -73,7 +73,7 @@ def read_ecotaxa(
     for path, name in zip(rows, file_names(root, list(rows)), strict=True):
         category = rows[path][CATEGORY]
         listing.files.setdefault(folders[category], {})[name] = path
-        kept = {key: rows[path].get(key, "") for key in (*KEPT, column) if key in rows[path]}
+        kept = {key: rows[path].get(key, "") for key in (*KEPT, *columns) if key in rows[path]}
         listing.facts[folders[category], name] = kept
     for path in walk(root, listing.left_out):
         if path not in named:
@@ -83,12 +83,12 @@ def read_ecotaxa(
 
 
 def _rows(
-    root: Path, tables: Sequence[Path], column: str | None, left_out: Counter[str]
+    root: Path, tables: Sequence[Path], columns: Sequence[str], left_out: Counter[str]
 ) -> dict[Path, Row]:
     """Return image -> its row, of all tables."""
     images = NamedImages(CATEGORY, left_out)
     for table in tables:
-        for line, row in read_rows(table, (*NEEDED, column) if column else NEEDED):
+        for line, row in read_rows(table, (*NEEDED, *columns)):
             if set(row.values()) <= TYPES:
                 continue
             name, where = row["img_file_name"], f"{table} line {line}"
@@ -101,7 +101,7 @@ def _rows(
                 continue
             if not row["object_id"]:
                 raise InputError(f"{where}: {name!r} has no object_id; give it one")
-            kept = {key: row[key] for key in (*KEPT, "img_rank", column) if key in row}
+            kept = {key: row[key] for key in (*KEPT, "img_rank", *columns) if key in row}
             kept[CATEGORY] = row.get(CATEGORY) or row.get(f"{CATEGORY}_id", "")
             images.add(table.parent / name, kept, f"{where}: {name!r}")
     return images.found(

@@ -14,7 +14,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 PERIOD = re.compile(r"(19|20)\d\d([-_.]?(0[1-9]|1[0-2])([-_.]?([0-2]\d|3[01]))?)?")  # 2014-07-31
-GROUP, SPLIT = "group", "split"  # columns of the facts
+YEAR, GROUP, SPLIT = "year", "group", "split"  # columns of the facts
 
 
 def read_class_folders(root: Path) -> Listing:

@@ -79,7 +79,7 @@ def split_by_manifest(
     placed: dict[tuple[str, str], list[str]] = {}  # image -> its splits
     listed, missing, repeated = 0, [], []
     for split, path in zip(splits, manifests, strict=True):
-        read = _listed_paths(path, images) if path.suffix == ".txt" else _manifest_rows(path)
+        read = _listed_paths(path, images) if _is_list(path) else _manifest_rows(path)
         rows = Counter(
             images.get(row) or images.get(_composed(row)) or _composed(row) for row in read
         )
@@ -137,8 +137,14 @@ def _text_of(path: Path) -> str:
         return decoded(path.read_bytes())
     except OSError as error:
         raise InputError(
-            f"cannot read the manifest {path}: {error.strerror}; give a CSV file"
+            f"cannot read the manifest {path}: {error.strerror}; check its path"
         ) from None
+
+
+def _is_list(path: Path) -> bool:
+    """Return whether a text file has a path in each line and no header."""
+    header = _text_of(path).partition("\n")[0].lower()
+    return path.suffix.lower() == ".txt" and not ("folder" in header and "filename" in header)
 
 
 def _listed_paths(path: Path, images: Mapping[tuple[str, str], Any]) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Recognise what a source is, and list its images by class."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from thesis_lib.data.sources.ecotaxa import export_tables, read_ecotaxa
 from thesis_lib.data.sources.folders import (
     GROUP,
     SPLIT,
+    YEAR,
     check_are_classes,
     period_folders,
     read_class_folders,
@@ -38,14 +40,14 @@ class Reading:
         format: one of :data:`thesis_lib.data.sources.FORMATS`; None: recognise it.
         statuses, all_images: of an EcoTaxa export, see
             :func:`thesis_lib.data.sources.ecotaxa.read_ecotaxa`.
-        column: a column of the source's table to keep, besides the usual ones.
+        keep: columns of an export's tables to keep, besides the usual ones.
         columns: those of a table of images and labels.
     """
 
     format: str | None = None
     statuses: Sequence[str] | None = None
     all_images: bool = False
-    column: str | None = None
+    keep: Sequence[str] = ()
     columns: Columns = field(default_factory=Columns)
 
 
@@ -87,7 +89,7 @@ def _read(root: Path, reading: Reading) -> Listing | None:
     tables = tables_in(root) if asked in (None, "ecotaxa", "learning-set") else []
     if asked in (None, "ecotaxa") and (exported := export_tables(tables)):
         statuses = reading.statuses or ("validated",)
-        return read_ecotaxa(root, exported, statuses, reading.all_images, reading.column)
+        return read_ecotaxa(root, exported, statuses, reading.all_images, reading.keep)
     if asked in (None, "learning-set") and (taxa := taxa_table(tables)):
         return read_learning_set(root, taxa)
     if asked in (None, "split") and (parts := split_folders(root)):
@@ -99,7 +101,8 @@ def _read(root: Path, reading: Reading) -> Listing | None:
         return read_folders_of(root, parts, SPLIT)
     tops = {folder.name: folder.name for folder in class_folders(root) if class_folders(folder)}
     if (asked is None and period_folders(root)) or (asked == "groups" and tops):
-        return read_folders_of(root, tops, GROUP)
+        years = all(re.fullmatch(r"\d{4}", name) for name in tops)
+        return read_folders_of(root, tops, YEAR if years else GROUP)
     if asked not in (None, "class-folders"):
         return None
     listing = read_class_folders(root)

@@ -11,5 +11,6 @@ HOMES = {
     "grouping_of": "recipes",
     "describe_groups": "grouping",
     "check_places": "writer",
+    "is_number": "sizes",
 }
 __getattr__, __dir__, __all__ = face(__name__, HOMES)

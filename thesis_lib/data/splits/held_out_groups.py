@@ -44,6 +44,8 @@ def hold_out_groups(
     test = {n: [f for f in found if group[n, f] in held_out] for n, found in files.items()}
     rest = {n: [f for f in found if group[n, f] not in held_out] for n, found in files.items()}
     alone = [name for name, found in rest.items() if not found]
+    if len(alone) == len(files):
+        raise InputError("--test-group holds out all groups; leave some for train")
     if alone:
         raise InputError(
             f"train would have no images of {first_few(alone)}, because all of them are in the "
@@ -51,8 +53,20 @@ def hold_out_groups(
         )
     if recipe == "cosine":
         return {name: {"train": rest[name], "test": test[name]} for name in files}
-    halves = split_groups(rest, grouping, "cosine", seed)
+    # A class of which only one group is left has no images in val.
+    left = {name: {group[name, file] or file for file in found} for name, found in rest.items()}
+    shared = {name: found for name, found in rest.items() if len(left[name]) > 1}
+    if len(set().union(*left.values())) < 2 or not shared:
+        raise InputError(
+            "too few groups are left for train and val besides those held out with --test-group; "
+            "hold out fewer, or use --recipe cosine, which makes no val"
+        )
+    halves = split_groups(shared, grouping, "cosine", seed)
     return {
-        name: {"train": half["train"], "val": half["test"], "test": test[name]}
-        for name, half in halves.items()
+        name: {
+            "train": halves[name]["train"] if name in halves else rest[name],
+            "val": halves[name]["test"] if name in halves else [],
+            "test": test[name],
+        }
+        for name in files
     }

@@ -1,6 +1,7 @@
 """Measure the organisms of a split in millimetres, because resizing images loses their size."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,8 @@ from thesis_lib.system import machine
 from thesis_lib.system.progress import track
 
 MAJOR_AXIS = "major_axis_mm"  # column of manifest.csv
+# In micrometres; some exports, such as those of UVP5, give millimetres.
+LEAST_PIXEL_SIZE = 0.25
 
 
 def measure_sizes(
@@ -68,12 +71,24 @@ def _pixel_sizes(listing: Listing, asked: str) -> Callable[[str, str], float]:
     if constant > 0:
         return lambda name, file: constant
     if asked not in listing.columns:
-        known = f"; the columns are {', '.join(listing.columns)}" if listing.columns else ""
+        listed = f"; the columns are {', '.join(listing.columns)}" if listing.columns else ""
         raise InputError(
             f"--pixel-size {asked} is neither a number of micrometres nor a column of "
-            f"{listing.root}{nearest(asked, listing.columns) or known}"
+            f"{listing.root}{nearest(asked, listing.columns) or listed}"
         )
-    return lambda name, file: _number(listing.facts[name, file][asked])
+    values = [_number(facts.get(asked, "")) for facts in listing.facts.values()]
+    known = [value for value in values if math.isfinite(value)]
+    if known and np.median(known) < LEAST_PIXEL_SIZE:
+        raise InputError(
+            f"the median of {asked} is {np.median(known):g}, which looks like millimetres; give "
+            f"micrometres per pixel as a number, such as --pixel-size {1000 * np.median(known):g}"
+        )
+    return lambda name, file: _number(listing.facts[name, file].get(asked, ""))
+
+
+def is_number(text: str) -> bool:
+    """Return whether a pixel size is given as a number, and not as the name of a column."""
+    return re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?|nan|inf", text.lower()) is not None
 
 
 def _number(text: str) -> float:

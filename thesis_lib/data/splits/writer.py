@@ -89,7 +89,7 @@ def _write_files(listing: Listing, folder: Path, plan: Plan, copy: bool) -> None
     folder.mkdir(parents=True)
     total = sum(len(files) for splits in plan.files.values() for files in splits.values())
     grouping = plan.grouping
-    own = ("split", "class", "file", "bytes", "sha256", "group")
+    own = {"split", "class", "file", "bytes", "sha256", *(("group",) if grouping else ())}
     known = [name for name in listing.columns if name not in own]
     with (
         open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as manifest,

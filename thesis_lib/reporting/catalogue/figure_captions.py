@@ -30,7 +30,7 @@ def views(results: Results) -> str:
     }[results.config.fit]
     return (
         f"{views} of some training images, as the backbone sees them in the first epoch, and the "
-        f"view of evaluation ({how})."
+        f"evaluation view ({how})."
     )
 
 
@@ -39,7 +39,7 @@ def visible_share(results: Results) -> str:
     few = {fit: int((share < MOSTLY_VISIBLE).sum()) for fit, share in shares.items()}
     half = int((shares["crop"] < 0.5).sum())
     return (
-        f"Share of each image's area that the view of evaluation shows. With fit = pad, it shows "
+        f"Share of each image's area that the evaluation view shows. With fit = pad, it shows "
         f"less than {MOSTLY_VISIBLE:.0%} of {few['pad']:,} of the {len(shares['pad']):,} images; "
         f"with fit = crop, of {few['crop']:,}, and less than half of {half:,} (of a square image, "
         "the center crop shows 77%)."

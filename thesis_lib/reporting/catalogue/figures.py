@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from thesis_lib.config import METHODS
 from thesis_lib.data.datasets import sample_images
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
-from thesis_lib.data.images import read_pixels
 from thesis_lib.data.leakage import example_pairs
 from thesis_lib.data.loaders import example_views
 from thesis_lib.errors import InputError
@@ -145,7 +144,7 @@ def _reliability(results: Results) -> Figure:
 
 def _worst_mistakes(results: Results) -> Figure:
     worst = worst_mistakes(results.predictions)
-    images = [read_pixels(results.dataset.root / path) for path in worst["path"]]
+    images = [results.dataset.read(path) for path in worst["path"]]
     texts = [
         f"true: {row.true}\npredicted: {row.predicted}\n{100 * row.confidence:.1f} %"
         for row in worst.itertuples()
@@ -169,11 +168,11 @@ def _retrieval_curve(results: Results) -> Figure:
 
 
 def _nearest_images(results: Results) -> Figure:
-    root = results.dataset.root
+    dataset = results.dataset
     pairs = [
         (
-            read_pixels(root / row.path),
-            read_pixels(root / row.nearest),
+            dataset.read(row.path),
+            dataset.read(row.nearest),
             f"{row.true}\nnearest: {row.nearest_class}\ncosine {row.similarity:.3f}",
         )
         for row in results.misleading[:12].itertuples()
