@@ -123,9 +123,9 @@ BAD = [
 ]
 
 
-def test_defaults_are_the_thesiss_recipe_but_that_images_are_padded():
+def test_defaults_are_the_thesiss_recipe():
     config = RunConfig()
-    assert {name: getattr(config, name) for name in RECIPE} == RECIPE | {"fit": "pad"}
+    assert {name: getattr(config, name) for name in RECIPE} == RECIPE
 
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{n}={v!r}" for n, v in BAD])

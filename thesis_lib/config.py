@@ -34,7 +34,7 @@ CHOICES = {
     "on_bad_image": ("error", "skip"),
     "fit": ("pad", "crop"),
 }
-# what holds for a run whose config.json was written before these fields existed
+# newer settings, as all runs were made before they existed
 EARLIER = {"fit": "crop", "crop_bottom": None}
 
 
@@ -73,10 +73,10 @@ class RunConfig:
     )
     image_size: int = _setting(224, PRETRAIN, "side of the square input images, px")
     fit: str = _setting(
-        "pad",
+        "crop",
         PRETRAIN,
-        "how an image becomes square: pad (add margins in the color of its border) or crop (keep "
-        "only the center)",
+        "how an image becomes square: crop (keep only the center) or pad (add margins in the "
+        "color of its border)",
     )
     crop_bottom: int | None = _setting(
         None,
@@ -247,11 +247,6 @@ class RunConfig:
             if name not in names:
                 raise InputError(f"unknown setting {name!r}{nearest(name, names)}")
         return cls(**settings)
-
-    @classmethod
-    def from_stored(cls, settings: Mapping[str, Any]) -> "RunConfig":
-        """Create the config of a run from what ``config.json`` or a checkpoint holds."""
-        return cls.from_dict({**EARLIER, **settings})
 
     def differences(self, other: "RunConfig", stages: tuple[str, ...] = ()) -> dict[str, tuple]:
         """Return the fields (of some stages or all) that differ: name -> (own, other value)."""

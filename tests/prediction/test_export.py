@@ -84,7 +84,7 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
 
 
 def test_config_holds_what_another_program_needs(workbook, tiny_config):
-    settings = {"backbone": "test_resnet", "small_images": False, "crop_bottom": 2}
+    settings = {"backbone": "test_resnet", "small_images": False, "crop_bottom": 2, "fit": "pad"}
     run = finished(tiny_config.updated(**settings))
     folder = export_run(run)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ def test_config_holds_what_another_program_needs(workbook, tiny_config):
     assert told["classes"] == CLASSES and told["image_size"] == 32
     assert told["mean"] == pytest.approx(facts["mean"])
     assert told["fit"] == "pad" and told["crop_bottom"] == 2
-    cropped = export_run(finished(tiny_config.updated(fit="crop", tag="cropped")))
+    cropped = export_run(finished(tiny_config.updated(tag="cropped")))
     described = read_json(cropped / "config.json")["pretrained_cfg"]
     assert described["crop_pct"] == pytest.approx(224 / 256)
     assert described["crop_mode"] == "center"

@@ -59,7 +59,7 @@ def made(tmp_path_factory):
         manifest = pd.read_csv("data/tiny/manifest.csv")  # as of an export of EcoTaxa
         manifest["object_annotation_category"] = manifest["class"].map({CLASSES[2]: "δύο<other"})
         manifest.to_csv("data/tiny/manifest.csv", index=False)
-        learned = {"epochs": 60, "batch_size": 16, "learning_rate": 0.02}
+        learned = {"epochs": 60, "batch_size": 16, "learning_rate": 0.02, "fit": "pad"}
         run = pretrain(RunConfig(**TINY).updated(save_every=60, head_views=0, **learned))
         probe_checkpoints(run)
         final_test(run)

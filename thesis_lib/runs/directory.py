@@ -76,7 +76,7 @@ class RunDirectory:
                 f"{path} is not a run: it has no config.json"
                 f"{nearest(str(path.absolute()), known)}; `thesis status` lists the runs"
             )
-        run = cls(RunConfig.from_stored(read_json(path / "config.json")))
+        run = cls(RunConfig.from_dict(read_json(path / "config.json")))
         if run.path.resolve() != path.resolve():
             raise InputError(
                 f"{path} holds the config.json of {relative_to_root(run.path)}; "
@@ -131,7 +131,7 @@ class RunDirectory:
                     "new run with --tag NAME"
                 )
             return
-        stored = RunConfig.from_stored(read_json(self.config_file))
+        stored = RunConfig.from_dict(read_json(self.config_file))
         differing = stored.differences(self.config, stages)
         if differing:
             raise InputError(_difference_message(self, differing))

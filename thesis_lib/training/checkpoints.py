@@ -169,7 +169,7 @@ def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         InputError: if the file is damaged, or its weights do not fit the backbone.
     """
     checkpoint = load(path)
-    config = RunConfig.from_stored(checkpoint["config"])
+    config = RunConfig.from_dict(checkpoint["config"])
     backbone = create_backbone(config.backbone, config.small_images, config.image_size)
     prefix = "backbone."
     weights = {

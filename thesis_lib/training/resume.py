@@ -153,7 +153,7 @@ def _place(checkpoint: dict[str, Any]) -> tuple[int, int]:
 def _differences(checkpoint: dict[str, Any], stage: Stage, state: TrainState) -> Iterator[str]:
     """Yield a description of each difference between a checkpoint and this run."""
     config, dataset = stage.run.config, stage.dataset
-    stored = RunConfig.from_stored(checkpoint["config"])
+    stored = RunConfig.from_dict(checkpoint["config"])
     for name, (theirs, ours) in stored.differences(config, (IDENTITY, PRETRAIN)).items():
         yield f"{name} was {theirs!r}, now {ours!r}"
     if checkpoint["data_fingerprint"] != dataset.fingerprint:
