@@ -70,7 +70,8 @@ def visible_share(shares: dict[str, np.ndarray], least: float) -> Figure:
     """
     figure, axes = subplots(60)
     for (fit, share), color in zip(shares.items(), PALETTE, strict=False):
-        axes.ecdf(np.asarray(share), color=color, label=f"fit = {fit}")
+        few = f"{int((share < least).sum()):,} of {len(share):,} images below {100 * least:.0f} %"
+        axes.ecdf(share, color=color, label=f"fit = {fit}: {few}")
     axes.axvline(least, color="0.6", linewidth=0.8, linestyle="dotted")
     axes.set(xlim=(0, 1.02), xlabel="visible share of an image's area")
     axes.set_ylabel("images with at most this share")
