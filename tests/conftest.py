@@ -79,7 +79,6 @@ ONE_WORKER = (
     "tests/slurm/test_cluster.py",
     "tests/reporting/test_chapter.py",
     "tests/notebooks/test_jupyterlab.py",
-    "tests/faults/test_distributed.py",
     "tests/system/test_distributed.py",
 )
 

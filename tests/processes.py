@@ -32,15 +32,6 @@ def wait_until(condition, seconds):
     return true
 
 
-def on_this_machine(seconds):
-    """Return the time to allow for what takes this many seconds while no other program runs.
-
-    The other tests keep the cores busy, too: with three programs a core, all takes three times as
-    long.
-    """
-    return seconds * max(1, os.getloadavg()[0] / os.cpu_count())
-
-
 def torchrun_command(*arguments, ranks=2):
     """Return the command that starts ranks on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import TINY, write_classes
 from tests.faults.test_resume import digest
-from tests.processes import on_this_machine, ranks_environment, torchrun_command, wait_until
+from tests.processes import ranks_environment, torchrun_command, wait_until
 from thesis_lib.config import RunConfig
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.runs.artifacts import read_metrics
@@ -128,7 +128,7 @@ def test_no_process_is_left_and_the_run_goes_on_with_the_same_bits(
         assert len(processes) >= 5 and len(ranks_of(processes[0])) == 2
         for target, number in signals(kind, processes):
             target.send_signal(number)
-        assert wait_until(lambda: not alive(processes), on_this_machine(seconds))
+        assert wait_until(lambda: not alive(processes), seconds)
         assert process.wait(1) != 0
         told = process.stderr.read()
         problem = re.findall(r"^(?:thesis: error: |.*InputError: )(.*)$", told, re.MULTILINE)
