@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from thesis_lib.figures.axes import percent_ticks, plain_log_ticks
+from thesis_lib.figures.class_rows import class_panels, name_rows
 from thesis_lib.figures.layout import (
     draw_image,
     page,
@@ -32,8 +33,7 @@ from thesis_lib.figures.style import (
 )
 
 COLUMNS = 8
-LEAST_PITCH_MM, MOST_COLUMNS = 2.35, 3  # of class_counts
-COUNTS_FRAME_MM = 22  # its key and its axis
+COUNTS_FRAME_MM = 22  # the key and the axis of class_counts
 LINE = 1.25 * POINT  # line height in millimetres per point of font size
 
 CAPTION_LINES = 6  # maximum for a pair of images
@@ -49,22 +49,15 @@ def class_counts(counts: pd.DataFrame) -> Figure:
     in a split gets no mark for that split.
     """
     order = counts.sum(axis=1).sort_values(ascending=False, kind="stable").index
-    most = int((PAGE_HEIGHT_MM - COUNTS_FRAME_MM) // LEAST_PITCH_MM)
-    columns = min(MOST_COLUMNS, -(-len(order) // most))
-    rows = min(most, -(-len(order) // columns))
-    shown, hidden = counts.loc[order[: rows * columns]], counts.loc[order[rows * columns :]]
-    pitch = float(np.clip((PAGE_HEIGHT_MM - COUNTS_FRAME_MM) / rows, LEAST_PITCH_MM, 4.5))
-    figure, panels = subplots(
-        COUNTS_FRAME_MM + pitch * rows, ncols=columns, sharex=True, squeeze=False
-    )
-    for number, axes in enumerate(panels[0]):
+    figure, panels, rows, pitch = class_panels(len(order), COUNTS_FRAME_MM)
+    most = rows * len(panels)
+    shown, hidden = counts.loc[order[:most]], counts.loc[order[most:]]
+    for number, axes in enumerate(panels):
         own = shown[number * rows : (number + 1) * rows]
-        marks = _count_marks(axes, own, pitch, text_width() / columns)
+        marks = _count_marks(axes, own, pitch)
         axes.set(xscale="log", xlim=(0.7, 1.5 * max(counts.to_numpy().max(), 10)))
-        axes.set_ylim(rows - 0.3, -0.7)
         axes.set_xlabel("images")
-        plain_log_ticks(axes.xaxis, max(2, int(0.05 * text_width() / columns)))
-        axes.xaxis.grid(True, color="0.9", linewidth=0.5)
+        name_rows(axes, own.index, rows, pitch, len(panels))
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
     if len(hidden):
         total = int(hidden.to_numpy().sum())
@@ -74,8 +67,8 @@ def class_counts(counts: pd.DataFrame) -> Figure:
     return figure
 
 
-def _count_marks(axes: Axes, counts: pd.DataFrame, pitch: float, width: float) -> list[Any]:
-    """Draw a row of marks for each class; pitch: height of a row, width: of the axes (mm)."""
+def _count_marks(axes: Axes, counts: pd.DataFrame, pitch: float) -> list[Any]:
+    """Draw a row of marks for each class; pitch: height of a row (mm)."""
     rows, seen = np.arange(len(counts)), counts.where(counts > 0)
     axes.hlines(rows, 0.7, seen.max(axis=1), color="0.85", linewidth=0.5)
     marks = []
@@ -83,11 +76,6 @@ def _count_marks(axes: Axes, counts: pd.DataFrame, pitch: float, width: float) -
         style: dict[str, Any] = {"color": SPLIT_COLORS[split], "markersize": min(3.0, pitch)}
         style["linestyle"] = "none"
         marks += axes.plot(seen[split], rows, marker=marker, label=split, **style)
-    size = float(np.clip(0.8 * pitch / POINT, TINY, TICK))
-    names = [shorten(str(name), 0.45 * width, size) for name in counts.index]
-    axes.set_yticks(rows, names, fontsize=size)
-    axes.tick_params(axis="y", length=0)
-    axes.set_axisbelow(True)
     return marks
 
 

@@ -6,19 +6,15 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from thesis_lib.figures.axes import legend, log_colorbar, percent_ticks, plain_log_ticks
-from thesis_lib.figures.layout import shorten, subplots
+from thesis_lib.figures.class_rows import class_panels, name_rows
+from thesis_lib.figures.layout import subplots
 from thesis_lib.figures.style import (
-    PAGE_HEIGHT_MM,
     PALETTE,
-    POINT,
     SPLIT_COLORS,
     TICK,
-    TINY,
-    text_width,
 )
 
 FRAME_MM = 16  # the axis below a size spectrum
-LEAST_PITCH_MM, MOST_COLUMNS = 2.35, 3
 
 
 def image_sizes(sizes: pd.DataFrame) -> Figure:
@@ -85,36 +81,26 @@ def size_spectrum(lengths: pd.DataFrame) -> Figure:
     """Plot the sizes of the organisms of each class, the largest class median on top.
 
     A dot is the median, the line spans the 5 % to 95 % quantiles. Many classes are shown in
-    columns; if they do not fit a page, the smallest in number are left out, and the figure says
-    how many.
+    columns. If they do not fit a page, the classes with the fewest images are left out, and the
+    figure says how many.
 
     lengths: one row per image; columns class and mm.
     """
     of_class = lengths.groupby("class", observed=True)["mm"]
     spans = of_class.quantile([0.05, 0.5, 0.95]).unstack()
-    most = MOST_COLUMNS * int((PAGE_HEIGHT_MM - FRAME_MM) // LEAST_PITCH_MM)
-    shown = of_class.size().sort_values(ascending=False, kind="stable").index[:most]
-    hidden = len(spans) - len(shown)
-    spans = spans.loc[shown].sort_values(0.5, ascending=False, kind="stable")
-    per_column = int((PAGE_HEIGHT_MM - FRAME_MM) // LEAST_PITCH_MM)
-    columns = -(-len(spans) // per_column)
-    rows = -(-len(spans) // columns)
-    pitch = float(np.clip((PAGE_HEIGHT_MM - FRAME_MM) / rows, LEAST_PITCH_MM, 4.5))
-    figure, panels = subplots(FRAME_MM + pitch * rows, ncols=columns, sharex=True, squeeze=False)
-    size = float(np.clip(0.8 * pitch / POINT, TINY, TICK))
-    for number, axes in enumerate(panels[0]):
-        own = spans.iloc[number * rows : (number + 1) * rows]
+    figure, panels, rows, pitch = class_panels(len(spans), FRAME_MM)
+    largest = of_class.size().sort_values(ascending=False, kind="stable").index
+    shown = spans.loc[largest[: rows * len(panels)]]
+    shown = shown.sort_values(0.5, ascending=False, kind="stable")
+    for number, axes in enumerate(panels):
+        own = shown.iloc[number * rows : (number + 1) * rows]
         at = np.arange(len(own))
         axes.hlines(at, own[0.05], own[0.95], color=PALETTE[0], linewidth=1)
         axes.plot(own[0.5], at, "o", color=PALETTE[0], markersize=min(3.0, pitch))
-        names = [shorten(str(name), 0.45 * text_width() / columns, size) for name in own.index]
-        axes.set_yticks(at, names, fontsize=size)
-        axes.tick_params(axis="y", length=0)
-        axes.set(xscale="log", xlim=(spans[0.05].min() / 1.3, spans[0.95].max() * 1.3))
-        axes.set(ylim=(rows - 0.3, -0.7), xlabel="major axis (mm)")
-        plain_log_ticks(axes.xaxis, max(2, int(0.05 * text_width() / columns)))
-        axes.xaxis.grid(True, color="0.9", linewidth=0.5)
-        axes.set_axisbelow(True)
+        axes.set(xscale="log", xlim=(shown[0.05].min() / 1.3, shown[0.95].max() * 1.3))
+        axes.set_xlabel("major axis (mm)")
+        name_rows(axes, own.index, rows, pitch, len(panels))
+    hidden = len(spans) - len(shown)
     if hidden:
         figure.supxlabel(f"not shown: the {hidden:,} smallest classes", size=TICK)
     return figure
