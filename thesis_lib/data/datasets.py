@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,6 @@ class DataSet:
     """A data set ``<root>/{train,val,test}/<class>/<image>``, each split as in ImageFolder.
 
     ``whole`` is the complete data set if some files have been left out of this one, else None.
-    ``crop_bottom`` rows are cut off the bottom of each image.
     """
 
     root: Path
@@ -65,7 +64,11 @@ class DataSet:
     classes: list[str]
     splits: dict[str, Split]
     whole: "DataSet | None" = None
-    crop_bottom: int = 0
+
+    @property
+    def crop_bottom(self) -> int:
+        """Return the number of rows that are cut off the bottom of each image."""
+        return self.splits["train"].crop_bottom
 
     @cached_property
     def fingerprint(self) -> str:
@@ -89,25 +92,25 @@ class DataSet:
         ``thesis split`` writes the categories to ``manifest.csv``. A class of several categories,
         merged by ``--classes``, has none.
         """
-        manifest = self.root / "manifest.csv"
-        if not manifest.is_file() or CATEGORY not in header_of(manifest):
-            return {}
         found: dict[str, set[str]] = {}
-        for _, row in read_rows(manifest, ("class",)):
+        for row in self._manifest_with(CATEGORY):
             found.setdefault(row["class"], set()).add(row[CATEGORY])
         return {name: one for name, (one, *more) in found.items() if one and not more}
 
     @cached_property
     def major_axes(self) -> dict[str, float]:
         """Return file -> its organism's major axis in mm, where ``thesis split`` measured it."""
-        manifest = self.root / "manifest.csv"
-        if not manifest.is_file() or MAJOR_AXIS not in header_of(manifest):
-            return {}
         return {
             f"{row['split']}/{row['class']}/{row['file']}": float(row[MAJOR_AXIS])
-            for _, row in read_rows(manifest, ("split", "class", "file"))
+            for row in self._manifest_with(MAJOR_AXIS)
             if row[MAJOR_AXIS]
         }
+
+    def _manifest_with(self, column: str) -> Iterator[dict[str, str]]:
+        """Yield the rows of ``manifest.csv``, if there is one and it has this column."""
+        manifest = self.root / "manifest.csv"
+        if manifest.is_file() and column in header_of(manifest):
+            yield from (row for _, row in read_rows(manifest, ("split", "class", "file")))
 
     def read(self, file: str) -> np.ndarray:
         """Read one of the files as (h, w, 3) uint8, without the rows that are cut off."""
@@ -168,9 +171,7 @@ def open_dataset(
         raise InputError(f"{data}/train has {len(classes)} class folders; at least 2 are needed")
     cut = described(root).get("crop_bottom", 0) if crop_bottom is None else crop_bottom
     splits = {
-        name: replace(_open_split(root, name, classes), crop_bottom=cut)
-        for name in SPLITS
-        if (root / name).is_dir()
+        name: _open_split(root, name, classes, cut) for name in SPLITS if (root / name).is_dir()
     }
     for name in needs:
         if not len(splits[name]):
@@ -179,7 +180,7 @@ def open_dataset(
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise InputError(f"{data}/train has classes with no images: {', '.join(map(repr, empty))}")
-    return DataSet(root, data_set_name(data), classes, splits, crop_bottom=cut)
+    return DataSet(root, data_set_name(data), classes, splits)
 
 
 def described(root: Path) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def described(root: Path) -> dict[str, Any]:
     return found
 
 
-def _open_split(root: Path, name: str, classes: list[str]) -> Split:
+def _open_split(root: Path, name: str, classes: list[str], crop_bottom: int) -> Split:
     files, labels = [], []
     for folder in class_folders(root / name):
         if folder.name not in classes:
@@ -209,7 +210,7 @@ def _open_split(root: Path, name: str, classes: list[str]) -> Split:
         found = image_files(folder)
         files += [f"{name}/{folder.name}/{file}" for file in found]
         labels += [classes.index(folder.name)] * len(found)
-    return Split(root, files, np.array(labels, dtype=np.int64))
+    return Split(root, files, np.array(labels, dtype=np.int64), crop_bottom)
 
 
 def _size(file: Path) -> int:

@@ -58,8 +58,9 @@ def find_legend(split: Split, seed: int = 42) -> Legend | None:
             image = split.read(index)
         except InputError:  # the statistics list unreadable images
             continue
-        for side, pixels in (("left", image), ("right", image[:, ::-1])):
-            corners[side].append(_corner(pixels, border_color(image).mean()))
+        background = border_color(image).mean()
+        corners["left"].append(_corner(image, background))
+        corners["right"].append(_corner(image[:, ::-1], background))
     found = [_same_mark(np.stack(levels)) for levels in corners.values() if levels]
     marks = [mark for mark in found if mark is not None]
     if not marks:

@@ -79,9 +79,9 @@ def split_by_manifest(
     placed: dict[tuple[str, str], list[str]] = {}  # image -> its splits
     listed, missing, repeated = 0, [], []
     for split, path in zip(splits, manifests, strict=True):
-        read = _listed_paths(path, images) if _is_list(path) else _manifest_rows(path)
         rows = Counter(
-            images.get(row) or images.get(_composed(row)) or _composed(row) for row in read
+            images.get(row) or images.get(_composed(row)) or _composed(row)
+            for row in _listed_images(path, images)
         )
         listed += len(rows)
         for image, times in rows.items():
@@ -141,15 +141,18 @@ def _text_of(path: Path) -> str:
         ) from None
 
 
-def _is_list(path: Path) -> bool:
-    """Return whether a text file has a path in each line and no header."""
-    header = _text_of(path).partition("\n")[0].lower()
-    return path.suffix.lower() == ".txt" and not ("folder" in header and "filename" in header)
+def _listed_images(path: Path, images: Mapping[tuple[str, str], Any]) -> Iterator[tuple[str, str]]:
+    """Yield the class and the file of each image that a manifest lists.
 
-
-def _listed_paths(path: Path, images: Mapping[tuple[str, str], Any]) -> Iterator[tuple[str, str]]:
-    """Yield the class and the file of each line of a text file, whatever folders come before."""
-    for line in _text_of(path).splitlines():
+    images: the images of the source, which tell where in a path its class folder is.
+    """
+    text = _text_of(path)
+    header = text.partition("\n")[0].lower()
+    has_columns = "folder" in header and "filename" in header
+    if path.suffix.lower() != ".txt" or has_columns:
+        yield from _manifest_rows(path, text)
+        return
+    for line in text.splitlines():
         if not line.strip():
             continue
         parts = [part for part in re.split(r"[/\\]", line.strip()) if part not in ("", ".")]
@@ -164,9 +167,8 @@ def _composed(image: tuple[str, str]) -> tuple[str, str]:
     return unicodedata.normalize("NFC", name.strip()), unicodedata.normalize("NFC", file.strip())
 
 
-def _manifest_rows(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the class and the file that each row of a manifest names."""
-    text = _text_of(path)
+def _manifest_rows(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Yield the class and the file that each row of a table names."""
     reader = reader_of(text)
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]

@@ -1,7 +1,6 @@
 """Measure the organisms of a split in millimetres, because resizing images loses their size."""
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -88,13 +87,14 @@ def _pixel_sizes(listing: Listing, asked: str) -> Callable[[str, str], float]:
 
 def is_number(text: str) -> bool:
     """Return whether a pixel size is given as a number, and not as the name of a column."""
-    return re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?|nan|inf", text.lower()) is not None
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def _number(text: str) -> float:
     """Return a positive number, also with a decimal comma; NaN if the text is none."""
-    try:
-        value = float(text.replace(",", "."))
-    except ValueError:
-        return math.nan
+    value = float(text.replace(",", ".")) if is_number(text) else math.nan
     return value if 0 < value < math.inf else math.nan
