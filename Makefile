@@ -26,13 +26,8 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses auto
 
 # Everything: browser, Slurm, torchrun, whole grids, and the faults: kills, damage, full disks.
-# One worker more than there are cores, because many of these tests wait for other programs. Killed
-# ranks have seconds to end, so their tests come last, with fewer programs beside them.
-RANKS := tests/faults/test_distributed.py
 test-all: lint
-	$(BIN)/python -m pytest -m "slow or not slow" --ignore $(RANKS) --dist loadgroup \
-		--numprocesses $$($(BIN)/python -c "import os; print(os.cpu_count() + 1)")
-	$(BIN)/python -m pytest -m slow --numprocesses auto $(RANKS)
+	$(BIN)/python -m pytest -m "slow or not slow" --dist loadgroup --numprocesses auto
 
 bench: install
 	$(BIN)/python -m benchmarks

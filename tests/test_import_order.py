@@ -209,6 +209,14 @@ def test_a_face_loads_no_heavy_library(room):
     assert "thesis_lib" in loaded and not loaded & HEAVY
 
 
+def test_tables_and_figures_load_no_backbones():
+    loaded = loaded_by(
+        "from thesis_lib.reporting import draw, results_of_data, results_of_runs, write_table\n"
+        "from thesis_lib.reporting.verification import verify"
+    )
+    assert "pandas" in loaded and not loaded & {"timm", "torchvision"}
+
+
 @pytest.mark.parametrize("command", ["probe", "test", "retrieve", "export", "split"])
 def test_a_misspelt_run_or_folder_is_answered_before_a_heavy_library_is_loaded(command):
     words = [command, "no such run"] + ["data/new"] * (command == "split")

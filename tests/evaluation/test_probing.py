@@ -17,9 +17,9 @@ from thesis_lib.data.transforms import center_crop, crop_and_resize, draw_crops,
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
 from thesis_lib.evaluation.linear_heads import best_row, train_heads
-from thesis_lib.evaluation.probing import best_checkpoint, best_curves, probe_checkpoints
+from thesis_lib.evaluation.probing import best_checkpoint, probe_checkpoints
 from thesis_lib.models import create_backbone
-from thesis_lib.runs.artifacts import read_curves
+from thesis_lib.runs.artifacts import read_best_curves, read_curves
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.training import checkpoints
 
@@ -113,8 +113,8 @@ def test_of_several_learning_rates_the_best_on_validation_is_kept(trained):
     assert (table["head_learning_rate"] == 0.25).all()  # the other rate is too low for 10 epochs
     curves = read_curves(run)
     assert len(curves) == 2 * 10 * len(table)
-    assert set(best_curves(curves)["head_learning_rate"]) == {0.25}
-    assert len(best_curves(curves)) == 10 * len(table)
+    assert set(read_best_curves(run)["head_learning_rate"]) == {0.25}
+    assert len(read_best_curves(run)) == 10 * len(table)
     assert json.loads(run.selection_file.read_text())["head_learning_rate"] == 0.25
     assert json.loads(run.config_file.read_text())["head_learning_rates"] == [1e-6, 0.25]
 

@@ -20,7 +20,6 @@ from thesis_lib.errors import InputError, first_few
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
-from thesis_lib.training import checkpoints
 
 VIEWS_PER_BATCH = 128
 
@@ -50,7 +49,10 @@ class FrozenBackbone:
         Raises:
             InputError: if the checkpoint is missing or damaged, or does not fit the backbone.
         """
-        model, facts = checkpoints.load_backbone(checkpoints.checkpoint_path(run, epoch))
+        # Imported here, because timm takes seconds to load, and tables and figures need no model.
+        from thesis_lib.training.checkpoints import checkpoint_path, load_backbone
+
+        model, facts = load_backbone(checkpoint_path(run, epoch))
         return cls(model, facts["mean"], facts["std"], run.config)
 
     @property

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import Labelled
-from thesis_lib.models import linear_head
 
 MOMENTUM = 0.9
 
@@ -44,7 +43,7 @@ def train_heads(
     heads = len(config.head_learning_rates)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        first = linear_head(width, num_classes)
+        first = nn.Linear(width, num_classes)
     weight = first.weight.detach().repeat(heads, 1).to(device)  # (heads * num_classes, d)
     bias = first.bias.detach().repeat(heads)[:, None].to(device)  # (heads * num_classes, 1)
     weight_momentum, bias_momentum = torch.zeros_like(weight), torch.zeros_like(bias)

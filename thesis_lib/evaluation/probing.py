@@ -216,15 +216,6 @@ def _knn_right(
     return torch.from_numpy(table.vote(rows) == val.split.labels)
 
 
-def best_curves(curves: pd.DataFrame) -> pd.DataFrame:
-    """Select, for each checkpoint, the curve of the best learning rate of the linear head."""
-    kept = []
-    for _, rows in curves.groupby("checkpoint"):
-        rate = best_row(rows.to_dict("records"))["head_learning_rate"]
-        kept.append(rows[rows["head_learning_rate"] == rate])
-    return pd.concat(kept, ignore_index=True)
-
-
 def best_checkpoint(probe: pd.DataFrame) -> pd.Series:
     """Return the row with the highest validation accuracy; ties go to the latest checkpoint."""
     ordered = probe.sort_values(["val_accuracy", "checkpoint"])

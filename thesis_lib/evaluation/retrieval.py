@@ -31,8 +31,6 @@ from thesis_lib.system import distributed
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.training.stage import Stage, open_stage, run_stage
 
-# Descriptions of the values of ``chosen_on`` in table.json.
-CHOSEN_ON = {"val": "validation images", "train": "training images, leaving one out"}
 QUERY_SHARE = 5  # without val/, every fifth training image is a query image for OOD detection
 
 

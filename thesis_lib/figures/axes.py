@@ -8,7 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure, FigureBase
-from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    Formatter,
+    Locator,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 
 from thesis_lib.figures.layout import printed_width
 from thesis_lib.figures.style import POINT, TICK, TINY, text_width
@@ -56,7 +63,12 @@ def plain_log_ticks(axis: Axis, most: int | None = None) -> None:
     """
     low, high = axis.get_view_interval()
     subs = (1,) if high / low > 300 else (1, 2, 5) if high / low > 6 else range(1, 10)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=most))
+    locator: Locator = LogLocator(subs=subs, numticks=most)
+    if most:
+        ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+        picks = np.linspace(0, len(ticks) - 1, min(most, len(ticks))).round().astype(int)
+        locator = FixedLocator([ticks[i] for i in picks])
+    axis.set_major_locator(locator)
     axis.set_major_formatter(lambda value, _: f"{value:,g}")
     axis.set_minor_formatter(NullFormatter())
 

@@ -98,9 +98,9 @@ def size_spectrum(lengths: pd.DataFrame) -> Figure:
         axes.hlines(at, own[0.05], own[0.95], color=PALETTE[0], linewidth=1)
         axes.plot(own[0.5], at, "o", color=PALETTE[0], markersize=min(3.0, pitch))
         axes.set(xscale="log", xlim=(shown[0.05].min() / 1.3, shown[0.95].max() * 1.3))
-        axes.set_xlabel("major axis (mm)")
         name_rows(axes, own.index, rows, pitch, len(panels))
     hidden = len(spans) - len(shown)
-    if hidden:
-        figure.supxlabel(f"not shown: the {hidden:,} smallest classes", size=TICK)
+    left_out = f"\nnot shown: the {hidden:,} smallest classes" if hidden else ""
+    write_label = figure.supxlabel if len(panels) > 1 else panels[0].set_xlabel
+    write_label(f"major axis (mm){left_out}", size=TICK)
     return figure

@@ -7,12 +7,14 @@ import pandas as pd
 
 from thesis_lib.evaluation.comparison import compare_with_head
 from thesis_lib.evaluation.metrics import METRICS
-from thesis_lib.evaluation.retrieval import CHOSEN_ON
 from thesis_lib.reporting.tables import metrics_row, percent, percent_with_interval
 from thesis_lib.runs.artifacts import read_retrieval
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
+
+# Descriptions of the values of ``chosen_on`` in table.json.
+CHOSEN_ON = {"val": "validation images", "train": "training images, leaving one out"}
 
 
 def retrieval_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:

@@ -110,6 +110,12 @@ def read_curves(run: RunDirectory) -> pd.DataFrame:
     return _read_table(run.probe_curves_file, "delete it and run `thesis probe` again")
 
 
+def read_best_curves(run: RunDirectory) -> pd.DataFrame:
+    """Read, for each checkpoint, the curve of the head learning rate that was best for it."""
+    best = read_probe(run)[["checkpoint", "head_learning_rate"]]
+    return read_curves(run).merge(best)
+
+
 def read_predictions(run: RunDirectory) -> pd.DataFrame:
     """Read ``predictions.csv``: one row per test image, with class names as strings."""
     texts = ("path", "true", "predicted")

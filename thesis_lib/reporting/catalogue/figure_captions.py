@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from thesis_lib.config import METHODS
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
-from thesis_lib.evaluation.retrieval import CHOSEN_ON
 from thesis_lib.reporting.results import Results
+from thesis_lib.reporting.retrieval_tables import CHOSEN_ON
 from thesis_lib.reporting.tables import percent, percent_with_interval
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.system.files import read_json

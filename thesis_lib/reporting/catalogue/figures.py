@@ -13,7 +13,6 @@ from thesis_lib.data.leakage import example_pairs
 from thesis_lib.data.loaders import example_views
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.metrics import per_class_table, worst_mistakes
-from thesis_lib.evaluation.probing import best_curves
 from thesis_lib.figures import data_set as of_data
 from thesis_lib.figures import results as of_results
 from thesis_lib.figures import retrieval as of_retrieval
@@ -24,6 +23,7 @@ from thesis_lib.reporting import tables
 from thesis_lib.reporting.catalogue import figure_captions as captions
 from thesis_lib.reporting.results import Results
 from thesis_lib.runs.artifacts import (
+    read_best_curves,
     read_calibration,
     read_curves,
     read_embedding,
@@ -114,7 +114,7 @@ def _checkpoint_accuracy(results: Results) -> Figure:
 
 
 def _head_curves(results: Results) -> Figure:
-    curves = best_curves(read_curves(results.run))
+    curves = read_best_curves(results.run)
     return of_training.head_curves(curves, results.selection["checkpoint"])
 
 
