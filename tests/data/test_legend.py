@@ -47,6 +47,15 @@ def test_a_bar_is_found_at_its_rows_and_not_after_cropping(tmp_path, background)
     assert (partly.lowest_row, partly.highest_row) == (5, 5)  # counted from the file's bottom
 
 
+def test_a_bar_in_the_middle_is_found(tmp_path):
+    images = list(organisms(40))
+    for pixels in images:
+        middle = pixels.shape[1] // 2
+        pixels[-8:-6, middle - 15 : middle + 15] = 5
+    found = find_legend(split_of(tmp_path / "a", images))
+    assert (found.lowest_row, found.highest_row) == (7, 8)
+
+
 @pytest.mark.parametrize("bar_in", [0, 30])  # of 40
 def test_no_bar_is_found_where_most_images_have_none(tmp_path, bar_in):
     assert find_legend(split_of(tmp_path / "a", list(organisms(40, bar_in=bar_in)))) is None

@@ -1,4 +1,4 @@
-"""Accuracy by size class, counted by hand."""
+"""Metrics by size class, counted by hand."""
 
 import pandas as pd
 import pytest
@@ -18,6 +18,10 @@ def test_images_are_counted_in_octaves():
     assert found["from_mm"].tolist() == [0.25, 1, 2] and found["to_mm"].tolist() == [0.5, 2, 4]
     assert found["images"].tolist() == [3, 2, 1] and found["classes"].tolist() == [2, 1, 1]
     assert found["accuracy"].tolist() == pytest.approx([2 / 3, 1 / 2, 1])
+    # In the first class: x is right twice of three predictions, y was not predicted.
+    assert found["precision"].tolist() == pytest.approx([(2 / 3 + 0) / 2, 1, 1])
+    assert found["recall"].tolist() == pytest.approx([(1 + 0) / 2, 1 / 2, 1])
+    assert found["f1"].tolist() == pytest.approx([(4 / 5 + 0) / 2, 2 / 3, 1])
     expected = proportion_confint(2, 3, method="wilson")
     assert found[["accuracy_low", "accuracy_high"]].iloc[0].tolist() == pytest.approx(expected)
 

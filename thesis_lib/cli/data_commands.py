@@ -13,7 +13,6 @@ from thesis_lib.errors import InputError
 
 RECIPE_OPTIONS = (
     *("recipe", "seed", "min_images", "exclude", "group_by", "group_by_column", "test_group"),
-    "pixel_size",
 )
 READING_OPTIONS = (
     *("format", "status", "all_images", "published_split", "classes"),
@@ -74,9 +73,7 @@ def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str,
     if published and fixed:
         option = fixed[0].replace("_", "-")
         raise InputError(f"--{option} cannot be used where the split is taken over from the source")
-    asked = SplitOptions(
-        **given, copy=options.copy, as_published=published, crop_bottom=options.crop_bottom
-    )
+    asked = SplitOptions(**given, **_of_any_split(options), as_published=published)
     left_out = split_listing(listing, options.destination, asked)
     print("\n".join(listing.describe()).replace(str(source), str(options.source)))
     for name, num_images in left_out.items():
@@ -89,7 +86,7 @@ def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
     from thesis_lib.data.sources import split_by_manifest
     from thesis_lib.data.splits import SplitOptions
 
-    asked = SplitOptions(copy=options.copy, crop_bottom=options.crop_bottom)
+    asked = SplitOptions(**_of_any_split(options))
     report = split_by_manifest(
         source, options.destination, options.manifest, asked, options.allow_missing
     )
@@ -102,6 +99,10 @@ def _split_by_manifest(options: argparse.Namespace, source: Path) -> None:
             print(f"{label}: {image}")
     if report.unlisted:
         print(f"left out: {report.unlisted:,} images of {options.source} that no manifest lists")
+
+
+def _of_any_split(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("copy", "crop_bottom", "pixel_size")}
 
 
 def _described(folder: Path) -> list[str]:

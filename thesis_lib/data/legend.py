@@ -12,7 +12,7 @@ from thesis_lib.data.datasets import Split
 from thesis_lib.data.organism import border_color
 from thesis_lib.errors import InputError
 
-ROWS, COLUMNS = 64, 128  # px at the bottom left or right of each image that are searched
+ROWS, COLUMNS = 64, 128  # px at the bottom left, middle and right of each image that are searched
 NUM_IMAGES = 200  # that are read
 CONTRAST = 40  # grey levels by which a mark differs from the background
 TOLERANCE = 16  # grey levels by which a mark may differ between images; JPEG changes some
@@ -37,7 +37,7 @@ class Legend:
 
 
 def find_legend(split: Split, seed: int = 42) -> Legend | None:
-    """Find the mark that most images of a split have at the bottom left or right.
+    """Find the mark that most images of a split have at the bottom left, middle or right.
 
     A pixel belongs to it if at least 90 % of the images have the same grey level there, which is
     not that of their background. Images that cannot be read, and pixels that most images are too
@@ -52,16 +52,19 @@ def find_legend(split: Split, seed: int = 42) -> Legend | None:
     """
     random = np.random.default_rng(seed)
     chosen = random.choice(len(split), min(NUM_IMAGES, len(split)), replace=False)
-    corners: dict[str, list[np.ndarray]] = {"left": [], "right": []}
+    regions: dict[str, list[np.ndarray]] = {"left": [], "middle": [], "right": []}
     for index in sorted(chosen):
         try:
             image = split.read(index)
         except InputError:  # the statistics list unreadable images
             continue
         background = border_color(image).mean()
-        corners["left"].append(_corner(image, background))
-        corners["right"].append(_corner(image[:, ::-1], background))
-    found = [_same_mark(np.stack(levels)) for levels in corners.values() if levels]
+        regions["left"].append(_region(image, background))
+        regions["middle"].append(
+            _region(image[:, max(0, (image.shape[1] - COLUMNS) // 2) :], background)
+        )
+        regions["right"].append(_region(image[:, ::-1], background))
+    found = [_same_mark(np.stack(levels)) for levels in regions.values() if levels]
     marks = [mark for mark in found if mark is not None]
     if not marks:
         return None
@@ -69,17 +72,17 @@ def find_legend(split: Split, seed: int = 42) -> Legend | None:
     return Legend(highest.lowest_row + cut, highest.highest_row + cut, highest.share)
 
 
-def _corner(image: np.ndarray, background: float) -> np.ndarray:
-    """Return the grey levels of the bottom left corner, upside down; NaN: background or outside."""
-    corner = image[::-1][:ROWS, :COLUMNS].mean(2)
+def _region(image: np.ndarray, background: float) -> np.ndarray:
+    """Return the grey levels at the bottom left, upside down; NaN: background or outside."""
+    bottom = image[::-1][:ROWS, :COLUMNS].mean(2)
     levels = np.full((ROWS, COLUMNS), np.nan)
-    levels[: corner.shape[0], : corner.shape[1]] = corner
+    levels[: bottom.shape[0], : bottom.shape[1]] = bottom
     levels[np.abs(levels - background) <= CONTRAST] = np.nan
     return levels
 
 
 def _same_mark(levels: np.ndarray) -> Legend | None:
-    """Return the mark in the corners (n, rows, columns) of all images, if there is one."""
+    """Return the mark in a region (n, rows, columns) of all images, if there is one."""
     few = np.isfinite(levels).mean(0) < LEAST_SHARE  # (rows, columns)
     typical = np.nanmedian(np.where(few, 0, levels), axis=0)
     share = (np.abs(levels - typical) <= TOLERANCE).mean(0)

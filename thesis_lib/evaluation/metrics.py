@@ -207,7 +207,7 @@ def worst_mistakes(predictions: pd.DataFrame, num_images: int = 12) -> pd.DataFr
 
 
 def metrics_by_size(predictions: pd.DataFrame, major_axes: Mapping[str, float]) -> pd.DataFrame:
-    """Compute the accuracy in each size class, whose upper limit is twice its lower one.
+    """Compute the metrics in each size class, whose upper limit is twice its lower one.
 
     Octaves are the usual classes of plankton size spectra (Sheldon et al. 1972).
 
@@ -217,8 +217,8 @@ def metrics_by_size(predictions: pd.DataFrame, major_axes: Mapping[str, float]) 
 
     Returns:
         One row per size class with images, ascending: from_mm, to_mm, classes (number of true
-        classes), images, accuracy, and accuracy_low and accuracy_high (Wilson's 95 % interval);
-        fractions.
+        classes), images, accuracy, accuracy_low and accuracy_high (Wilson's 95 % interval), and
+        the averages over these classes of precision, recall and f1; fractions.
     """
     known = predictions[predictions["path"].isin(list(major_axes))]
     octave = np.floor(np.log2(known["path"].map(major_axes).to_numpy(float))).astype(int)
@@ -226,15 +226,22 @@ def metrics_by_size(predictions: pd.DataFrame, major_axes: Mapping[str, float]) 
     for exponent, found in known.groupby(octave):
         right = int((found["true"] == found["predicted"]).sum())
         low, high = wilson_interval(right, len(found))
+        classes = sorted(found["true"].unique())
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            *(found["true"], found["predicted"]), labels=classes, average="macro", zero_division=0
+        )
         rows.append(
             {
                 "from_mm": 2.0**exponent,
                 "to_mm": 2.0 ** (exponent + 1),
-                "classes": found["true"].nunique(),
+                "classes": len(classes),
                 "images": len(found),
                 "accuracy": right / len(found),
                 "accuracy_low": low,
                 "accuracy_high": high,
+                "precision": precision,
+                "recall": recall,
+                "f1": f1,
             }
         )
     return pd.DataFrame(rows)

@@ -238,6 +238,15 @@ def test_a_member_that_climbs_out_or_is_absolute_is_refused(place, case, suffix)
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_backslashes_of_windows_separate_folders(place, suffix):
+    members = {name.replace("/", "\\"): content for name, content in images("top/").items()}
+    source = make(place / "in" / f"set{suffix}", {"top\\a b\\": None, **members})
+    assert unpack(source, place / "out") == unpack(
+        make(place / "in" / f"same{suffix}", images("top/")), place / "out"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
 @pytest.mark.parametrize(
     "name", ["C:/x.png", "c:x.png", "\\x.png", "a\\..\\..\\x.png", "\\\\h\\s\\x"]
 )

@@ -465,6 +465,9 @@ def test_classes_are_merged_renamed_and_dropped_by_a_table(capsys):
     assert "left out: images of 'c', which map.csv drops: 6" in capsys.readouterr().out
     before = {(row["class"], row["class_before"]) for row in manifest("out")}
     assert before == {("ab", "a"), ("ab", "b"), ("d", "d")}
+    description = read_json(Path("out/dataset.json"))
+    assert description["classes"] == {"a": "ab", "b": "ab", "c": ""}
+    assert description["left_out"] == {"images of 'c', which map.csv drops": 6}
     for text, words in (
         ("from,to\naa,x\n", "has no class 'aa'"),
         ("from,to\na,x\na,y\n", "the class 'a' is named twice"),
@@ -685,6 +688,25 @@ def test_lists_of_paths_rebuild_the_split_of_zoolake(capsys):
     Path("test_filenames.txt").write_text("/local/dinobryon/training_data/SPC-gone.jpeg\n")
     assert main(["split", str(root), "data/two", "--manifest", *manifests]) == 2
     assert "1 of 7 listed images are missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["table", "export"])
+def test_rows_may_name_images_without_a_suffix(kind, capsys):
+    if kind == "table":
+        rows = labelled(Path("source"))
+        labels(Path("source/labels.csv"), [(row[0][:-4], *row[1:]) for row in rows])
+        Path("source/pics/0").write_text("no image")
+        source, left_out = "source/labels.csv", "rows that do not name an image: 1"
+    else:
+        table(Path("source/a.tsv"), [(row[0][:-4], *row[1:]) for row in export(Path("source"))])
+        Path("source/ecotaxa_a.tsv").unlink()
+        picture(Path("source/unnamed"))
+        source, left_out = "source", "images that no row names: 1"
+    for path in Path("source").rglob("*.png"):
+        path.rename(path.with_suffix("")) if path.name != "0.png" else path.unlink()
+    assert split(source, "out", "--recipe", "cosine") == 0
+    assert f"left out: {left_out}" in capsys.readouterr().out
+    assert sum(classes("out").values()) == (11 if kind == "table" else 16)
 
 
 class TestTablesAsTheyAre:

@@ -67,6 +67,17 @@ def test_a_column_of_the_source_holds_the_pixel_size(place):
     assert float(found["s5.png"]) == pytest.approx(2 * float(found["s0.png"]), rel=0.001)
 
 
+def test_a_split_that_is_rebuilt_from_manifests_has_sizes(place):
+    for split, numbers in (("train", (0, 1, 2, 3)), ("test", (4, 5))):
+        rows = [f"{n},{n[0]}{i}.png" for n in ("small", "large") for i in numbers]
+        (place / f"{split}.csv").write_text("folder,filename\n" + "\n".join(rows) + "\n")
+    command = ["split", "classes", "out", "--pixel-size", "10.5", "--crop-bottom", "5"]
+    assert main([*command, "--manifest", "train.csv", "test.csv"]) == 0
+    assert main(["split", "classes", "again", *command[3:]]) == 0
+    assert lengths() == lengths("again") and len(lengths()) == 12
+    assert read_json(Path("out/dataset.json"))["pixel_size"] == "10.5"
+
+
 def test_millimetres_are_told_from_micrometres(place, capsys):
     rows = [f"classes/{n}/{n[0]}{i}.png,{n},0.088" for n in ("small", "large") for i in range(6)]
     (place / "table.csv").write_text("path,label,mm\n" + "\n".join(rows) + "\n")

@@ -100,6 +100,7 @@ def _unpack_zip(source: Path, folder: Path) -> Counter[str]:
         for info in archive.infolist():
             kind = stat.S_IFDIR if info.is_dir() else stat.S_IFMT(info.external_attr >> 16)
             if check.is_wanted(info.filename, info.file_size, kind or stat.S_IFREG):
+                info.filename = info.filename.replace("\\", "/")  # some Windows tools write these
                 chosen.append(info)
         for info in bar(iterable=chosen, desc="unpack", unit="file"):
             archive.extract(info, folder)  # reads no more than file_size, and checks the CRC
@@ -112,6 +113,7 @@ def _unpack_tar(source: Path, folder: Path) -> Counter[str]:
         for info in bar(iterable=archive, desc="unpack", unit="file"):
             kind = stat.S_IFDIR if info.isdir() else stat.S_IFREG if info.isreg() else 0
             if check.is_wanted(info.name, info.size, kind):
+                info.name = info.name.replace("\\", "/")
                 archive.extract(info, folder, filter="data")
         # tarfile takes a damaged header for the end of the archive, and does not read the
         # checksum at the end of compressed data.
@@ -143,14 +145,14 @@ class _Check:
         Raises:
             InputError: if it is suspicious.
         """
-        steps = [step for step in name.split("/") if step not in ("", ".")]
+        steps = [step for step in re.split(r"[/\\]", name) if step not in ("", ".")]
         self.total += size
         fault = ""
         if size < 0:  # tarfile would go back and read the same members again and again
             fault = "has a negative size"
         elif kind not in (stat.S_IFREG, stat.S_IFDIR):
             fault = "is a link or a device"
-        elif re.match("/|[A-Za-z]:", name) or ".." in steps or "\\" in name:
+        elif re.match(r"[/\\]|[A-Za-z]:", name) or ".." in steps:
             fault = "has a path outside the archive's folder"
         elif self.total > max(BOMB_BYTES, BOMB_RATIO * self.packed):
             fault = (

@@ -31,7 +31,7 @@ def apply_class_map(listing: Listing, table: Path) -> Listing:
             raise InputError(f"{table} line {line}: the class {name!r} is named twice")
         target[name] = row["to"]
     folders = class_names(table, {name for name in target.values() if name})
-    mapped = replace(listing, files={}, facts={})
+    mapped = replace(listing, files={}, facts={}, options={**listing.options, "classes": target})
     for name, files in listing.files.items():
         new = folders.get(target.get(name, ""), name if name not in target else "")
         if not new:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from thesis_lib.data.images import is_image
+from thesis_lib.data.images import image_name, is_image
 from thesis_lib.data.sources import STATUSES
 from thesis_lib.data.sources.listing import Listing, NamedImages, class_names, file_names, walk
 from thesis_lib.data.sources.text_tables import header_of, read_rows
@@ -63,6 +63,7 @@ def read_ecotaxa(
     """
     words = f"EcoTaxa export ({len(tables)} {'table' if len(tables) == 1 else 'tables'})"
     listing = Listing("ecotaxa", words, root, {})
+    listing.options = {"status": list(statuses), "all_images": all_images}
     rows = _rows(root, tables, columns, listing.left_out)
     named = {*rows, *tables}
     rows = _with_category(root, rows, listing.left_out)
@@ -77,7 +78,8 @@ def read_ecotaxa(
         listing.facts[folders[category], name] = kept
     for path in walk(root, listing.left_out):
         if path not in named:
-            what = "images that no row names" if is_image(path.name) else "other files"
+            is_one = is_image(image_name(path))
+            what = "images that no row names" if is_one else "other files"
             listing.left_out[what] += 1
     return listing
 
@@ -96,7 +98,7 @@ def _rows(
                 raise InputError(
                     f"{where}: img_file_name {name!r} must be a path below the folder of the table"
                 )
-            if not is_image(name):
+            if not is_image(image_name(table.parent / name)):
                 left_out["rows that do not name an image"] += 1
                 continue
             if not row["object_id"]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thesis_lib.data.images import is_image
+from thesis_lib.data.images import image_name, is_image
 from thesis_lib.data.sources.folders import SPLIT, SPLIT_NAMES
 from thesis_lib.data.sources.listing import Listing, NamedImages, class_names, file_names
 from thesis_lib.data.sources.text_tables import header_of, read_rows
@@ -65,12 +65,12 @@ def _labelled_images(
     images = NamedImages(label_column, left_out)
     for line, row in read_rows(table):
         name = row[path_column]
-        if not is_image(name):
+        path = Path(os.path.normpath(table.parent / name))
+        if not is_image(image_name(path)):
             left_out["rows that do not name an image"] += 1
         elif not row[label_column]:
             left_out["images without a label"] += 1
         else:
-            path = Path(os.path.normpath(table.parent / name))
             images.add(path, row, f"{table} line {line}: {name!r}")
     rows = images.found(table, "paths are relative to the folder of the table")
     if not rows:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from thesis_lib.data.images import check_names, is_system
+from thesis_lib.data.images import check_names, image_name, is_system
 from thesis_lib.data.sources.text_tables import is_table
 from thesis_lib.errors import InputError, first_few
 
@@ -26,6 +27,7 @@ class Listing:
             are added to ``manifest.csv``.
         left_out: reason -> number of files that were not taken.
         is_split: whether the source is split already, as its facts say.
+        options: how the source was read, for ``dataset.json``.
     """
 
     format: str
@@ -35,6 +37,7 @@ class Listing:
     facts: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     is_split: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -216,12 +219,16 @@ def check_distinct(source: Path, folders: Mapping[str, str]) -> None:
 
 
 def file_names(root: Path, paths: Sequence[Path]) -> Iterator[str]:
-    """Yield each image's name below its class folder: its own, or its path if it is not unique."""
-    names = Counter(path.name.casefold() for path in paths)
-    for path in paths:
-        if names[path.name.casefold()] == 1:
-            yield path.name
+    """Yield each image's name below its class folder: its own, or its path if it is not unique.
+
+    A name without a suffix gets that of the image that the file contains.
+    """
+    names = [image_name(path) for path in paths]
+    times = Counter(name.casefold() for name in names)
+    for path, name in zip(paths, names, strict=True):
+        if times[name.casefold()] == 1:
+            yield name
         else:
             whole, base = (Path(os.path.abspath(place)) for place in (path, root))
             inside = whole.relative_to(base) if whole.is_relative_to(base) else whole
-            yield inside.relative_to(inside.anchor).as_posix()
+            yield inside.relative_to(inside.anchor).with_name(name).as_posix()

@@ -13,6 +13,7 @@ from thesis_lib.data.images import is_image
 from thesis_lib.data.sources.folders import read_class_folders, split_folders
 from thesis_lib.data.sources.text_tables import decoded, read_rows, reader_of
 from thesis_lib.data.splits.recipes import SplitOptions
+from thesis_lib.data.splits.sizes import measure_sizes
 from thesis_lib.data.splits.writer import Plan, check_places, write_split
 from thesis_lib.errors import InputError
 
@@ -55,7 +56,7 @@ def split_by_manifest(
             (a class) and filename (path below the class folder), is encoded in UTF-8, UTF-16
             or latin-1, and is separated by commas, semicolons or tabs. A .txt file has a path in
             each line, which ends in the class folder and what follows it.
-        options: only ``copy`` and ``crop_bottom`` are used.
+        options: only ``copy``, ``crop_bottom`` and ``pixel_size`` are used.
         allow_missing: leave out listed images that are missing in ``source``.
 
     Raises:
@@ -102,6 +103,10 @@ def split_by_manifest(
     _check_plan(source, plan, splits)
     options = options or SplitOptions()
     described = {"manifests": [p.name for p in manifests], "crop_bottom": options.crop_bottom}
+    if options.pixel_size is not None:
+        files = {name: sorted(set().union(*its.values())) for name, its in plan.items()}
+        measure_sizes(listing, files, options.pixel_size, options.crop_bottom)
+        described["pixel_size"] = options.pixel_size
     write_split(listing, destination, Plan(plan, described), options.copy)
     leaks = [f"{'/'.join(i)} ({', '.join(its)})" for i, its in placed.items() if len(its) > 1]
     return ManifestReport(missing, repeated, leaks, len(on_disk) - len(placed))

@@ -68,7 +68,9 @@ def write_split(listing: Listing, destination: Path, plan: Plan, copy: bool) -> 
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed process with the same id
     try:
         _write_files(listing, partial, plan, copy)
-        write_json(partial / DESCRIPTION, {"format": listing.format, **plan.description})
+        described = {"format": listing.format, **listing.options, **plan.description}
+        described["left_out"] = {reason: n for reason, n in listing.left_out.items() if n}
+        write_json(partial / DESCRIPTION, described)
         if destination.exists():  # an empty folder, as check_places has checked
             destination.rmdir()
         partial.rename(destination)

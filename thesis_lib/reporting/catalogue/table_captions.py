@@ -52,8 +52,9 @@ def by_size(results: Results, table: pd.DataFrame) -> str:
     missing = len(results.predictions) - int(table["images"].sum())
     left = f" {missing:,} test images have no known size." if missing else ""
     return (
-        "Test accuracy (%) with its 95 % interval by the size of the organism; the upper limit of "
-        f"each size class is twice its lower limit.{left}"
+        "Test accuracy (%) with its 95 % interval, and macro precision, recall and F1 (%) over the "
+        "classes that occur, by the size of the organism; the upper limit of each size class is "
+        f"twice its lower limit.{left}"
     )
 
 

@@ -113,6 +113,7 @@ def _by_size(results: Results) -> pd.DataFrame:
                 tables.percent_with_interval(row.accuracy, (row.accuracy_low, row.accuracy_high))
                 for row in table.itertuples()
             ],
+            **{name: table[name].map(tables.percent) for name in ("precision", "recall", "f1")},
         }
     )
 
