@@ -1,6 +1,7 @@
 """Tiny real data for the tests: some of scikit-learn's digits, and one trained run on them."""
 
 import os
+import shutil
 import signal
 
 # Under nohup or in a background job, SIGINT is ignored, and child processes would inherit that.
@@ -21,6 +22,8 @@ from sklearn.datasets import load_digits
 from tests.fault_table import faults, pytest_terminal_summary  # noqa: F401  (fixture and hook)
 from thesis_lib.config import RunConfig
 from thesis_lib.data.splits import split_dataset
+from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.training.pretraining import pretrain
 
 torch.set_num_threads(1)
@@ -53,9 +56,7 @@ SLOW = (
     "tests/prediction/test_export.py::test_timm_alone_loads_a_backbone",
     "tests/test_models.py::test_thesis_backbone_takes_a_real_step_at_224_px",
     "tests/training/test_pretraining.py::test_compiled_run_trains_and_resumes",
-    "tests/training/test_recipe.py::test_a_data_set_without_val_runs_through",
     "tests/workbook/test_grid.py::test_failing_notebook",
-    "tests/workbook/test_grid.py::test_whole_workbook",
 )
 
 
@@ -70,7 +71,6 @@ LONG = (
     "tests/notebooks/test_jupyterlab.py",
     "tests/reporting/test_chapter.py",
     "tests/training/test_supcontrast_import.py",
-    "tests/workbook/test_grid.py",
 )
 
 
@@ -117,7 +117,30 @@ def tiny_config() -> RunConfig:
     return RunConfig(**TINY)
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Path:
+    """``trained/`` and ``probed/``: the folder ``runs`` after each stage of a run."""
+    root = tmp_path_factory.mktemp("made_once")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        write_classes(root / "classes")
+        split_dataset(root / "classes", root / "data" / "tiny")
+        run = pretrain(RunConfig(**TINY))
+        shutil.copytree("runs", "trained")
+        probe_checkpoints(run)
+        shutil.copytree("runs", "probed")
+    return root
+
+
 @pytest.fixture
-def trained(workbook, tiny_config):
+def trained(workbook, tiny_config, made_once):
     """A run that is trained to its end."""
-    return pretrain(tiny_config)
+    shutil.copytree(made_once / "trained", "runs")
+    return RunDirectory(tiny_config)
+
+
+@pytest.fixture
+def probed(workbook, tiny_config, made_once):
+    """A run that is trained and probed."""
+    shutil.copytree(made_once / "probed", "runs")
+    return RunDirectory(tiny_config)

@@ -45,6 +45,7 @@ BAD = [
     ("batch_size", [32]),
     ("seed", -1),
     ("seed", 2**32),
+    ("weights", 3),
     ("tag", "two words"),
     ("tag", "a/b"),
     ("tag", ".."),

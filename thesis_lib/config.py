@@ -15,9 +15,11 @@ from thesis_lib.ranges import ranges
 # how fast the run computes, or what is displayed.
 IDENTITY, PRETRAIN, PROBE, RETRIEVE = "identity", "pretrain", "probe", "retrieve"
 MACHINE = "machine"
-GRID_FIELDS = ("backbone", "batch_size")  # `thesis run` accepts several values for these
-# method -> name of its loss
+# `thesis run` accepts several values for these
+GRID_FIELDS = ("backbone", "batch_size", "seed", "method")
+# method that trains the backbone -> name of its loss
 METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
+FROZEN = "frozen"  # the method without training: the backbone stays as it starts
 # largest fraction of images of known classes that may be flagged as out-of-distribution
 FALSE_POSITIVE_RATE = 0.05
 # settings that only affect figures and tables, not the results of a run
@@ -26,7 +28,7 @@ DISPLAY_FIELDS = ("duplicate_distance", "group_by", "text_width")
 DATA_FIELDS = (*DISPLAY_FIELDS, "crop_bottom")
 # allowed values of the fields that have only a few
 CHOICES = {
-    "method": tuple(METHODS),
+    "method": (*METHODS, FROZEN),
     "schedule": ("cosine", "step"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "float32", "bfloat16"),
@@ -35,7 +37,7 @@ CHOICES = {
     "fit": ("pad", "crop"),
 }
 # newer settings, as all runs were made before they existed
-EARLIER = {"fit": "crop", "crop_bottom": None}
+EARLIER = {"fit": "crop", "crop_bottom": None, "weights": ""}
 
 
 def data_set_name(data: str) -> str:
@@ -63,13 +65,19 @@ class RunConfig:
     backbone: str = _setting("resnet50", IDENTITY, "lenet5 or the name of any timm model")
     batch_size: int = _setting(32, IDENTITY, "images per pretraining batch (two views each)")
     seed: int = _setting(42, IDENTITY, "seed of all random choices")
-    tag: str = _setting("", IDENTITY, "suffix of the run's name, to tell runs apart")
-
     method: str = _setting(
         "supcon",
+        IDENTITY,
+        "supcon, simclr (contrastive loss without labels), cross-entropy (backbone and classifier "
+        "trained together on one view) or frozen (no training of the backbone)",
+    )
+    tag: str = _setting("", IDENTITY, "suffix of the run's name, to tell runs apart")
+
+    weights: str = _setting(
+        "",
         PRETRAIN,
-        "supcon, simclr (contrastive loss without labels) or cross-entropy (baseline: backbone "
-        "and classifier trained together on one view)",
+        "initial weights: timm (pretrained ones, by the backbone's tag), a file (.safetensors, "
+        ".pth) or the folder of a run; by default random",
     )
     image_size: int = _setting(224, PRETRAIN, "side of the square input images, px")
     fit: str = _setting(
@@ -186,6 +194,10 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.method == FROZEN:
+            object.__setattr__(self, "epochs", 0)
+        if self.weights == "timm" and self.small_images is None:  # they are for the usual stem
+            object.__setattr__(self, "small_images", False)
         for name, annotation in typing.get_type_hints(type(self)).items():
             value = coerce(getattr(self, name), annotation)
             if value is REFUSED:
@@ -208,15 +220,19 @@ class RunConfig:
 
     @property
     def run_name(self) -> str:
-        """Return ``<backbone>-bs<batch>-seed<seed>[-<tag>]``, safe as a folder name."""
+        """Return ``<backbone>-bs<batch>-seed<seed>[-<method>][-<tag>]``, safe as a folder name.
+
+        The method is left out if it is the default.
+        """
         backbone = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.backbone)
+        method = f"-{self.method}" if self.method != RunConfig.method else ""
         tag = f"-{self.tag}" if self.tag else ""
-        return f"{backbone}-bs{self.batch_size}-seed{self.seed}{tag}"
+        return f"{backbone}-bs{self.batch_size}-seed{self.seed}{method}{tag}"
 
     @property
     def views(self) -> int:
         """Return the number of views per image: two for contrastive methods, else one."""
-        return 1 if self.method == "cross-entropy" else 2
+        return 2 if self.method in ("supcon", "simclr") else 1
 
     @property
     def loss_name(self) -> str:

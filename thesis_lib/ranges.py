@@ -21,10 +21,12 @@ def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
     yield "mean", config.mean is None or all(0 <= m <= 1 for m in config.mean), "in [0, 1]"
     yield "std", config.std is None or all(0 < s < math.inf for s in config.std), "above 0"
     for name in (
-        *("image_size", "projection_dim", "epochs", "save_every"),
+        *("image_size", "projection_dim", "save_every"),
         *("head_epochs", "head_batch_size", "neighbours", "devices"),
     ):
         yield name, getattr(config, name) >= 1, "at least 1"
+    fewest = 0 if config.method == "frozen" else 1
+    yield "epochs", config.epochs >= fewest, "at least 1"
     for name in ("decay_epochs", "head_decay_epochs"):
         yield name, all(epoch >= 0 for epoch in getattr(config, name)), "0 or more each"
     for name in ("warmup_epochs", "workers", "probe_from", "head_views", "crop_bottom"):
@@ -48,7 +50,7 @@ def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
     last = config.probe_from is None or config.probe_from <= config.epochs
     yield "probe_from", last, f"at most epochs ({config.epochs})"
     epoch = config.table_checkpoint
-    yield "table_checkpoint", epoch is None or epoch >= 1, "an epoch, 1 or more"
+    yield "table_checkpoint", epoch is None or epoch >= fewest, "an epoch, 1 or more"
     yield "momentum", 0 <= config.momentum < 1, "from 0 to below 1"
     yield "plateau_share", 0 < config.plateau_share < 1, "between 0 and 1"
 

@@ -28,12 +28,6 @@ from thesis_lib.training.pretraining import pretrain
 
 
 @pytest.fixture
-def probed(trained):
-    probe_checkpoints(trained)
-    return trained
-
-
-@pytest.fixture
 def without_val(workbook, tiny_config):
     """Train a run on data split by the cosine recipe, which has no val/."""
     split_dataset(workbook / "classes", workbook / "data" / "cosine", "cosine")

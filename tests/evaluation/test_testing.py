@@ -14,12 +14,6 @@ from thesis_lib.evaluation.testing import embed, final_test
 from thesis_lib.runs.artifacts import read_embedding, read_predictions
 
 
-@pytest.fixture
-def probed(trained):
-    probe_checkpoints(trained)
-    return trained
-
-
 def test_artefacts_of_the_test(probed):
     result = final_test(probed)
     predictions = read_predictions(probed)

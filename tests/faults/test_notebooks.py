@@ -173,7 +173,16 @@ def test_notebook_without_parameters_cell_is_refused_before_a_kernel_starts(
         )
         monkeypatch.setattr(module, "execute", lambda task: pytest.fail("executed"))
         with pytest.raises(InputError, match="has no cell with the tag 'parameters'"):
-            run_grid(grid_configs({"data": "data/tiny", "image_size": 32}, ["lenet5"], [8]))
+            run_grid(
+                grid_configs(
+                    {
+                        "data": "data/tiny",
+                        "image_size": 32,
+                        "backbone": ["lenet5"],
+                        "batch_size": [8],
+                    }
+                )
+            )
     assert not (workbook / "runs").exists()
 
     # Control: papermill runs it with the notebook's own values and only warns about unknown names.

@@ -158,12 +158,6 @@ def read_trusting(read, path: Path) -> None:
         read(path)
 
 
-def test_a_hostile_file_is_one(hostile, monkeypatch):
-    trusting(monkeypatch)
-    read_trusting(torch.load, hostile)
-    assert Path(MARK).exists()
-
-
 def test_a_hostile_checkpoint_is_not_imported(hostile, capsys):
     with pytest.raises(InputError, match=r"last\.pth .*(not loaded|cannot be read)"):
         read_checkpoint(hostile)

@@ -19,9 +19,11 @@ from thesis_lib.reporting.catalogue.tables import TABLES
 from thesis_lib.reporting.chapter import write_chapter
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.verification import verify
-from thesis_lib.runs.directory import find_runs
+from thesis_lib.runs.directory import RunDirectory, find_runs
 from thesis_lib.system.files import read_json, write_json
 from thesis_lib.workbook.grid import grid_configs, run_grid
+from thesis_lib.workbook.plan import RUN_NOTEBOOKS
+from thesis_lib.workbook.status import status_lines
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +34,48 @@ def grid_root(tmp_path_factory):
         patch.chdir(root)
         write_classes(root / "classes")
         split_dataset(root / "classes", root / "data" / "tiny", pixel_size="10")
-        settings = {k: v for k, v in TINY.items() if k not in ("backbone", "batch_size")}
-        configs = grid_configs(settings | {"group_by": r"(\d\d)\d"}, ["lenet5"], [8, 16])
-        assert run_grid(configs) == []
+        assert run_grid(grid()) == []
     return root
+
+
+def grid():
+    """Two runs of the tiny data set."""
+    return grid_configs({**TINY, "group_by": r"(\d\d)\d", "batch_size": [8, 16]})
+
+
+def test_the_notebooks_write_all_files_of_a_run_and_are_done_once(grid_root, monkeypatch, capfd):
+    monkeypatch.chdir(grid_root)
+    for config in grid():
+        run = RunDirectory(config)
+        for name in (
+            *("config.json", "provenance.json", "metrics.csv", "tensorboard"),
+            *("checkpoints/epoch_0004.pth", "checkpoints/last.pth", "probe.csv"),
+            *("probe_curves.csv", "selection.json", "head.pth", "test.json", "predictions.csv"),
+            *("table.safetensors", "table.json", "retrieval.csv", "retrieval.json"),
+            *("ood.csv", "retrieval_predictions.csv"),
+            *(f"notebooks/{n.name}.ipynb" for n in RUN_NOTEBOOKS),
+        ):
+            assert (run.path / name).exists(), name
+        names = ("views", "pretraining", "checkpoint_accuracy", "head_curves", "embedding")
+        for name in (*names, "retrieval_curve", "nearest_images", "ood"):
+            assert (run.figures / f"{name}.pdf").is_file()
+            assert (run.figures / f"{name}.png").is_file()
+        assert read_json(run.config_file)["data"] == "data/tiny"
+    figures = grid_root / "figures" / "tiny"
+    for name in ("class_counts.pdf", "sample_images.png", "loss_curves.pdf", "runs_accuracy.pdf"):
+        assert (figures / name).is_file(), name
+    assert "\\newcommand" in (figures / "numbers.tex").read_text()
+    assert not list(grid_root.rglob("*.partial*")), "strays of half-written files"
+    lines = status_lines()
+    assert lines[0].startswith("tiny: 2 runs; notebooks done: 01_data_stats, 06_thesis_tables")
+    assert sum(line.count("done ") for line in lines[2:]) == 8
+
+    # Run again, everything is done. Another number of epochs for the same run is refused.
+    capfd.readouterr()
+    assert run_grid(grid()) == []
+    assert capfd.readouterr().out.count("done already") == 10
+    with pytest.raises(InputError, match=r"epochs = 4 \(requested: 5\).*--tag"):
+        run_grid([grid()[0].updated(epochs=5)])
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
 import json
 import re
+import shutil
 
 import pandas as pd
 import pytest
 
+from tests.conftest import TINY, write_classes
+from thesis_lib.config import RunConfig
+from thesis_lib.data.splits import split_dataset
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.comparison import Comparison, compare_with_head
 from thesis_lib.evaluation.probing import probe_checkpoints
@@ -25,13 +29,25 @@ from thesis_lib.runs.directory import find_runs
 from thesis_lib.training.pretraining import pretrain
 
 
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """The folder ``runs`` of two runs that are pretrained, probed and tested."""
+    root = tmp_path_factory.mktemp("two_runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        write_classes(root / "classes")
+        split_dataset(root / "classes", root / "data" / "tiny")
+        for batch_size in (8, 16):
+            run = pretrain(RunConfig(**TINY).updated(batch_size=batch_size))
+            probe_checkpoints(run)
+            final_test(run)
+    return root / "runs"
+
+
 @pytest.fixture
-def tested(workbook, tiny_config):
+def tested(workbook, two_runs):
     """Two runs that are pretrained, probed and tested."""
-    for batch_size in (8, 16):
-        run = pretrain(tiny_config.updated(batch_size=batch_size))
-        probe_checkpoints(run)
-        final_test(run)
+    shutil.copytree(two_runs, "runs")
     return find_runs("tiny")
 
 

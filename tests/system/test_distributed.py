@@ -137,13 +137,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("method", ["supcon", "cross-entropy"])
-def test_a_training_by_two_ranks_follows_that_of_one(at_many, method):
-    alone = pretrain(RunConfig(**SETTINGS, method=method, tag=f"{method}-alone"))
-    config = RunConfig(**SETTINGS, method=method, tag=f"{method}-two", workers=1)
-    printed = by_torchrun("pretrain", *as_options(config))
-    assert printed.count("epoch 2/2") == 1  # only rank 0 prints
-    two = RunDirectory(config)
+def check_two_follow_one(two, alone):
     losses = [[row["loss"] for row in read_metrics(run)] for run in (alone, two)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     weights = [checkpoints.load(run.last_checkpoint)["model"] for run in (alone, two)]
@@ -151,6 +145,14 @@ def test_a_training_by_two_ranks_follows_that_of_one(at_many, method):
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=1e-4)
     assert read_json(two.provenance_file)[-1]["ranks"] == 2
+
+
+def test_a_baseline_by_two_ranks_follows_that_of_one(at_many):
+    settings = SETTINGS | {"method": "cross-entropy"}
+    config = RunConfig(**settings, tag="two", workers=1)
+    printed = by_torchrun("pretrain", *as_options(config))
+    assert printed.count("epoch 2/2") == 1  # only rank 0 prints
+    check_two_follow_one(RunDirectory(config), pretrain(RunConfig(**settings, tag="alone")))
 
 
 def test_batch_normalisation_on_the_cpu_takes_each_ranks_own_images_and_learns(at_many):
@@ -198,10 +200,14 @@ def test_features_and_all_that_follows_are_the_same_bits_for_any_number_of_ranks
     assert len(pd.read_csv("one.csv")) > 64  # more than one batch
 
 
-def test_devices_start_torchrun_and_relay_what_it_prints(at_many, capfd):
-    config = RunConfig(**SETTINGS, devices=2, tag="devices")
+def test_devices_start_torchrun_and_relay_what_it_prints(at_many, run_of_one, monkeypatch, capfd):
+    monkeypatch.setenv("JPY_SESSION_NAME", "/notebook.ipynb")  # gets lines and no progress bar
+    config = RunConfig(**SETTINGS, devices=2, tag="devices", workers=1)
     run = pretrain(config)
-    assert "epoch 2/2" in capfd.readouterr().out
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/2", "2/2"]
+    assert len(lines) < 5
+    check_two_follow_one(run, run_of_one)
     entry = read_json(run.provenance_file)[-1]
     assert entry["ranks"] == 2 and entry["command"] == " ".join(sys.argv)
     assert RunConfig.from_dict(read_json(run.config_file)).devices == 1  # devices is not saved
@@ -214,15 +220,14 @@ def test_devices_start_torchrun_and_relay_what_it_prints(at_many, capfd):
 
 
 def test_what_goes_wrong_on_the_ranks_comes_back_in_one_line(at_many):
-    with pytest.raises(InputError, match="nowhere"):
-        pretrain(RunConfig(**SETTINGS | {"data": "data/nowhere"}, devices=2))
-    config = RunConfig(**SETTINGS, devices=2, tag="checkpoints")
-    run_under_torchrun("pretrain", RunDirectory(config))
-    run = RunDirectory(config)
+    run = pretrain(RunConfig(**SETTINGS, tag="damaged"))
     for file in run.checkpoints.iterdir():
         file.write_bytes(b"damaged")
+    two = run.config.updated(devices=2)
     with pytest.raises(InputError, match=r"all checkpoints of .* are damaged"):
-        run_under_torchrun("probe", run)
+        run_under_torchrun("probe", RunDirectory(two))
+    pretrain(two.updated(force=True))  # trains anew with as many devices
+    assert read_json(run.provenance_file)[-1]["ranks"] == 2
 
 
 def test_a_problem_of_another_rank_is_told_by_rank_0(at_many):
@@ -268,15 +273,6 @@ def test_a_bug_on_another_rank_is_told_by_rank_0_and_its_traceback_shown(
     assert state["state"] == "failed" and f"rank 1: {name}" in state["error"]
 
 
-def test_force_trains_anew_with_as_many_devices(at_many):
-    config = RunConfig(**SETTINGS, tag="forced")
-    run = pretrain(config)
-    for file in run.checkpoints.iterdir():
-        file.write_bytes(b"damaged")
-    pretrain(config.updated(force=True, devices=2))
-    assert read_json(run.provenance_file)[-1]["ranks"] == 2
-
-
 def test_other_numbers_of_devices_than_ranks_are_refused(at_many):
     config = RunConfig(**SETTINGS, tag="numbers")
     done = torchrun("-m", "thesis_lib", "pretrain", *as_options(config), "--devices", 4)
@@ -289,14 +285,6 @@ def test_a_wrong_option_is_told_once(at_many):
     done = torchrun("-m", "thesis_lib", "pretrain", "--bach-size", 8)
     assert done.returncode
     assert done.stderr.count("unrecognized arguments: --bach-size") == 1
-
-
-def test_an_open_notebook_gets_lines_and_no_progress_bar(at_many, monkeypatch, capfd):
-    monkeypatch.setenv("JPY_SESSION_NAME", "/notebook.ipynb")
-    pretrain(RunConfig(**SETTINGS, devices=2, tag="watched"))
-    lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/2", "2/2"]
-    assert len(lines) < 5
 
 
 def test_more_devices_than_gpus_are_refused(monkeypatch):

@@ -7,7 +7,6 @@ public SupContrast code and the author's public scripts.
 import json
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
@@ -162,21 +161,3 @@ def test_where_notes_and_scripts_disagree_the_readme_has_a_line_and_the_config_a
     default = getattr(RunConfig(), name)
     assert f"| {default[0] if isinstance(default, tuple) else default:g}" in line
     assert getattr(RunConfig(**other), name) == value
-
-
-def test_a_data_set_without_val_runs_through(stand_ins, capfd):
-    shutil.rmtree(stand_ins / "data" / "DYB-linearHead")
-    command = ["run", "--data", "data/DYB-cosine", "--backbone", "lenet5", "--batch-size", "16"]
-    command += ["--image-size", "32", "--epochs", "2", "--save-every", "1"]
-    assert main(command) == 0
-    out = capfd.readouterr().out
-    assert "no val/ to choose a head on: 03 and 04 are left out" in out
-    assert "02_supcon_pretraining" in out and "03_checkpoint_probing" not in out
-    figures = stand_ins / "figures" / "DYB-cosine"
-    assert (figures / "loss_curves.pdf").is_file() and not (figures / "test.tex").exists()
-    assert "leaving one out" in (figures / "retrieval_size.tex").read_text(encoding="utf-8")
-    assert (figures / "lenet5-bs16-seed42" / "retrieval_curve.pdf").is_file()
-    assert main(command) == 0
-    assert capfd.readouterr().out.count("done already") == 4
-    assert main(["probe", "lenet5-bs16-seed42"]) == 2
-    assert "has no val/ folder" in capfd.readouterr().err

@@ -13,9 +13,8 @@ from thesis_lib.system.paths import find_data
 from thesis_lib.workbook import grid as module
 from thesis_lib.workbook import receipts
 from thesis_lib.workbook.grid import execute, grid_configs, run_grid
-from thesis_lib.workbook.plan import RUN_NOTEBOOKS, plan_of
+from thesis_lib.workbook.plan import plan_of
 from thesis_lib.workbook.receipts import write_receipt
-from thesis_lib.workbook.status import status_lines
 
 SETTINGS = {
     "data": "data/tiny",
@@ -59,7 +58,9 @@ def executed(monkeypatch):
 
 
 def test_grid_is_every_backbone_with_every_batch_size(workbook):
-    configs = grid_configs(SETTINGS, ["lenet5", "test_resnet"], [8, 16])
+    configs = grid_configs(
+        {**SETTINGS, "backbone": ["lenet5", "test_resnet"], "batch_size": [8, 16]}
+    )
     assert [c.run_name for c in configs] == [
         *("lenet5-bs8-seed42", "lenet5-bs16-seed42"),
         *("test_resnet-bs8-seed42", "test_resnet-bs16-seed42"),
@@ -70,7 +71,9 @@ def test_grid_is_every_backbone_with_every_batch_size(workbook):
 
 
 def test_failure_ends_its_run_but_not_the_grid(workbook, executed, capsys):
-    failures = run_grid(grid_configs(SETTINGS, ["test_resnet", "lenet5"], [8]))
+    failures = run_grid(
+        grid_configs({**SETTINGS, "backbone": ["test_resnet", "lenet5"], "batch_size": [8]})
+    )
     assert failures == ["tiny/test_resnet-bs8-seed42: 03_checkpoint_probing: InputError: broken"]
     assert "tiny/test_resnet-bs8-seed42: 04_final_test" not in executed
     assert "tiny/lenet5-bs8-seed42: 04_final_test" in executed
@@ -78,7 +81,7 @@ def test_failure_ends_its_run_but_not_the_grid(workbook, executed, capsys):
 
 
 def test_what_is_done_is_skipped(workbook, executed, capsys):
-    configs = grid_configs(SETTINGS, ["lenet5"], [8])
+    configs = grid_configs({**SETTINGS, "backbone": ["lenet5"], "batch_size": [8]})
     run_grid(configs)
     for file in workbook.rglob("runs/**/*.*"):
         os.utime(file, (1, 1))  # a copied or unpacked workbook
@@ -136,7 +139,7 @@ def torn_receipt(run):
     ],
 )
 def test_what_has_changed_makes_anew_what_shows_it(workbook, executed, change, again):
-    configs = grid_configs(SETTINGS, ["lenet5"], [8])
+    configs = grid_configs({**SETTINGS, "backbone": ["lenet5"], "batch_size": [8]})
     run_grid(configs)
     executed.clear()
     changed = change(RunDirectory(configs[0])) or {}
@@ -145,7 +148,12 @@ def test_what_has_changed_makes_anew_what_shows_it(workbook, executed, change, a
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(workbook, capsys):
-    assert run_grid(grid_configs(SETTINGS, ["lenet5"], [8, 16]), dry_run=True) == []
+    assert (
+        run_grid(
+            grid_configs({**SETTINGS, "backbone": ["lenet5"], "batch_size": [8, 16]}), dry_run=True
+        )
+        == []
+    )
     out = capsys.readouterr().out
     assert out.count("would run") == 10 and out.count("    epochs = 3\n") == 2
     assert not (workbook / "runs").exists()
@@ -161,61 +169,22 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workbook, capsys):
 )
 def test_bad_grid_is_refused_before_anything_runs(workbook, settings, backbone, message):
     with pytest.raises(InputError, match=message):
-        run_grid(grid_configs({**SETTINGS, **settings}, [backbone], [8]))
+        run_grid(grid_configs({**SETTINGS, **settings, "backbone": [backbone], "batch_size": [8]}))
     assert not (workbook / "runs").exists()
 
 
 def test_data_set_without_test_images_is_refused(workbook):
     os.rename(workbook / "data" / "tiny" / "test", workbook / "elsewhere")
     with pytest.raises(InputError, match="data/tiny has no test/ folder"):
-        run_grid(grid_configs(SETTINGS, ["lenet5"], [8]))
-
-
-def test_whole_workbook_on_real_images(workbook, capfd):
-    """papermill executes every notebook on a small subset of the digits."""
-    configs = grid_configs(SETTINGS, ["lenet5"], [8, 16])
-    assert run_grid(configs) == []
-    out = capfd.readouterr().out
-    assert "epoch 3/3" in out  # progress is passed on to the terminal
-    for config in configs:
-        run = RunDirectory(config)
-        for name in (
-            *("config.json", "provenance.json", "metrics.csv", "tensorboard"),
-            *("checkpoints/epoch_0003.pth", "checkpoints/last.pth", "probe.csv"),
-            *("probe_curves.csv", "selection.json", "head.pth", "test.json", "predictions.csv"),
-            *("table.safetensors", "table.json", "retrieval.csv", "retrieval.json"),
-            *("ood.csv", "retrieval_predictions.csv"),
-            *(f"notebooks/{n.name}.ipynb" for n in RUN_NOTEBOOKS),
-        ):
-            assert (run.path / name).exists(), name
-        names = ("views", "pretraining", "checkpoint_accuracy", "head_curves", "embedding")
-        for name in (*names, "retrieval_curve", "nearest_images", "ood"):
-            assert (run.figures / f"{name}.pdf").is_file() and (
-                run.figures / f"{name}.png"
-            ).is_file()
-        assert json.loads(run.config_file.read_text())["data"] == "data/tiny"
-    figures = workbook / "figures" / "tiny"
-    for name in ("class_counts.pdf", "sample_images.png", "loss_curves.pdf", "runs_accuracy.pdf"):
-        assert (figures / name).is_file(), name
-    for table in ("probe", "test", "cost", "class_counts", "retrieval"):
-        assert all((figures / f"{table}{suffix}").is_file() for suffix in (".csv", ".md", ".tex"))
-    assert "\\newcommand" in (figures / "numbers.tex").read_text()
-    assert not list(workbook.rglob("*.partial*")), "strays of half-written files"
-    lines = status_lines()
-    assert lines[0].startswith("tiny: 2 runs; notebooks done: 01_data_stats, 06_thesis_tables")
-    assert sum(line.count("done ") for line in lines[2:]) == 8
-
-    # Run again, everything is done. Another number of epochs for the same run is refused.
-    assert run_grid(configs) == []
-    assert capfd.readouterr().out.count("done already") == 10
-    with pytest.raises(InputError, match=r"epochs = 3 \(requested: 4\).*--tag"):
-        run_grid([configs[0].updated(epochs=4)])
+        run_grid(grid_configs({**SETTINGS, "backbone": ["lenet5"], "batch_size": [8]}))
 
 
 def test_failing_notebook_says_why_in_one_line(workbook):
     task = next(
         t
-        for t in plan_of(grid_configs(SETTINGS, ["lenet5"], [8])).tasks
+        for t in plan_of(
+            grid_configs({**SETTINGS, "backbone": ["lenet5"], "batch_size": [8]})
+        ).tasks
         if t.notebook.stage == "probe"
     )
     error = execute(task)
@@ -229,7 +198,7 @@ def test_failing_notebook_says_why_in_one_line(workbook):
 
 
 def test_notebook_that_somebody_else_is_at_fails_alone(workbook):
-    task = plan_of(grid_configs(SETTINGS, ["lenet5"], [8])).tasks[0]
+    task = plan_of(grid_configs({**SETTINGS, "backbone": ["lenet5"], "batch_size": [8]})).tasks[0]
     with locked(task.executed.parent):
         error = execute(task)
     assert error.startswith(f"{task.executed.parent} is in use by process {os.getpid()} on ")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.processes import MARK, processes, wait_until
+from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.runs.artifacts import read_metrics
@@ -29,7 +30,7 @@ SETTINGS = {"data": "data/tiny", "image_size": 32, "learning_rate": 0.05, "save_
 
 
 def configs(**settings):
-    return grid_configs({**SETTINGS, **settings}, ["lenet5"], [8, 16])
+    return grid_configs({**SETTINGS, **settings, "backbone": ["lenet5"], "batch_size": [8, 16]})
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def life(workbook, monkeypatch):
         process.kill()
 
 
-def test_runs_at_once_end_with_the_bits_of_one_after_another(life):
+def test_runs_at_once_end_with_the_bits_of_one_after_another(life, capsys):
     start, printed = life
     assert start(epochs=6).wait(200) == 0
     text = printed.read_text()
@@ -147,6 +148,17 @@ def test_runs_at_once_end_with_the_bits_of_one_after_another(life):
         assert [row["loss"] for row in read_metrics(run)] == [
             row["loss"] for row in read_metrics(alone)
         ]
+
+    # Without val/, the look-up table alone is made and tested, once.
+    assert "03 and 04 are left out" in text and "03_checkpoint_probing" not in text
+    figures = printed.parent / "figures" / "tiny"
+    assert (figures / "loss_curves.pdf").is_file() and not (figures / "test.tex").exists()
+    assert "leaving one out" in (figures / "retrieval_size.tex").read_text(encoding="utf-8")
+    assert (figures / "lenet5-bs16-seed42" / "retrieval_curve.pdf").is_file()
+    assert start(epochs=6).wait(100) == 0
+    assert printed.read_text().count("done already") == 6
+    assert main(["probe", "lenet5-bs16-seed42"]) == 2
+    assert "has no val/ folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

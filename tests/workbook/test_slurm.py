@@ -75,7 +75,7 @@ def submitted(workbook):
 
 
 def configs():
-    return grid_configs(SETTINGS, ["lenet5"], [8, 16])
+    return grid_configs({**SETTINGS, "backbone": ["lenet5"], "batch_size": [8, 16]})
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def add_settings(
     Args:
         parser: parser of the command.
         stages: stages whose fields become options.
-        grid: accept several values for backbone and batch size, and a settings file.
+        grid: accept several values for ``GRID_FIELDS``, and a settings file.
         defaults: show the default values in the help.
     """
     types = typing.get_type_hints(RunConfig)

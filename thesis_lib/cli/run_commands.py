@@ -34,13 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
         resources = Resources(**requested)
         settings.setdefault("devices", resources.gpus or RunConfig.devices)
-    backbones, batch_sizes = (
-        value
-        if isinstance(value := settings.pop(name, getattr(RunConfig, name)), list)
-        else [value]
-        for name in ("backbone", "batch_size")
-    )
-    configs = grid_configs(settings, backbones, batch_sizes)
+    configs = grid_configs(settings)
     if requested is not None:
         submit_grid(configs, resources, options.dry_run)
         return 0
@@ -98,7 +92,8 @@ def pretrain(options: argparse.Namespace) -> int:
     from thesis_lib.training.pretraining import pretrain
 
     run = pretrain(config)
-    print(f"{run.path.name}: trained for {config.epochs} epochs; {run_cost(run)}")
+    trained = f"trained for {config.epochs} epochs; " if config.epochs else ""
+    print(f"{run.path.name}: {trained}{run_cost(run)}")
     return 0
 
 

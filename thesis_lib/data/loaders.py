@@ -248,7 +248,7 @@ def example_views(dataset: DataSet, config: RunConfig, num_images: int) -> dict[
     chosen = sorted(random.choice(len(train), min(num_images, len(train)), replace=False).tolist())
     pixels, jitter, labels, _ = taken[[(1, index) for index in chosen]]
     views = transforms.to_float(pixels)
-    if config.method != "cross-entropy":
+    if config.views > 1:
         views = transforms.color_jitter(views, jitter)
     views = (views * 255).round().byte().movedim(1, -1).numpy()
     return {

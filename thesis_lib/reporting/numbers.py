@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from thesis_lib.config import FROZEN
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.comparison import Comparison, compare_with_head
 from thesis_lib.evaluation.metrics import METRICS
@@ -98,8 +99,8 @@ def chapter_numbers(results: Results) -> dict[str, str]:
 
 
 def _training_numbers(run: RunDirectory) -> dict[str, str]:
-    """What is quoted of a run's pretraining; nothing before it has ended."""
-    if not is_done(run, "pretrain"):
+    """What is quoted of a run's pretraining; nothing before it has ended, or without one."""
+    if not is_done(run, "pretrain") or run.config.method == FROZEN:
         return {}
     name, metrics = run.path.name, pd.DataFrame(read_metrics(run))
     numbers = {f"{name} epochs": str(run.config.epochs)}

@@ -1,16 +1,19 @@
 """Build the display tables of runs: probing, test metrics, calibration and cost."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from thesis_lib.config import FROZEN
 from thesis_lib.evaluation.comparison import Comparison
 from thesis_lib.evaluation.metrics import METRICS
 from thesis_lib.reporting.published_results import published_table, reproduces_dyb
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import smooth
+from thesis_lib.runs.provenance import recorded_weights
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
 
@@ -44,6 +47,8 @@ def memory_words(used_mib: int, total_mib: int) -> str:
 
 def run_cost(run: RunDirectory) -> str:
     """Describe the elapsed time and peak memory of a run's pretraining in one line."""
+    if run.config.method == FROZEN:
+        return "the backbone was not trained"
     metrics = pd.DataFrame(read_metrics(run))
     if not is_measured(run):
         return "cost not recorded (imported checkpoints)"
@@ -52,9 +57,10 @@ def run_cost(run: RunDirectory) -> str:
 
 
 def is_measured(run: RunDirectory) -> bool:
-    """Return whether every epoch was timed, which is not the case for imported checkpoints."""
+    """Return whether epochs were trained and all timed; imported checkpoints have no times."""
     metrics = read_metrics(run)
-    return len(metrics) >= run.config.epochs and all(row["seconds"] >= 0 for row in metrics)
+    timed = all(row["seconds"] >= 0 for row in metrics)
+    return timed and len(metrics) >= max(1, run.config.epochs)
 
 
 def _total_memory(run: RunDirectory) -> int:
@@ -108,6 +114,12 @@ def metrics_row(run: RunDirectory, test: dict[str, Any]) -> dict[str, Any]:
     return row | {"n": test["n"], "choices tested": 1 + len(test["history"])}
 
 
+def weights_words(run: RunDirectory) -> str:
+    """Return where a run's initial weights come from, with the start of their SHA-256."""
+    facts = recorded_weights(run)
+    return f"{Path(facts['source']).name} ({facts['sha256'][:8]})" if facts else "random"
+
+
 def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """Tabulate the tested checkpoint and head and their calibration, one row per run.
 
@@ -119,6 +131,10 @@ def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
         if is_done(run, "test"):
             test = read_json(run.test_file)
             row = {"run": run.path.name, "method": run.config.method}
+            if any(other.config.weights for other in runs):
+                row["weights"] = weights_words(run)
+            if any(other.config.weights for other in runs):
+                row["weights"] = weights_words(run)
             row |= {"checkpoint": test["checkpoint"], "head epoch": test["head_epoch"]}
             row |= {
                 "temperature": test["temperature"],

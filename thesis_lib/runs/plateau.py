@@ -52,7 +52,8 @@ def find_plateau(loss: Sequence[float], epochs: Sequence[int], share: float) -> 
 def run_plateau(run: RunDirectory) -> int | None:
     """Return the first kept checkpoint on a trained run's loss plateau; None if there is none."""
     loss = [row["loss"] for row in read_metrics(run)]
-    if len(loss) < run.config.epochs or not np.isfinite(loss).all():  # imported without losses
+    is_known = len(loss) >= run.config.epochs and np.isfinite(loss).all()
+    if not loss or not is_known:  # nothing was trained, or it was imported without losses
         return None
     return find_plateau(loss, kept_epochs(run), run.config.plateau_share)
 

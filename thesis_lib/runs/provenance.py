@@ -65,6 +65,12 @@ def add_facts(run: RunDirectory, **facts: Any) -> None:
     write_json(run.provenance_file, [*before, entry | facts])
 
 
+def recorded_weights(run: RunDirectory) -> dict[str, Any]:
+    """Return what was recorded about the weights that a run has started from; {} without any."""
+    entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
+    return next((entry["weights"] for entry in reversed(entries) if "weights" in entry), {})
+
+
 def _write_state(run: RunDirectory, name: str, state: dict[str, Any]) -> None:
     write_json(run.status_file, read_status(run) | {name: state})
 

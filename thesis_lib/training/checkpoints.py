@@ -131,7 +131,25 @@ def load_weights(
     """Load weights into a module whose keys and shapes they have to match exactly.
 
     Args:
-        module: the module to load into.
+        module, weights, where, spell: see :func:`check_weights`.
+
+    Raises:
+        InputError: see :func:`check_weights`.
+    """
+    check_weights(module, weights, where, spell)
+    module.load_state_dict(weights)
+
+
+def check_weights(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    where: str,
+    spell: Callable[[str], str] = str,
+) -> None:
+    """Check that weights have exactly the keys and shapes of a module's.
+
+    Args:
+        module: the module that they are for.
         weights: key -> tensor.
         where: the file that they were read from, for the error message.
         spell: maps a key to its name in the file, for the error message.
@@ -156,7 +174,6 @@ def load_weights(
         counted = ", ".join(f"{len(names)} {reason}" for reason, names in reasons.items())
         listed = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
         raise InputError(f"the weights in {where} do not fit the model: {counted} ({listed})")
-    module.load_state_dict(weights)
 
 
 def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -74,7 +74,7 @@ def train_epoch(
         seeds = np.random.SeedSequence((config.seed, epoch, step, own.start)).generate_state(1)
         torch.manual_seed(int(seeds[0]))
         images = transforms.to_float(pixels.to(device, non_blocking=True))
-        if config.method != "cross-entropy":  # the baseline's recipe has no color jitter
+        if config.views > 1:  # the baseline's recipe has no color jitter
             images = transforms.color_jitter(images, jitter.to(device))
         images = transforms.normalize(images, state.mean, state.std)
         with autocast(config, device):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
+from thesis_lib.config import FROZEN, IDENTITY, PRETRAIN, RunConfig
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet, open_dataset
 from thesis_lib.data.framing import Frame
@@ -33,6 +33,12 @@ from thesis_lib.system.torch_errors import translate_torch_errors
 from thesis_lib.training import resume
 from thesis_lib.training.code_version import CODE_VERSION
 from thesis_lib.training.engine import NotFiniteError, train_epoch
+from thesis_lib.training.initial_weights import (
+    InitialWeights,
+    begun_from,
+    random_words,
+    read_initial_weights,
+)
 from thesis_lib.training.run_files import RunFiles
 from thesis_lib.training.stage import Stage, run_stage
 from thesis_lib.training.state import Position, TrainState
@@ -41,7 +47,7 @@ from thesis_lib.training.state import Position, TrainState
 def create_model(config: RunConfig, num_classes: int) -> nn.Module:
     """Create the model to train, with initial weights drawn from the run's seed.
 
-    It is a backbone with a projection head, or with a linear head for cross-entropy.
+    It is a backbone with a projection head, with a linear head (cross-entropy) or alone (frozen).
 
     Raises:
         InputError: if the backbone is unknown, or its stem or image size is not supported.
@@ -54,6 +60,8 @@ def create_model(config: RunConfig, num_classes: int) -> nn.Module:
             raise InputError(str(error)) from None
         if config.method == "cross-entropy":
             return Classifier(backbone, linear_head(backbone.num_features, num_classes))
+        if config.method == FROZEN:
+            return nn.ModuleDict({"backbone": backbone})
         return ContrastiveModel(backbone, config.projection_dim)
 
 
@@ -73,14 +81,14 @@ def check_run(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
         run.check_config((IDENTITY, PRETRAIN))
     dataset = open_dataset(config.data, crop_bottom=config.crop_bottom)
     num_images = len(dataset.splits["train"])
-    if config.batch_size > num_images:
+    if config.batch_size > num_images and config.method != FROZEN:
         raise InputError(
             f"batch_size {config.batch_size} is larger than the data set: {config.data}/train "
             f"has {num_images} images"
         )
     ranks = distributed.world_size() if distributed.world_size() > 1 else config.devices
     fewest = -(-2 // config.views) * ranks  # batch normalisation needs two views per rank
-    if ranks > 1 and config.batch_size < fewest:
+    if ranks > 1 and config.batch_size < fewest and config.method != FROZEN:
         raise InputError(
             f"batch_size {config.batch_size} cannot be shared by {ranks} processes (it counts the "
             f"images of all of them); set it to {fewest} or more, or use fewer devices"
@@ -90,7 +98,10 @@ def check_run(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
         check_trained_on(run, config.data, dataset.fingerprint)
     choose_device(config)
     with translate_torch_errors(f"backbone {config.backbone}", config.worker_timeout):
-        return run, dataset, create_model(config, len(dataset.classes))
+        model = create_model(config, len(dataset.classes))
+    if config.weights and begun_from(run) is None:
+        read_initial_weights(config, model.backbone)  # raises if they do not fit
+    return run, dataset, model
 
 
 def pretrain(config: RunConfig) -> RunDirectory:
@@ -122,8 +133,15 @@ def pretrain(config: RunConfig) -> RunDirectory:
 def _train(stage: Stage, model: nn.Module) -> None:
     """Restore the newest checkpoint, if there is one, and train to the last epoch."""
     run, config = stage.run, stage.run.config
-    state = TrainState.create(config, model, stage.mean, stage.std)
+    start = begun_from(run)
+    if start is None and config.weights:
+        start = read_initial_weights(config, model.backbone)
+    mean = config.mean or (start and start.mean) or stage.mean
+    std = config.std or (start and start.std) or stage.std
+    state = TrainState.create(config, model, mean, std)
     facts = resume.restore(stage, state)
+    if state.position == Position():  # nothing has been trained yet
+        facts |= _load_initial_weights(config, model, start)
     with resume.limit_restarts(run, state.position):
         images = stage.images("train")
         if distributed.rank() == 0:
@@ -134,6 +152,21 @@ def _train(stage: Stage, model: nn.Module) -> None:
             model.compile()  # in place, which keeps the names of the weights
         state.share()
         _train_epochs(stage, state, images)
+
+
+def _load_initial_weights(
+    config: RunConfig, model: nn.Module, start: InitialWeights | None
+) -> dict[str, Any]:
+    """Load what the run starts from, and return it for ``provenance.json``; {}: random weights."""
+    if not config.weights:
+        words, facts = random_words(config), {}
+    else:
+        if start is None or not start.backbone:  # a training that --force begins again
+            start = read_initial_weights(config, model.backbone)
+        words, facts = start.load_into(model), {"weights": start.facts}
+    if words and distributed.rank() == 0:
+        print(words, flush=True)
+    return facts
 
 
 def _facts(stage: Stage, images: Images) -> dict[str, Any]:
@@ -162,6 +195,8 @@ def _train_epochs(stage: Stage, state: TrainState, images: Images) -> None:
             progress.step(num_images)
             return distributed.should_stop(deferral)
 
+        if config.method == FROZEN:
+            files.write_untrained()
         while state.position.epoch <= config.epochs and not distributed.should_stop(deferral):
             is_whole = _train_epoch(stage.run, state, loader, leave_after)
             files.write(is_whole)

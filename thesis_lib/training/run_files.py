@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
 from thesis_lib.data.loaders import example_views
+from thesis_lib.runs.artifacts import METRICS_COLUMNS
 from thesis_lib.system import distributed
 from thesis_lib.system.files import write_csv
 from thesis_lib.training import checkpoints, resume
@@ -72,6 +73,15 @@ class RunFiles:
             for name in ("loss", "learning_rate", "images_per_second"):
                 self.log.add_scalar(name, row[name], row["epoch"])
             write_csv(self.run.metrics_file, pd.DataFrame(self.state.rows))
+
+    def write_untrained(self) -> None:
+        """Save a backbone that is not trained as the checkpoint of epoch 0."""
+        if distributed.rank():
+            return
+        content = resume.checkpoint_content(self.stage, self.state)
+        checkpoints.save(checkpoints.checkpoint_path(self.run, 0), content)
+        write_csv(self.run.metrics_file, pd.DataFrame(columns=METRICS_COLUMNS))
+        self.run.restarts_file.unlink(missing_ok=True)
 
     def save_last(self) -> None:
         """Save the state at the end of the training, unless it is saved already."""

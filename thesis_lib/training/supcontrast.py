@@ -88,7 +88,7 @@ def read_checkpoint(path: Path) -> SupContrastCheckpoint:
             plain values and an argparse.Namespace, is not a SupContrast checkpoint, or has
             weights that are not finite.
     """
-    content = _load(path)
+    content = load_trusted(path)
     try:
         return _interpret(path, content)
     except InputError:
@@ -138,7 +138,13 @@ def _interpret(path: Path, content: Any) -> SupContrastCheckpoint:
     )
 
 
-def _load(path: Path) -> Any:
+def load_trusted(path: Path) -> Any:
+    """Load a file of ``torch.save`` without running pickled code.
+
+    Raises:
+        InputError: if it is missing or damaged, or contains anything other than tensors, plain
+            values and an argparse.Namespace.
+    """
     if not path.is_file():
         raise InputError(f"{path} is not a file" if path.exists() else f"there is no file {path}")
     if zipfile.is_zipfile(path) and not is_whole_zip(memoryview(path.read_bytes())):

@@ -1,14 +1,13 @@
 """Execute the notebooks of a grid of runs. Skip finished ones; a failure ends only its run."""
 
+import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from thesis_lib.config import (
-    RunConfig,
-)
+from thesis_lib.config import GRID_FIELDS, RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import sweep_partial
@@ -134,12 +133,20 @@ def execute(task: Task) -> str | None:
         return str(error)
 
 
-def grid_configs(settings: dict[str, Any], backbones: Sequence[str], batch_sizes: Sequence[int]):
-    """Make a config for each pair of backbone and batch size, with the same other settings."""
+def grid_configs(settings: Mapping[str, Any]) -> list[RunConfig]:
+    """Make a config for each combination of the values of ``GRID_FIELDS``.
+
+    Args:
+        settings: field -> value; for ``GRID_FIELDS`` also a list of values.
+    """
+    dimensions = {
+        name: value if isinstance(value := settings[name], list) else [value]
+        for name in GRID_FIELDS
+        if name in settings
+    }
     configs = [
-        RunConfig.from_dict({**settings, "backbone": backbone, "batch_size": batch_size})
-        for backbone in backbones
-        for batch_size in batch_sizes
+        RunConfig.from_dict({**settings, **dict(zip(dimensions, values, strict=True))})
+        for values in itertools.product(*dimensions.values())
     ]
     data = relative_to_root(find_data(configs[0].data))
     return [config.updated(data=data) for config in dict.fromkeys(configs)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from thesis_lib.coercion import from_text
-from thesis_lib.config import GRID_FIELDS, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError, nearest
 from thesis_lib.runs.directory import RunDirectory
 
@@ -179,7 +179,7 @@ def as_options(config: RunConfig) -> list[str]:
     defaults, words = RunConfig(), []
     for name in RunConfig.field_names():
         value = getattr(config, name)
-        if value != getattr(defaults, name) or name in ("data", *GRID_FIELDS):
+        if value != getattr(defaults, name) or name in ("data", "backbone", "batch_size"):
             option = name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")

@@ -6,20 +6,26 @@ Most functions are named after the figure whose caption they write.
 import math
 from collections.abc import Callable
 
-from thesis_lib.config import METHODS
+from thesis_lib.config import METHODS, RunConfig
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.retrieval_tables import CHOSEN_ON
-from thesis_lib.reporting.tables import percent, percent_with_interval
+from thesis_lib.reporting.tables import percent, percent_with_interval, weights_words
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.system.files import read_json
 
 
 def _run_words(results: Results) -> str:
-    """Describe a run by all that its name tells: backbone, batch size, seed and tag."""
+    """Describe a run by all that its name tells, and by the weights that it started from."""
     config = results.run.config
-    tag = f", {config.tag}" if config.tag else ""
-    return f"{config.backbone}, batch size {config.batch_size}, seed {config.seed}{tag}"
+    words = [config.backbone, f"batch size {config.batch_size}", f"seed {config.seed}"]
+    if config.method != RunConfig.method:
+        words.append(config.method)
+    if config.tag:
+        words.append(config.tag)
+    if config.weights:
+        words.append(f"weights: {weights_words(results.run)}")
+    return ", ".join(words)
 
 
 def views(results: Results) -> str:

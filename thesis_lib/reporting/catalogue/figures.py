@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from thesis_lib.config import METHODS
+from thesis_lib.config import FROZEN, METHODS
 from thesis_lib.data.datasets import sample_images
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.data.leakage import example_pairs
@@ -95,7 +95,9 @@ def _leaking_pairs(results: Results) -> Figure:
     return of_data.image_pairs(example_pairs(results.leaks, results.dataset), "no leaks found")
 
 
-def _pretraining(results: Results) -> Figure:
+def _pretraining(results: Results) -> Figure | None:
+    if results.config.method == FROZEN:
+        return None
     run, metrics = results.run, pd.DataFrame(read_metrics(results.run))
     checkpoints = of_training.Checkpoints(
         kept_epochs(run), epochs_to_probe(run)[0], run_plateau(run)

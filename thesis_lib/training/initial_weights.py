@@ -1,0 +1,171 @@
+"""The weights that a run starts from: random ones, timm's, those of a file or of another run."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from thesis_lib.config import RunConfig
+from thesis_lib.errors import InputError
+from thesis_lib.models import size_options
+from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.plateau import kept_epochs
+from thesis_lib.runs.provenance import recorded_weights
+from thesis_lib.system.files import file_digest, read_json
+from thesis_lib.system.paths import relative_to_root, workbook_root
+from thesis_lib.training import checkpoints
+from thesis_lib.training.weight_files import fit_weights, read_weight_file
+
+TIMM = "timm"  # the value of the setting ``weights`` for timm's own
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Where a backbone's initial weights come from.
+
+    Args:
+        facts: for ``provenance.json``: source, tag, sha256, and what was found, in words.
+        mean, std: normalisation of the images with which they were trained, (3,); None: unknown.
+        backbone: the weights; empty if the run has begun before.
+        head: those of a linear head that was trained on them, or None.
+    """
+
+    facts: dict[str, Any]
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    backbone: Mapping[str, Tensor] = field(default_factory=dict)
+    head: Mapping[str, Tensor] | None = None
+
+    def load_into(self, model: nn.Module) -> str:
+        """Load the weights into a model that is about to be trained; return where they are from.
+
+        A linear head is loaded where the model has one for as many classes.
+        """
+        model.backbone.load_state_dict(self.backbone)
+        words = f"initial weights: {self.facts['source']} ({self.facts['words']})"
+        own = getattr(model, "head", None)
+        if own is None or self.head is None or own.weight.shape != self.head["weight"].shape:
+            return words
+        own.load_state_dict(self.head)
+        return f"{words}, with its linear head"
+
+
+def read_initial_weights(config: RunConfig, backbone: nn.Module) -> InitialWeights:
+    """Read the weights that a run's settings ask for, and check that they fit its backbone.
+
+    Args:
+        config: its ``weights`` are ``timm``, a file, or the folder of a run.
+        backbone: the run's backbone; its own weights do not change.
+
+    Raises:
+        InputError: if they cannot be had or do not fit.
+    """
+    if config.weights == TIMM:
+        return _of_timm(config, backbone)
+    path = Path(config.weights)
+    path = path if path.exists() else workbook_root() / path
+    if path.is_dir():
+        return _of_run(RunDirectory.open(path), backbone)
+    return _of_file(path, backbone)
+
+
+def begun_from(run: RunDirectory) -> InitialWeights | None:
+    """Return what a run that has checkpoints has started from, as it was recorded; else None."""
+    facts = recorded_weights(run) if any(run.checkpoints.glob("*.pth")) else {}
+    return InitialWeights(facts, facts["mean"], facts["std"]) if facts else None
+
+
+def random_words(config: RunConfig) -> str:
+    """Say that a backbone with a tag starts from random weights, where its name suggests others."""
+    tag = config.backbone.partition(".")[2]
+    if config.weights or not tag:
+        return ""
+    return (
+        f"{config.backbone} starts from random weights; for the pretrained ones of its tag {tag}, "
+        "add --weights timm"
+    )
+
+
+def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
+    """Let timm download its weights for the backbone's tag, or take them from its cache."""
+    name = config.backbone
+    about = timm.get_pretrained_cfg(name)
+    if about is None or not about.has_weights:
+        raise InputError(f"weights: timm has no pretrained weights for {name!r}{_tags(name)}")
+    place = about.hf_hub_id or about.url
+    try:
+        options = size_options(name, config.image_size)
+        whole = timm.create_model(name, pretrained=True, num_classes=0, **options)
+    except Exception as error:  # of the network, the hub's client or the disk
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
+        raise InputError(
+            f"weights: timm cannot load those of {name!r} ({reason}); without a network, download "
+            f"model.safetensors of {place} from the Hugging Face hub elsewhere, and give the file "
+            "with --weights FILE"
+        ) from None
+    found = whole.state_dict()
+    checkpoints.check_weights(backbone, found, f"timm's {name}")
+    facts = {
+        "source": f"timm {name}",
+        "tag": about.tag,
+        "sha256": _digest(found),
+        "words": f"pretrained at {about.input_size[-1]} px, {about.interpolation} interpolation",
+        "mean": list(about.mean),
+        "std": list(about.std),
+    }
+    return InitialWeights(facts, about.mean, about.std, found)
+
+
+def _tags(name: str) -> str:
+    """Return the tags with weights of the backbone's architecture, in words."""
+    architecture = name.partition(".")[0]
+    tags = timm.list_pretrained(f"{architecture}.*")
+    return f"; it has {', '.join(tags[:4])}" if tags else "; give a file with --weights FILE"
+
+
+def _of_run(source: RunDirectory, backbone: nn.Module) -> InitialWeights:
+    """Take the chosen checkpoint of a finished run with its head, or else its last one."""
+    chosen = source.selection_file.is_file()
+    kept = kept_epochs(source)
+    if not kept:
+        raise InputError(f"weights: {relative_to_root(source.path)} has no checkpoint yet")
+    epoch = read_json(source.selection_file)["checkpoint"] if chosen else kept[-1]
+    path = checkpoints.checkpoint_path(source, epoch)
+    trained, about = checkpoints.load_backbone(path)
+    where = relative_to_root(path)
+    checkpoints.check_weights(backbone, trained.state_dict(), where)
+    head = checkpoints.load(source.head_file)["weights"] if chosen else None
+    facts = {
+        "source": relative_to_root(source.path),
+        "tag": "",
+        "sha256": file_digest(path),
+        "words": f"{'chosen' if chosen else 'last'} checkpoint, epoch {epoch}",
+        "mean": about["mean"],
+        "std": about["std"],
+    }
+    return InitialWeights(facts, about["mean"], about["std"], trained.state_dict(), head)
+
+
+def _of_file(path: Path, backbone: nn.Module) -> InitialWeights:
+    tensors, content = read_weight_file(path)
+    weights, words = fit_weights(backbone, tensors, str(path))
+    mean, std = (_channels(content.get(name)) for name in ("mean", "std"))
+    facts = {"source": str(path), "tag": "", "sha256": file_digest(path), "words": words}
+    return InitialWeights({**facts, "mean": mean, "std": std}, mean, std, weights)
+
+
+def _channels(value: Any) -> list[float] | None:
+    """Return the normalisation that a file states, if it is three numbers."""
+    is_one = isinstance(value, list | tuple) and len(value) == 3
+    return [float(x) for x in value] if is_one else None
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in weights.items():
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
