@@ -46,6 +46,8 @@ BAD = [
     ("seed", -1),
     ("seed", 2**32),
     ("weights", 3),
+    ("backbone_learning_rate", 0),
+    ("frozen_epochs", -1),
     ("tag", "two words"),
     ("tag", "a/b"),
     ("tag", ".."),

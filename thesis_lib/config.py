@@ -37,7 +37,10 @@ CHOICES = {
     "fit": ("pad", "crop"),
 }
 # newer settings, as all runs were made before they existed
-EARLIER = {"fit": "crop", "crop_bottom": None, "weights": ""}
+EARLIER = {
+    **{"fit": "crop", "crop_bottom": None},
+    **{"weights": "", "backbone_learning_rate": None, "frozen_epochs": 0},
+}
 
 
 def data_set_name(data: str) -> str:
@@ -111,6 +114,12 @@ class RunConfig:
     )
     epochs: int = _setting(1000, PRETRAIN, "number of pretraining epochs")
     learning_rate: float = _setting(0.016, PRETRAIN, "peak learning rate of SGD")
+    backbone_learning_rate: float | None = _setting(
+        None, PRETRAIN, "peak learning rate of the backbone; by default as that of its head"
+    )
+    frozen_epochs: int = _setting(
+        0, PRETRAIN, "epochs at the start in which only the backbone's head is trained"
+    )
     momentum: float = _setting(0.9, PRETRAIN, "momentum of SGD")
     weight_decay: float = _setting(1e-4, PRETRAIN, "weight decay of SGD")
     schedule: str = _setting("cosine", PRETRAIN, "learning-rate schedule: cosine or step")

@@ -29,7 +29,10 @@ def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
     yield "epochs", config.epochs >= fewest, "at least 1"
     for name in ("decay_epochs", "head_decay_epochs"):
         yield name, all(epoch >= 0 for epoch in getattr(config, name)), "0 or more each"
-    for name in ("warmup_epochs", "workers", "probe_from", "head_views", "crop_bottom"):
+    for name in (
+        *("warmup_epochs", "workers", "probe_from", "head_views", "crop_bottom"),
+        "frozen_epochs",
+    ):
         value = getattr(config, name)
         yield name, value is None or value >= 0, "0 or more"
     for name in (
@@ -38,6 +41,8 @@ def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
     ):
         value = getattr(config, name)
         yield name, value > 0 and math.isfinite(value), "a number above 0"
+    own = config.backbone_learning_rate
+    yield "backbone_learning_rate", own is None or 0 < own < math.inf, "a number above 0"
     rates = config.head_learning_rates
     positive = all(rate > 0 and math.isfinite(rate) for rate in rates)
     unequal = 0 < len(rates) == len(set(rates))

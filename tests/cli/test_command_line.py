@@ -61,7 +61,6 @@ def test_every_setting_is_an_option_of_run(capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "--epoch", "3"], ["unrecognized arguments: --epoch", "nearest: --epochs"]),
         (["rum"], ["invalid choice: 'rum'"]),
         (["split", "a", "b", "--seed", "many"], ["--seed", "'many'"]),
     ],

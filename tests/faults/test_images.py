@@ -556,8 +556,3 @@ def test_sizes_are_those_of_the_images_that_are_kept(damaged):
     assert sizes.tolist() == [[width, height] for height, width, _ in shapes]
     every = statistics.images.query("split == 'train'")[["width", "height"]].to_numpy()
     assert not np.array_equal(every[: len(sizes)], sizes)  # as without leaving out the bad image
-
-
-def test_other_outcome_for_bad_images_is_refused():
-    with pytest.raises(InputError, match="on_bad_image must be error or skip, not 'ignore'"):
-        RunConfig(on_bad_image="ignore")

@@ -126,16 +126,6 @@ def test_export_holds_the_pruned_table_and_the_temperature(workbook, tiny_config
     assert config["temperature"] == read_json(run.selection_file)["temperature"]
 
 
-def test_export_without_the_data_has_no_table(workbook, tiny_config, capsys):
-    run = finished(tiny_config)
-    (workbook / "data" / "tiny").rename(workbook / "elsewhere")
-    assert main(["export", run.path.name]) == 0
-    out = capsys.readouterr().out
-    assert "exporting without a look-up table: there is no data folder data/tiny" in out
-    assert not (run.path / "export" / TABLE_NAME).exists()
-    assert (run.path / "export" / "model.onnx").is_file()
-
-
 def test_timm_alone_loads_a_backbone_of_its_own(workbook, tiny_config):
     folder = export_run(finished(tiny_config.updated(backbone="test_resnet", small_images=False)))
     code = (

@@ -33,7 +33,7 @@ from thesis_lib.evaluation.testing import final_test
 from thesis_lib.prediction import new_images
 from thesis_lib.prediction import predictions as module
 from thesis_lib.prediction.export import export_run
-from thesis_lib.prediction.finished_model import load_exported_model, load_run_model
+from thesis_lib.prediction.finished_model import TABLE_NAME, load_exported_model, load_run_model
 from thesis_lib.prediction.new_images import find_images
 from thesis_lib.prediction.predictions import (
     IMAGES_PER_BATCH,
@@ -508,6 +508,7 @@ def test_first_use_makes_the_table_and_without_data_there_is_none(workbook, tiny
 
     assert main(["export", run.path.name]) == 0
     assert "exporting without a look-up table: there is no data folder" in capsys.readouterr().out
+    assert not (run.path / "export" / TABLE_NAME).exists()
     assert main(["predict", str(run.path / "export"), "new", "--output", "export.csv"]) == 0
     assert "stay empty" in capsys.readouterr().out
     pd.testing.assert_frame_equal(read("export.csv"), without, rtol=0, atol=1e-5)

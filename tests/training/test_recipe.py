@@ -14,7 +14,6 @@ import pytest
 from tests.conftest import write_classes
 from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
-from thesis_lib.data import transforms
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.models import create_backbone
 from thesis_lib.runs.plateau import epochs_to_probe
@@ -132,13 +131,6 @@ def test_thesiss_networks(name):
         *((2048, 2048), (2048,), (128, 2048), (128,)),
     ]
     assert [type(layer).__name__ for layer in layers] == ["Linear", "ReLU", "Linear"]
-
-
-def test_augmentations_of_the_recipe():
-    assert transforms.CROP_SCALE == (0.2, 1.0)
-    assert transforms.JITTER == (0.4, 0.4, 0.4, 0.1)
-    assert transforms.JITTER_PROBABILITY == 0.8 and transforms.GRAYSCALE_PROBABILITY == 0.2
-    assert transforms.EVALUATION_RESIZE == 256 / 224
 
 
 @pytest.mark.parametrize(

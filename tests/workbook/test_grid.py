@@ -159,20 +159,6 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workbook, capsys):
     assert not (workbook / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "backbone", "message"),
-    [
-        ({"epoch": 3}, "lenet5", "unknown setting 'epoch'; nearest: epochs"),
-        ({}, "lenet6", "backbone 'lenet6' is neither"),
-        ({"data": "data/nowhere"}, "lenet5", "there is no data folder"),
-    ],
-)
-def test_bad_grid_is_refused_before_anything_runs(workbook, settings, backbone, message):
-    with pytest.raises(InputError, match=message):
-        run_grid(grid_configs({**SETTINGS, **settings, "backbone": [backbone], "batch_size": [8]}))
-    assert not (workbook / "runs").exists()
-
-
 def test_data_set_without_test_images_is_refused(workbook):
     os.rename(workbook / "data" / "tiny" / "test", workbook / "elsewhere")
     with pytest.raises(InputError, match="data/tiny has no test/ folder"):

@@ -10,16 +10,19 @@ import sys
 
 from thesis_lib.cli.options import asked_of_slurm, find_run, given_settings
 from thesis_lib.config import RunConfig, data_set_name
+from thesis_lib.errors import InputError
 from thesis_lib.workbook.parameters import as_options
 
 
 def demo(options: argparse.Namespace) -> int:
     """Make a demo data set and run the whole workbook on it."""
-    from thesis_lib.data.demo import demo_configs, prepare_demo_data
+    from thesis_lib.data.demo import demo_configs, prepare_demo_data, prepare_demo_weights
     from thesis_lib.workbook.grid import run_grid
 
     configs = demo_configs(options.data)
     prepare_demo_data(configs[0].data)
+    if any(config.weights for config in configs):
+        prepare_demo_weights()
     return _report(run_grid(configs, options.dry_run), configs[0].data_name, options.dry_run)
 
 
@@ -28,6 +31,11 @@ def run(options: argparse.Namespace) -> int:
     from thesis_lib.workbook.grid import grid_configs, run_grid
 
     requested, settings = asked_of_slurm(options), given_settings(options)
+    if "data" not in settings:
+        raise InputError(
+            "give a data set with --data data/NAME; `thesis split` makes one of your images, and "
+            "`thesis demo` runs the demo"
+        )
     if requested is not None:
         from thesis_lib.workbook.resources import Resources
         from thesis_lib.workbook.slurm import submit_grid

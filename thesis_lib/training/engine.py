@@ -67,6 +67,8 @@ def train_epoch(
     for pixels, jitter, labels, _ in loader:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch, step, steps)
+        if len(optimizer.param_groups) > 1:  # the first one is the backbone's
+            optimizer.param_groups[0]["lr"] *= backbone_share(config, epoch)
         own = distributed.batch_slice(
             len(labels), config.views, distributed.rank(), distributed.world_size()
         )
@@ -155,6 +157,17 @@ def method_loss(config: RunConfig, outputs: Tensor, labels: Tensor) -> Tensor:
     features = outputs.unflatten(0, (len(labels), -1))  # -> (batch, views, dim)
     criterion = SupConLoss(config.temperature, config.base_temperature)
     return criterion(features, labels if config.method == "supcon" else None)
+
+
+def backbone_share(config: RunConfig, epoch: int) -> float:
+    """Return the learning rate of the backbone as a multiple of that of its head.
+
+    In the first ``frozen_epochs`` epochs it is 0, so the backbone's weights do not change; its
+    batch normalisation still adapts to the images.
+    """
+    if epoch <= config.frozen_epochs:
+        return 0.0
+    return (config.backbone_learning_rate or config.learning_rate) / config.learning_rate
 
 
 def learning_rate(config: RunConfig, epoch: int, step: int, steps: int) -> float:

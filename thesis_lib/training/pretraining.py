@@ -250,7 +250,7 @@ def _metrics_row(state: TrainState, num_images: int) -> dict[str, Any]:
     return {
         "epoch": position.epoch,
         "loss": position.loss_sum / num_images,
-        "learning_rate": state.optimizer.param_groups[0]["lr"],
+        "learning_rate": state.optimizer.param_groups[-1]["lr"],
         "seconds": round(position.seconds, 3),
         "images_per_second": round(num_images / position.seconds, 1),
         "peak_memory_mib": peak_memory_mib(next(state.model.parameters()).device),

@@ -58,6 +58,16 @@ class TrainState:
 
 
 def create_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.SGD:
-    """Create SGD for all weights, with the run's momentum and weight decay."""
+    """Create SGD for all weights, with the run's momentum and weight decay.
+
+    If the backbone has a learning rate of its own, its weights are the first of two groups.
+    """
     settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-    return torch.optim.SGD(model.parameters(), lr=config.learning_rate, fused=True, **settings)
+    groups: Any = model.parameters()
+    if config.backbone_learning_rate is not None or config.frozen_epochs:
+        own = set(model.backbone.parameters())
+        groups = [
+            {"params": list(model.backbone.parameters())},
+            {"params": [weight for weight in model.parameters() if weight not in own]},
+        ]
+    return torch.optim.SGD(groups, lr=config.learning_rate, fused=True, **settings)
