@@ -139,6 +139,12 @@ def of_runs():
         "head_curves_one": figures.training.head_curves(curves[:5], 30),
         "head_learning_rates": figures.training.head_learning_rates(rates, 40),
         "runs_accuracy": figures.results.runs_accuracy(runs),
+        "accuracy_against_hours": figures.training.accuracy_against_hours(
+            runs.assign(hours=[0, 0.2, 3, 90], method=["frozen", "supcon", "supcon", "simclr"])
+        ),
+        "accuracy_against_hours_untrained": figures.training.accuracy_against_hours(
+            runs.assign(hours=0, method="frozen")
+        ),
         "reliability": figures.results.reliability(reliability, (0.0735, 0.0366)),
         "image_sizes": figures.sizes.image_sizes(sizes),
         "visible_share": figures.sizes.visible_share(visible_shares(sizes), 0.8),

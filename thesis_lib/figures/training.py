@@ -11,11 +11,12 @@ import pandas as pd
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from thesis_lib.figures.axes import legend, percent_ticks, whole_numbers
+from thesis_lib.figures.axes import legend, percent_ticks, plain_log_ticks, whole_numbers
 from thesis_lib.figures.layout import subplots
 from thesis_lib.figures.style import TICK, run_color, run_line_style
 
 ALIKE_MARKERS = "osD^v"  # for further runs with the same backbone and batch size
+METHOD_MARKERS = "osD^v"
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,38 @@ def loss_curves(
         axes.plot(table["epoch"], line, color=color, label=run, **style)
     axes.set(xlabel="epoch", ylabel=loss_name)
     axes.xaxis.set_major_locator(whole_numbers())
+    legend(figure, axes, "lower")
+    return figure
+
+
+def accuracy_against_hours(table: pd.DataFrame) -> Figure:
+    """Plot the test accuracy of runs with 95 % intervals against their hours of training.
+
+    The colour shows the backbone and the marker the method. Runs without training are at the
+    left.
+
+    table: columns run, backbone, method, hours (0 without training), accuracy, low and high
+    (fractions).
+    """
+    figure, axes = subplots(75)
+    trained = table["hours"][table["hours"] > 0]
+    shortest, longest = (trained.min(), trained.max()) if len(trained) else (0.1, 1.0)
+    left = shortest / 4
+    markers = dict(zip(table["method"].drop_duplicates(), METHOD_MARKERS, strict=False))
+    for run in table.itertuples():
+        hours, color = run.hours or left, run_color(run.backbone)
+        axes.plot([hours, hours], [run.low, run.high], color=color)
+        axes.plot(hours, run.accuracy, markers[run.method], color=color, markersize=5)
+    for method, marker in markers.items():
+        axes.plot([], [], marker, color="0.4", label=method)
+    for backbone in table["backbone"].drop_duplicates():
+        axes.plot([], [], color=run_color(backbone), label=backbone)
+    axes.set(xscale="log", xlim=(left / 1.6, longest * 1.6), xlabel="hours of training")
+    axes.set_ylabel("test accuracy (95 % interval)")
+    plain_log_ticks(axes.xaxis, 4)
+    ticks = [tick for tick in axes.get_xticks() if tick > 2 * left]
+    axes.set_xticks([left, *ticks], ["none", *(f"{tick:,g}" for tick in ticks)])
+    percent_ticks(axes.yaxis)
     legend(figure, axes, "lower")
     return figure
 

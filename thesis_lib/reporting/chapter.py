@@ -31,6 +31,7 @@ ORDER = {
     ),
     "comparison": (
         *("t/test", "f/runs_accuracy", "t/comparison_matrix", "t/comparison", "t/choices"),
+        *("t/training_worth", "f/accuracy_against_hours"),
         *("t/retrieval", "t/retrieval_size", "t/probe", "t/published_probe", "t/reproduced"),
         "t/cost",
         *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),

@@ -16,6 +16,7 @@ from thesis_lib.data.statistics import DataStatistics, data_statistics
 from thesis_lib.evaluation.comparison import Comparison, compare_runs, compare_with_head
 from thesis_lib.evaluation.metrics import confusion_counts
 from thesis_lib.reporting.published_results import reproduces_dyb
+from thesis_lib.reporting.training_worth import worth_sentence
 from thesis_lib.runs.artifacts import (
     check_data_name,
     check_trained_on,
@@ -171,6 +172,11 @@ class Results:
     def pairs(self) -> list[Comparison]:
         """The comparisons of all pairs of tested runs."""
         return compare_runs(self.runs)
+
+    @property
+    def worth_sentence(self) -> str:
+        """Whether training the backbone was worth it, as a sentence."""
+        return worth_sentence(self.runs, self.pairs)
 
     @cached_property
     def source(self) -> dict[str, Any]:

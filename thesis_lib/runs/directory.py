@@ -17,7 +17,7 @@ from thesis_lib.system.paths import (
 
 
 class RunDirectory:
-    """One run's folder: ``runs/<data>/<backbone>-bs<batch>-seed<seed>[-<tag>]``.
+    """One run's folder: ``runs/<data>/<backbone>-bs<batch>-seed<seed>[-<method>][-<tag>]``.
 
     The paths of all its files are defined here. ``config.json`` holds the settings of the run;
     the folder's name is only a label.

@@ -22,6 +22,7 @@ from thesis_lib.figures.style import run_color, save, set_style
 from thesis_lib.reporting import tables
 from thesis_lib.reporting.catalogue import figure_captions as captions
 from thesis_lib.reporting.results import Results
+from thesis_lib.reporting.training_worth import accuracy_against_hours
 from thesis_lib.runs.artifacts import (
     read_best_curves,
     read_calibration,
@@ -191,6 +192,11 @@ def _runs_accuracy(results: Results) -> Figure | None:
     return of_results.runs_accuracy(accuracy) if len(accuracy) else None
 
 
+def _accuracy_against_hours(results: Results) -> Figure | None:
+    table = accuracy_against_hours(results.runs)
+    return of_training.accuracy_against_hours(table) if len(table) else None
+
+
 def _loss_curves(method: str) -> Callable[[Results], Figure | None]:
     def make(results: Results) -> Figure | None:
         losses = tables.loss_tables(results.runs, method)
@@ -266,6 +272,13 @@ FIGURES = {
     ),
     # all runs: notebook 06
     "runs_accuracy": Entry(_runs_accuracy, captions.runs_accuracy),
+    "accuracy_against_hours": Entry(
+        _accuracy_against_hours,
+        captions.fixed(
+            "Test accuracy with 95 % Wilson intervals against the hours of training. Runs whose "
+            "backbone was not trained are at the left."
+        ),
+    ),
     **{
         "loss_curves" if method == "supcon" else f"loss_curves_{method}": Entry(
             _loss_curves(method), captions.loss_curves(method)

@@ -19,6 +19,7 @@ from thesis_lib.reporting.published_results import (
 )
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.table_files import write_table as write_files
+from thesis_lib.reporting.training_worth import worth_table
 from thesis_lib.system.files import read_json
 
 Bold = Collection[tuple[int, str]]
@@ -191,6 +192,13 @@ TABLES = {
     "cost": Table(
         lambda r: tables.cost_table(r.runs),
         captions.fixed("Elapsed time and peak memory of pretraining."),
+    ),
+    "training_worth": Table(
+        lambda r: worth_table(r.runs),
+        captions.fixed(
+            "Is the training worth it? Method, initial weights and training time of each run, "
+            "with its test accuracy and macro F1 (%) and their 95 % intervals."
+        ),
     ),
     "published_probe": Table(
         _published_probe, captions.fixed("Published validation accuracy (%) / head epoch.")
