@@ -203,8 +203,9 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.method == FROZEN:
-            object.__setattr__(self, "epochs", 0)
+        if self.method == FROZEN:  # its only checkpoint is that of epoch 0
+            for name, value in (("epochs", 0), ("probe_from", None), ("table_checkpoint", None)):
+                object.__setattr__(self, name, value)
         if self.weights == "timm" and self.small_images is None:  # they are for the usual stem
             object.__setattr__(self, "small_images", False)
         for name, annotation in typing.get_type_hints(type(self)).items():

@@ -55,7 +55,7 @@ def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
     last = config.probe_from is None or config.probe_from <= config.epochs
     yield "probe_from", last, f"at most epochs ({config.epochs})"
     epoch = config.table_checkpoint
-    yield "table_checkpoint", epoch is None or epoch >= fewest, "an epoch, 1 or more"
+    yield "table_checkpoint", epoch is None or epoch >= 1, "an epoch, 1 or more"
     yield "momentum", 0 <= config.momentum < 1, "from 0 to below 1"
     yield "plateau_share", 0 < config.plateau_share < 1, "between 0 and 1"
 

@@ -11,6 +11,8 @@ from thesis_lib.reporting.catalogue.tables import write_table
 from thesis_lib.reporting.results import results_of_runs
 from thesis_lib.reporting.training_worth import (
     accuracy_against_hours,
+    is_untrained,
+    training_seconds,
     worth_sentence,
     worth_table,
 )
@@ -50,6 +52,18 @@ def test_the_sentence_compares_what_validation_has_chosen(both):
     assert pairs[0].sentence in worth_sentence(both, pairs)
     alone = [run for run in both if run.config.method == "supcon"]
     assert "no run with and one without" in worth_sentence(alone, pairs)
+
+
+def test_the_training_of_the_run_that_weights_come_from_counts(both, tiny_config):
+    source = next(run for run in both if run.config.method == "supcon")
+    settings = {"method": "frozen", "weights": str(source.path), "tag": "from-run"}
+    taken = pretrain(tiny_config.updated(**settings))
+    probe_checkpoints(taken)
+    final_test(taken)
+    assert not is_untrained(taken) and is_untrained(next(r for r in both if r is not source))
+    assert training_seconds(taken) == training_seconds(source) > 0
+    table = worth_table(find_runs("tiny"))
+    assert (table["training"] == "none").sum() == 1 and table["training"][0] == "none"
 
 
 def test_runs_of_one_kind_have_no_such_table(probed):

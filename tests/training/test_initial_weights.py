@@ -14,6 +14,7 @@ from torch import nn
 from thesis_lib.cli.command_line import main
 from thesis_lib.config import RunConfig
 from thesis_lib.data import demo
+from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.framing import Frame
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
@@ -199,6 +200,31 @@ def test_a_frozen_run_goes_through_all_stages(state, file, capsys):
     assert all(is_done(run, stage) for stage in ("pretrain", "probe", "test", "retrieve"))
     file.unlink()
     assert pretrain(run.config).path == run.path  # done already
+    run.metrics_file.unlink()  # as if it had been killed just before its end
+    pretrain(run.config)
+    again, _ = checkpoints.load_backbone(checkpoints.checkpoint_path(run, 0))
+    assert all(torch.equal(again.state_dict()[n], v) for n, v in loaded.state_dict().items())
+
+
+def test_other_groups_of_weights_can_be_forced_on_a_run_that_has_begun(tiny_config, trained):
+    settings = {"epochs": 5, "backbone_learning_rate": 0.01, "force": True}
+    run = pretrain(tiny_config.updated(**settings))
+    groups = checkpoints.load(run.last_checkpoint)["optimizer"]["param_groups"]
+    assert [len(group["params"]) for group in groups] == [8, 4]
+
+
+def test_tensors_are_not_matched_by_shape_alone(state):
+    """A file whose batch normalisation lists its bias before its weight, under other names."""
+    swapped = {}
+    for i, (name, value) in enumerate(without_classifier(state).items()):
+        swapped[f"layer{i:03d}.{name.split('.')[-1]}"] = value
+    names, values = list(swapped), list(swapped.values())
+    i = next(i for i, name in enumerate(names) if name.endswith("bias"))
+    order = [*range(i - 1), i, i - 1, *range(i + 1, len(names))]
+    odd = {names[j]: values[j] for j in order}
+    with pytest.raises(InputError, match="none of the"):
+        fit_weights(backbone(), odd, "odd.pth")
+    assert "by their order" in fit_weights(backbone(), swapped, "sound.pth")[1]  # control
 
 
 def test_a_run_from_weights_resumes_to_the_same_bits_without_the_file(
@@ -232,7 +258,9 @@ def test_a_run_goes_on_from_another_run_with_its_head(probed, capsys):
     config = probed.config.updated(method="cross-entropy", weights=str(source), epochs=1)
     start = initial_weights.read_initial_weights(config, create_model(config, 3).backbone)
     model = create_model(config, 3)
-    assert start.load_into(model).endswith(", with its linear head")
+    classes = open_dataset("data/tiny").classes
+    assert not start.load_into(create_model(config, 3), classes[::-1]).endswith("linear head")
+    assert start.load_into(model, classes).endswith(", with its linear head")
     classifier, head = checkpoints.load_classifier(probed)
     images = torch.rand(4, 3, 32, 32)
     assert torch.equal(model.eval()(images), classifier(images))

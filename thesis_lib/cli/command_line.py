@@ -124,9 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_split(split)
 
-    run = _command(
-        added, "run", run_commands.run, "run the notebooks over a grid of backbones and batch sizes"
-    )
+    run = _command(added, "run", run_commands.run, "run the notebooks over a grid of runs")
     add_settings(run, (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE), grid=True)
     run.add_argument("--dry-run", action="store_true", help="only print the plan")
     run.add_argument("--jobs", type=int, metavar="N", help="execute N runs at once on this machine")

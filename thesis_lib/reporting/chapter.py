@@ -16,6 +16,7 @@ from thesis_lib.reporting.results import (
     results_of_runs,
 )
 from thesis_lib.reporting.table_files import read_source
+from thesis_lib.reporting.training_worth import is_untrained
 from thesis_lib.runs.directory import find_runs
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import write_text
@@ -163,6 +164,8 @@ def _sentences(everything: Results) -> str:
         items.append(f"In the other {others} pairs, the difference is not significant.")
     listed = "".join(f"\\item {escape_latex(item)}\n" for item in items)
     intro = f"{len(tested)} runs were tested on the same images."
+    if len({is_untrained(run) for run in tested}) > 1:
+        intro += f" {escape_latex(everything.worth_sentence)}"
     return f"{intro}\n\\begin{{itemize}}\n{listed}\\end{{itemize}}\n\n"
 
 

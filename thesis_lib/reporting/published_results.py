@@ -45,15 +45,20 @@ def published_probe_table() -> pd.DataFrame:
     return wide.iloc[::-1].fillna("").reset_index().rename_axis(columns=None)
 
 
+def is_reproduction(run: RunDirectory) -> bool:
+    """Return whether a run trains as published: SupCon from random weights."""
+    return run.config.method == "supcon" and not run.config.weights
+
+
 def reproduced_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """Tabulate published and reproduced test metrics (%), one row per result.
 
-    Only SupCon runs are included, as only these were published.
+    Only SupCon runs from random weights are included, as only these were published.
     """
     published = published_table("test").rename(columns={"backbone_epoch": "checkpoint"})
     rows = [{**row, "source": "published"} for row in published.to_dict("records")]
     for run in runs:
-        if is_done(run, "test") and run.config.method == "supcon":
+        if is_done(run, "test") and is_reproduction(run):
             test = read_json(run.test_file)
             row = {name: round(100 * test[name], 2) for name in METRICS}
             row |= {name: test[name] for name in ("checkpoint", "head_epoch")}

@@ -9,7 +9,7 @@ import pandas as pd
 from thesis_lib.config import FROZEN
 from thesis_lib.evaluation.comparison import Comparison
 from thesis_lib.evaluation.metrics import METRICS
-from thesis_lib.reporting.published_results import published_table, reproduces_dyb
+from thesis_lib.reporting.published_results import is_reproduction, published_table, reproduces_dyb
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import smooth
@@ -133,8 +133,6 @@ def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             row = {"run": run.path.name, "method": run.config.method}
             if any(other.config.weights for other in runs):
                 row["weights"] = weights_words(run)
-            if any(other.config.weights for other in runs):
-                row["weights"] = weights_words(run)
             row |= {"checkpoint": test["checkpoint"], "head epoch": test["head_epoch"]}
             row |= {
                 "temperature": test["temperature"],
@@ -154,7 +152,7 @@ def selection_table(selection: dict[str, Any]) -> pd.DataFrame:
         "head learning rate": f"{selection['head_learning_rate']:g}",
         "validation accuracy (%)": accuracy,
         "validation images": f"{selection['val_images']:,}",
-        "plateau of the loss (epoch)": selection["plateau"] or "not found",
+        "plateau of the loss (epoch)": selection["plateau"] or "none",
         "checkpoints probed": len(selection["probed"]),
         "damaged checkpoints skipped": len(selection["damaged_checkpoints"]),
         "temperature": f"{selection['temperature']:.2f}"
@@ -242,6 +240,6 @@ def accuracy_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
         published = published[["backbone", "batch_size", "published"]]
         table = table.merge(published, how="left", on=["backbone", "batch_size"])
         table["published"] /= 100
-        methods = {run.path.name: run.config.method for run in runs}
-        table.loc[table["run"].map(methods) != "supcon", "published"] = float("nan")
+        comparable = [run.path.name for run in runs if is_reproduction(run)]
+        table.loc[~table["run"].isin(comparable), "published"] = float("nan")
     return table

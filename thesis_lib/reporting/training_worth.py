@@ -1,5 +1,6 @@
 """Compare runs that train their backbone with runs that do not: is the training worth it?"""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -8,14 +9,28 @@ from thesis_lib.config import FROZEN
 from thesis_lib.evaluation.comparison import Comparison
 from thesis_lib.reporting.tables import (
     elapsed_words,
-    is_measured,
     percent_with_interval,
     weights_words,
 )
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.runs.provenance import recorded_weights
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
+
+
+def training_seconds(run: RunDirectory) -> float:
+    """Return how long a run's backbone was trained, NaN if that was not recorded.
+
+    If it started from the weights of another run, the training of that run counts, too.
+    """
+    before = recorded_weights(run).get("seconds", 0.0)
+    return before + sum(row["seconds"] for row in read_metrics(run))
+
+
+def is_untrained(run: RunDirectory) -> bool:
+    """Return whether a run's backbone was not trained on this data, here or in another run."""
+    return run.config.method == FROZEN and training_seconds(run) == 0
 
 
 def starting_points(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
@@ -34,7 +49,7 @@ def accuracy_against_hours(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """
     rows = []
     for run in starting_points(runs):
-        if run.config.method == FROZEN or is_measured(run):
+        if not math.isnan(training_seconds(run)):
             test = read_json(run.test_file)
             low, high = test["accuracy_interval"]
             rows.append(
@@ -42,7 +57,7 @@ def accuracy_against_hours(runs: Sequence[RunDirectory]) -> pd.DataFrame:
                     "run": run.path.name,
                     "backbone": run.config.backbone,
                     "method": run.config.method,
-                    "hours": _seconds(run) / 3600,
+                    "hours": training_seconds(run) / 3600,
                     "accuracy": test["accuracy"],
                     "low": low,
                     "high": high,
@@ -54,12 +69,12 @@ def accuracy_against_hours(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 def worth_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """Tabulate method, weights, training time, accuracy and macro F1 (%), ascending by time."""
     rows = []
-    for run in sorted(starting_points(runs), key=_seconds):
-        test, words = read_json(run.test_file), "not recorded"
-        if run.config.method == FROZEN:
+    timed = {run: training_seconds(run) for run in starting_points(runs)}
+    for run in sorted(timed, key=lambda run: (math.isnan(timed[run]), timed[run])):
+        test, seconds = read_json(run.test_file), timed[run]
+        words = "not recorded" if math.isnan(seconds) else elapsed_words(seconds)
+        if is_untrained(run):
             words = "none"
-        elif is_measured(run):
-            words = elapsed_words(_seconds(run))
         row = {"run": run.path.name, "method": run.config.method}
         row |= {"weights": weights_words(run), "training": words}
         for name in ("accuracy", "f1"):
@@ -73,13 +88,8 @@ def worth_sentence(runs: Sequence[RunDirectory], pairs: Sequence[Comparison]) ->
     compared = [run for run in starting_points(runs) if run.selection_file.is_file()]
     best = {}
     for run in sorted(compared, key=lambda run: read_json(run.selection_file)["val_accuracy"]):
-        best[run.config.method == FROZEN] = run.path.name
+        best[is_untrained(run)] = run.path.name
     if len(best) < 2:
         return "There is no run with and one without training of the backbone to compare."
     pair = next(pair for pair in pairs if {pair.a, pair.b} == set(best.values()))
     return f"The best run with training and the best one without, by validation: {pair.sentence}."
-
-
-def _seconds(run: RunDirectory) -> float:
-    """Return the time of a run's training; 0 without one, NaN if it was not recorded."""
-    return sum(row["seconds"] for row in read_metrics(run))

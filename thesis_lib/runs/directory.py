@@ -78,9 +78,10 @@ class RunDirectory:
             )
         run = cls(RunConfig.from_dict(read_json(path / "config.json")))
         if run.path.resolve() != path.resolve():
+            or_tag = ", or set 'tag' in its config.json to match its name"
             raise InputError(
-                f"{path} holds the config.json of {relative_to_root(run.path)}; "
-                "rename the folder, or set 'tag' in its config.json to match its name"
+                f"{path} holds the config.json of {relative_to_root(run.path)}; rename the folder "
+                f"to {run.path.name}{or_tag if run.config.method == RunConfig.method else ''}"
             )
         return run
 

@@ -1,8 +1,8 @@
 """Pretrain a backbone (notebook 02), resume a stopped run, import SupContrast checkpoints.
 
 The loop over the epochs is in ``pretraining``, over the steps in ``engine``; ``run_files`` decides
-when checkpoints are written, and ``checkpoints`` writes them. For several GPUs, ``launcher``
-starts one process for each.
+when checkpoints are written, and ``checkpoints`` writes them. ``initial_weights`` loads pretrained
+weights. For several GPUs, ``launcher`` starts one process for each.
 
 Reads  ``data/<name>/train/`` and the channel statistics.
 Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` in the run folder.

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.models import size_options
+from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import kept_epochs
 from thesis_lib.runs.provenance import recorded_weights
 from thesis_lib.system.files import file_digest, read_json
-from thesis_lib.system.paths import relative_to_root, workbook_root
+from thesis_lib.system.paths import find_data, relative_to_root
 from thesis_lib.training import checkpoints
 from thesis_lib.training.weight_files import fit_weights, read_weight_file
 
@@ -31,26 +32,29 @@ class InitialWeights:
         facts: for ``provenance.json``: source, tag, sha256, and what was found, in words.
         mean, std: normalisation of the images with which they were trained, (3,); None: unknown.
         backbone: the weights; empty if the run has begun before.
-        head: those of a linear head that was trained on them, or None.
+        head: content of ``head.pth`` of a run that they come from, or None.
     """
 
     facts: dict[str, Any]
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     backbone: Mapping[str, Tensor] = field(default_factory=dict)
-    head: Mapping[str, Tensor] | None = None
+    head: dict[str, Any] | None = None
 
-    def load_into(self, model: nn.Module) -> str:
+    def load_into(self, model: nn.Module, classes: Sequence[str]) -> str:
         """Load the weights into a model that is about to be trained; return where they are from.
 
-        A linear head is loaded where the model has one for as many classes.
+        A linear head is loaded where the model has one for the same classes.
         """
         model.backbone.load_state_dict(self.backbone)
         words = f"initial weights: {self.facts['source']} ({self.facts['words']})"
+        if self.mean and self.std:
+            shown = (" ".join(f"{x:.3f}" for x in values) for values in (self.mean, self.std))
+            words += "; their mean {}, std {}".format(*shown)
         own = getattr(model, "head", None)
-        if own is None or self.head is None or own.weight.shape != self.head["weight"].shape:
+        if own is None or self.head is None or self.head["classes"] != list(classes):
             return words
-        own.load_state_dict(self.head)
+        own.load_state_dict(self.head["weights"])
         return f"{words}, with its linear head"
 
 
@@ -66,8 +70,7 @@ def read_initial_weights(config: RunConfig, backbone: nn.Module) -> InitialWeigh
     """
     if config.weights == TIMM:
         return _of_timm(config, backbone)
-    path = Path(config.weights)
-    path = path if path.exists() else workbook_root() / path
+    path = find_data(config.weights)
     if path.is_dir():
         return _of_run(RunDirectory.open(path), backbone)
     return _of_file(path, backbone)
@@ -110,7 +113,7 @@ def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
     found = whole.state_dict()
     checkpoints.check_weights(backbone, found, f"timm's {name}")
     facts = {
-        "source": f"timm {name}",
+        "source": f"timm {about.architecture}.{about.tag}",
         "tag": about.tag,
         "sha256": _digest(found),
         "words": f"pretrained at {about.input_size[-1]} px, {about.interpolation} interpolation",
@@ -138,8 +141,10 @@ def _of_run(source: RunDirectory, backbone: nn.Module) -> InitialWeights:
     trained, about = checkpoints.load_backbone(path)
     where = relative_to_root(path)
     checkpoints.check_weights(backbone, trained.state_dict(), where)
-    head = checkpoints.load(source.head_file)["weights"] if chosen else None
+    head = checkpoints.load(source.head_file) if chosen else None
+    before = recorded_weights(source).get("seconds", 0)
     facts = {
+        "seconds": before + sum(row["seconds"] for row in read_metrics(source)),
         "source": relative_to_root(source.path),
         "tag": "",
         "sha256": file_digest(path),

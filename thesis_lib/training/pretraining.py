@@ -140,8 +140,8 @@ def _train(stage: Stage, model: nn.Module) -> None:
     std = config.std or (start and start.std) or stage.std
     state = TrainState.create(config, model, mean, std)
     facts = resume.restore(stage, state)
-    if state.position == Position():  # nothing has been trained yet
-        facts |= _load_initial_weights(config, model, start)
+    if not state.is_restored:
+        facts |= _load_initial_weights(stage, model, start)
     with resume.limit_restarts(run, state.position):
         images = stage.images("train")
         if distributed.rank() == 0:
@@ -155,15 +155,17 @@ def _train(stage: Stage, model: nn.Module) -> None:
 
 
 def _load_initial_weights(
-    config: RunConfig, model: nn.Module, start: InitialWeights | None
+    stage: Stage, model: nn.Module, start: InitialWeights | None
 ) -> dict[str, Any]:
     """Load what the run starts from, and return it for ``provenance.json``; {}: random weights."""
+    config = stage.run.config
     if not config.weights:
         words, facts = random_words(config), {}
     else:
         if start is None or not start.backbone:  # a training that --force begins again
             start = read_initial_weights(config, model.backbone)
-        words, facts = start.load_into(model), {"weights": start.facts}
+        words = start.load_into(model, stage.dataset.classes)
+        facts = {"weights": start.facts}
     if words and distributed.rank() == 0:
         print(words, flush=True)
     return facts

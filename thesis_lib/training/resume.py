@@ -107,6 +107,7 @@ def restore(stage: Stage, state: TrainState) -> dict[str, Any]:
     if "optimizer" in checkpoint:
         _load_optimizer(state.optimizer, checkpoint["optimizer"], run.config)
     state.rows, state.position = checkpoint["metrics"], Position(**checkpoint["position"])
+    state.is_restored = True
     print(f"resuming from {name}, epoch {state.position.epoch}", flush=True)
     return facts
 
@@ -178,7 +179,8 @@ def _load_optimizer(
     optimizer: torch.optim.Optimizer, state: dict[str, Any], config: RunConfig
 ) -> None:
     """Load SGD's state in the memory layout of the weights, as its fused step needs it."""
-    optimizer.load_state_dict(state)
+    # A run that --force gives other settings may group the same weights in another way.
+    optimizer.load_state_dict(state | {"param_groups": optimizer.state_dict()["param_groups"]})
     for group in optimizer.param_groups:
         group["fused"], group["foreach"] = True, None
         group["momentum"], group["weight_decay"] = config.momentum, config.weight_decay

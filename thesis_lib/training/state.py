@@ -31,7 +31,8 @@ class TrainState:
 
     ``mean`` and ``std`` (3,) normalise the images; ``rows`` are the rows of ``metrics.csv``.
     ``parallel`` is the model that computes the outputs: the model itself or, with several ranks,
-    the wrapper around it that averages the gradients.
+    the wrapper around it that averages the gradients. ``is_restored``: whether it was loaded from a
+    checkpoint.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class TrainState:
     std: Sequence[float]
     rows: list[dict[str, Any]] = field(default_factory=list)
     position: Position = field(default_factory=Position)
+    is_restored: bool = False
 
     def __post_init__(self) -> None:
         self.parallel = self.model

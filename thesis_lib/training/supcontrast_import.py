@@ -119,7 +119,10 @@ def _import(
 
 def unknown_settings(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the pretraining settings that neither files nor user give: name -> default."""
-    ours = ("tag", "seed", "data", "backbone", "small_images", "on_bad_image")
+    ours = (
+        *("tag", "seed", "data", "backbone", "small_images", "on_bad_image"),
+        *("weights", "backbone_learning_rate", "frozen_epochs"),
+    )
     known = {*first.settings, *settings, *ours}
     names = RunConfig.field_names(IDENTITY, PRETRAIN)
     return {name: getattr(RunConfig, name) for name in names if name not in known}

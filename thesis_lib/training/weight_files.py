@@ -5,7 +5,7 @@ dictionary (``state_dict``, ``model``, ``teacher``), under prefixes (``module.en
 ``backbone.``), beside a classifier, a projection head or an optimizer. So the weights are not
 looked for under known names: of all prefixes, the one is taken under which most of the backbone's
 weights are found. If a program has other names for the same layers, the weights are matched by
-their order, provided that all their shapes agree.
+their order, provided that their shapes and the last parts of their names agree.
 """
 
 from collections.abc import Iterator, Mapping
@@ -118,7 +118,7 @@ def fit_weights(
     weights = counters | found
     check_weights(backbone, weights, where)
     if bad := [name for name, value in found.items() if not torch.isfinite(value).all()]:
-        raise InputError(f"the weights in {where} are not finite: {', '.join(bad[:5])}")
+        raise InputError(f"the weights in {where} are not finite: {', '.join(bad)}")
     outside = len(tensors) - len(inside)
     left_out = f"; left out: the classifier ({', '.join(classifier)})" if classifier else ""
     left_out += f"; left out: {outside} other tensors" if outside else ""
@@ -144,11 +144,15 @@ def _matches_of_prefixes(
 def _matched_by_order(
     needed: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]
 ) -> dict[str, Tensor] | None:
-    """Return each needed name with the tensor at its place, if all shapes agree; else None."""
-    values = [value for name, value in found.items() if not name.endswith(COUNTER)]
-    if [tuple(value.shape) for value in values] != list(needed.values()):
+    """Return each needed name with the tensor at its place; None unless all of them agree.
+
+    They agree if they have the same shape and the same last part of their name, such as "bias".
+    """
+    there = {name: value for name, value in found.items() if not name.endswith(COUNTER)}
+    theirs = [(name.split(".")[-1], tuple(value.shape)) for name, value in there.items()]
+    if theirs != [(name.split(".")[-1], shape) for name, shape in needed.items()]:
         return None
-    return dict(zip(needed, values, strict=True))
+    return dict(zip(needed, there.values(), strict=True))
 
 
 def _is_classifier(name: str, backbone: nn.Module) -> bool:

@@ -148,5 +148,7 @@ def grid_configs(settings: Mapping[str, Any]) -> list[RunConfig]:
         RunConfig.from_dict({**settings, **dict(zip(dimensions, values, strict=True))})
         for values in itertools.product(*dimensions.values())
     ]
-    data = relative_to_root(find_data(configs[0].data))
-    return [config.updated(data=data) for config in dict.fromkeys(configs)]
+    paths = {"data": relative_to_root(find_data(configs[0].data))}
+    if configs[0].weights not in ("", "timm"):  # the notebooks run in the workbook's root
+        paths["weights"] = relative_to_root(find_data(configs[0].weights))
+    return [config.updated(**paths) for config in dict.fromkeys(configs)]

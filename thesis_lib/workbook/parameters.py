@@ -131,7 +131,7 @@ def settings_table(config: RunConfig) -> pd.DataFrame:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read settings from a YAML file: fields of RunConfig; backbone and batch size may be lists.
+    """Read settings from a YAML file: fields of RunConfig; those of ``GRID_FIELDS`` may be lists.
 
     Values are parsed as the type of their field. YAML itself would read 0064 as 52, 1e-3 as a
     string, and a tag called yes as true.

@@ -170,7 +170,9 @@ def print_plan(plan: Plan) -> None:
         for name, value in run.config.to_dict().items():
             print(f"    {name} = {json.dumps(value, ensure_ascii=False)}")
         small = has_small_stem(create_model(run.config, 2).backbone)
-        print(f"  mean, std: {'as configured' if run.config.mean else 'measured on train/'}")
+        measured = "those of the weights, or else " if run.config.weights else ""
+        measured = "as configured" if run.config.mean else f"{measured}measured on train/"
+        print(f"  mean, std: {measured}")
         print(f"  stem: {'for small images' if small else 'standard'}")
     to_do = plan.to_do()
     for task in plan.tasks:

@@ -6,7 +6,7 @@ Most functions are named after the figure whose caption they write.
 import math
 from collections.abc import Callable
 
-from thesis_lib.config import METHODS, RunConfig
+from thesis_lib.config import FROZEN, METHODS, RunConfig
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.retrieval_tables import CHOSEN_ON
@@ -34,10 +34,8 @@ def views(results: Results) -> str:
         "pad": "padded to a square with the color of its border",
         "crop": "the center crop",
     }[results.config.fit]
-    return (
-        f"{views} of some training images, as the backbone sees them in the first epoch, and the "
-        f"evaluation view ({how})."
-    )
+    seen = "" if results.config.method == FROZEN else ", as the backbone sees them in epoch 1"
+    return f"{views} of some training images{seen}, and the evaluation view ({how})."
 
 
 def visible_share(results: Results) -> str:

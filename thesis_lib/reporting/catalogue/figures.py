@@ -275,8 +275,9 @@ FIGURES = {
     "accuracy_against_hours": Entry(
         _accuracy_against_hours,
         captions.fixed(
-            "Test accuracy with 95 % Wilson intervals against the hours of training. Runs whose "
-            "backbone was not trained are at the left."
+            "Test accuracy with 95 % Wilson intervals against the hours of training, with those of "
+            "the run that the initial weights come from. Runs whose backbone was not trained on "
+            "these images are at the left."
         ),
     ),
     **{
