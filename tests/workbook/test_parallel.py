@@ -141,6 +141,8 @@ def test_runs_at_once_end_with_the_bits_of_one_after_another(life, capsys):
     assert max(begun) < min(ended) and text.index("ok tiny: 01") < min(begun)
     assert max(ended) < text.index(">> tiny: 06")
     assert re.search(r"^lenet5-bs8-seed42 \| epoch 6/6 ", text, re.MULTILINE)
+    assert start(epochs=6).wait(100) == 0
+    assert printed.read_text().count("done already") == 6
     for config in configs(epochs=6):
         run, alone = RunDirectory(config), pretrain(config.updated(tag="alone"))
         weights = [checkpoints.load(r.last_checkpoint)["model"] for r in (run, alone)]
@@ -149,14 +151,12 @@ def test_runs_at_once_end_with_the_bits_of_one_after_another(life, capsys):
             row["loss"] for row in read_metrics(alone)
         ]
 
-    # Without val/, the look-up table alone is made and tested, once.
+    # Without val/, the look-up table alone is made and tested.
     assert "03 and 04 are left out" in text and "03_checkpoint_probing" not in text
     figures = printed.parent / "figures" / "tiny"
     assert (figures / "loss_curves.pdf").is_file() and not (figures / "test.tex").exists()
     assert "leaving one out" in (figures / "retrieval_size.tex").read_text(encoding="utf-8")
     assert (figures / "lenet5-bs16-seed42" / "retrieval_curve.pdf").is_file()
-    assert start(epochs=6).wait(100) == 0
-    assert printed.read_text().count("done already") == 6
     assert main(["probe", "lenet5-bs16-seed42"]) == 2
     assert "has no val/ folder" in capsys.readouterr().err
 
