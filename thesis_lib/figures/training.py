@@ -147,6 +147,7 @@ def accuracy_against_hours(table: pd.DataFrame) -> Figure:
     plain_log_ticks(axes.xaxis, 4)
     ticks = [tick for tick in axes.get_xticks() if tick > 2 * left]
     axes.set_xticks([left, *ticks], ["none", *(f"{tick:,g}" for tick in ticks)])
+    axes.minorticks_off()  # the axis is interrupted between "none" and the hours
     percent_ticks(axes.yaxis)
     legend(figure, axes, "lower")
     return figure
