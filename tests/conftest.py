@@ -103,12 +103,17 @@ def write_classes(folder: Path, images: int = 20) -> None:
             image.save(folder / name / f"{number:03d}.png")
 
 
+def write_workbook(root: Path) -> None:
+    """Make the data set data/tiny in a folder."""
+    write_classes(root / "classes")
+    split_dataset(root / "classes", root / "data" / "tiny")
+
+
 @pytest.fixture
 def workbook(tmp_path, monkeypatch) -> Path:
     """An empty workbook root with the split data set data/tiny; the working directory."""
     monkeypatch.chdir(tmp_path)
-    write_classes(tmp_path / "classes")
-    split_dataset(tmp_path / "classes", tmp_path / "data" / "tiny")
+    write_workbook(tmp_path)
     return tmp_path
 
 
@@ -123,8 +128,7 @@ def made_once(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("made_once")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        write_classes(root / "classes")
-        split_dataset(root / "classes", root / "data" / "tiny")
+        write_workbook(root)
         run = pretrain(RunConfig(**TINY))
         shutil.copytree("runs", "trained")
         probe_checkpoints(run)

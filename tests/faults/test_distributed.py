@@ -9,11 +9,10 @@ import sys
 import psutil
 import pytest
 
-from tests.conftest import TINY, write_classes
+from tests.conftest import TINY, write_workbook
 from tests.faults.test_resume import digest
 from tests.processes import ranks_environment, torchrun_command, wait_until
 from thesis_lib.config import RunConfig
-from thesis_lib.data.splits import split_dataset
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory, read_json
 from thesis_lib.system.processes import is_alive
@@ -68,8 +67,7 @@ def config(workbook, tiny_config) -> RunConfig:
 def whole(tmp_path_factory):
     """Digest of the same training by two ranks without interruption."""
     root = tmp_path_factory.mktemp("whole")
-    write_classes(root / "classes")
-    split_dataset(root / "classes", root / "data" / "tiny")
+    write_workbook(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         return digest(finish(RunConfig(**TINY | LONG)))

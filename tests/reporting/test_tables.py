@@ -5,9 +5,8 @@ import shutil
 import pandas as pd
 import pytest
 
-from tests.conftest import TINY, write_classes
+from tests.conftest import TINY, write_workbook
 from thesis_lib.config import RunConfig
-from thesis_lib.data.splits import split_dataset
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.comparison import Comparison, compare_with_head
 from thesis_lib.evaluation.probing import probe_checkpoints
@@ -35,8 +34,7 @@ def two_runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("two_runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        write_classes(root / "classes")
-        split_dataset(root / "classes", root / "data" / "tiny")
+        write_workbook(root)
         for batch_size in (8, 16):
             run = pretrain(RunConfig(**TINY).updated(batch_size=batch_size))
             probe_checkpoints(run)

@@ -8,6 +8,7 @@ import pandas as pd
 from thesis_lib.config import FROZEN
 from thesis_lib.evaluation.comparison import Comparison
 from thesis_lib.reporting.tables import (
+    accuracy_table,
     elapsed_words,
     percent_with_interval,
     weights_words,
@@ -44,26 +45,14 @@ def accuracy_against_hours(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """Collect the data for the figure of test accuracy against hours of training.
 
     Returns:
-        Columns run, backbone, method, hours (0 without training), accuracy, low and high
-        (fractions); runs whose training was not timed are left out.
+        Columns run, backbone, accuracy, low and high (fractions), method, and hours (0 without
+        training); runs whose training was not timed are left out.
     """
-    rows = []
-    for run in starting_points(runs):
-        if not math.isnan(training_seconds(run)):
-            test = read_json(run.test_file)
-            low, high = test["accuracy_interval"]
-            rows.append(
-                {
-                    "run": run.path.name,
-                    "backbone": run.config.backbone,
-                    "method": run.config.method,
-                    "hours": training_seconds(run) / 3600,
-                    "accuracy": test["accuracy"],
-                    "low": low,
-                    "high": high,
-                }
-            )
-    return pd.DataFrame(rows)
+    compared = starting_points(runs)
+    table = accuracy_table(compared)[["run", "backbone", "accuracy", "low", "high"]]
+    table["method"] = [run.config.method for run in compared]
+    table["hours"] = [training_seconds(run) / 3600 for run in compared]
+    return table.dropna(subset="hours")
 
 
 def worth_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:

@@ -122,21 +122,9 @@ def strip_wrapper_prefix(weights: Mapping[str, Tensor], where: str) -> dict[str,
     return found
 
 
-def load_weights(
-    module: nn.Module,
-    weights: Mapping[str, Tensor],
-    where: str,
-    spell: Callable[[str], str] = str,
-) -> None:
-    """Load weights into a module whose keys and shapes they have to match exactly.
-
-    Args:
-        module, weights, where, spell: see :func:`check_weights`.
-
-    Raises:
-        InputError: see :func:`check_weights`.
-    """
-    check_weights(module, weights, where, spell)
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Check weights by :func:`check_weights`, and load them into the module."""
+    check_weights(module, weights, where)
     module.load_state_dict(weights)
 
 

@@ -180,7 +180,7 @@ def _check_files(
     files: dict[int, Path] = {}
     for path in paths:
         read = read_checkpoint(path)
-        checkpoints.load_weights(model, read.weights, str(path), read.spell)
+        checkpoints.check_weights(model, read.weights, str(path), read.spell)
         for name, value in first.settings.items():
             if read.settings.get(name) != value:
                 raise InputError(
