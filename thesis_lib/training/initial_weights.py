@@ -9,7 +9,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from thesis_lib.config import RunConfig
+from thesis_lib.config import TIMM, RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.models import size_options
 from thesis_lib.runs.artifacts import read_metrics
@@ -21,25 +21,31 @@ from thesis_lib.system.paths import find_data, relative_to_root
 from thesis_lib.training import checkpoints
 from thesis_lib.training.weight_files import fit_weights, read_weight_file
 
-TIMM = "timm"  # the value of the setting ``weights`` for timm's own
-
 
 @dataclass(frozen=True)
 class InitialWeights:
     """Where a backbone's initial weights come from.
 
     Args:
-        facts: for ``provenance.json``: source, tag, sha256, and what was found, in words.
-        mean, std: normalisation of the images with which they were trained, (3,); None: unknown.
+        facts: for ``provenance.json``: source, tag, sha256, what was found, in words, and mean and
+            std (3,) of the images with which they were trained; None: unknown.
         backbone: the weights; empty if the run has begun before.
         head: content of ``head.pth`` of a run that they come from, or None.
     """
 
     facts: dict[str, Any]
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
     backbone: Mapping[str, Tensor] = field(default_factory=dict)
     head: dict[str, Any] | None = None
+
+    @property
+    def mean(self) -> Sequence[float] | None:
+        """Return the channel means of the images with which they were trained."""
+        return self.facts["mean"]
+
+    @property
+    def std(self) -> Sequence[float] | None:
+        """Return the channel standard deviations of these images."""
+        return self.facts["std"]
 
     def load_into(self, model: nn.Module, classes: Sequence[str]) -> str:
         """Load the weights into a model that is about to be trained; return where they are from.
@@ -79,7 +85,7 @@ def read_initial_weights(config: RunConfig, backbone: nn.Module) -> InitialWeigh
 def begun_from(run: RunDirectory) -> InitialWeights | None:
     """Return what a run that has checkpoints has started from, as it was recorded; else None."""
     facts = recorded_weights(run) if any(run.checkpoints.glob("*.pth")) else {}
-    return InitialWeights(facts, facts["mean"], facts["std"]) if facts else None
+    return InitialWeights(facts) if facts else None
 
 
 def random_words(config: RunConfig) -> str:
@@ -106,9 +112,9 @@ def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
     except Exception as error:  # of the network, the hub's client or the disk
         reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
         raise InputError(
-            f"weights: timm cannot load those of {name!r} ({reason}); without a network, download "
-            f"model.safetensors of {place} from the Hugging Face hub elsewhere, and give the file "
-            "with --weights FILE"
+            f"cannot load timm's weights for {name!r} ({reason}); without a network, download "
+            f"model.safetensors of {place} from the Hugging Face hub on another computer, and give "
+            "the file with --weights FILE"
         ) from None
     found = whole.state_dict()
     checkpoints.check_weights(backbone, found, f"timm's {name}")
@@ -120,7 +126,7 @@ def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
         "mean": list(about.mean),
         "std": list(about.std),
     }
-    return InitialWeights(facts, about.mean, about.std, found)
+    return InitialWeights(facts, found)
 
 
 def _tags(name: str) -> str:
@@ -152,7 +158,7 @@ def _of_run(source: RunDirectory, backbone: nn.Module) -> InitialWeights:
         "mean": about["mean"],
         "std": about["std"],
     }
-    return InitialWeights(facts, about["mean"], about["std"], trained.state_dict(), head)
+    return InitialWeights(facts, trained.state_dict(), head)
 
 
 def _of_file(path: Path, backbone: nn.Module) -> InitialWeights:
@@ -160,7 +166,7 @@ def _of_file(path: Path, backbone: nn.Module) -> InitialWeights:
     weights, words = fit_weights(backbone, tensors, str(path))
     mean, std = (_channels(content.get(name)) for name in ("mean", "std"))
     facts = {"source": str(path), "tag": "", "sha256": file_digest(path), "words": words}
-    return InitialWeights({**facts, "mean": mean, "std": std}, mean, std, weights)
+    return InitialWeights({**facts, "mean": mean, "std": std}, weights)
 
 
 def _channels(value: Any) -> list[float] | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from thesis_lib.config import GRID_FIELDS, RunConfig
+from thesis_lib.config import GRID_FIELDS, TIMM, RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import sweep_partial
@@ -149,6 +149,6 @@ def grid_configs(settings: Mapping[str, Any]) -> list[RunConfig]:
         for values in itertools.product(*dimensions.values())
     ]
     paths = {"data": relative_to_root(find_data(configs[0].data))}
-    if configs[0].weights not in ("", "timm"):  # the notebooks run in the workbook's root
+    if configs[0].weights not in ("", TIMM):  # the notebooks run in the workbook's root
         paths["weights"] = relative_to_root(find_data(configs[0].weights))
     return [config.updated(**paths) for config in dict.fromkeys(configs)]
