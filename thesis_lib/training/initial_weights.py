@@ -1,6 +1,7 @@
 """The weights that a run starts from: random ones, timm's, those of a file or of another run."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,9 @@ def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
     if about is None or not about.has_weights:
         raise InputError(f"weights: timm has no pretrained weights for {name!r}{_tags(name)}")
     place = about.hf_hub_id or about.url
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # without a network, it would print each of its ten attempts
     try:
         options = size_options(name, config.image_size)
         whole = timm.create_model(name, pretrained=True, num_classes=0, **options)
@@ -116,6 +120,8 @@ def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
             f"model.safetensors of {place} from the Hugging Face hub on another computer, and give "
             "the file with --weights FILE"
         ) from None
+    finally:
+        hub.setLevel(level)
     found = whole.state_dict()
     checkpoints.check_weights(backbone, found, f"timm's {name}")
     facts = {
