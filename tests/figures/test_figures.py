@@ -135,6 +135,9 @@ def of_runs():
         ),
         "checkpoint_accuracy": figures.training.checkpoint_accuracy(probe, 40, "C0"),
         "checkpoint_accuracy_one": figures.training.checkpoint_accuracy(probe[:1], 30, "C0"),
+        "checkpoint_accuracy_frozen": figures.training.checkpoint_accuracy(
+            probe[:1].assign(checkpoint=0), 0, "C0"
+        ),
         "head_curves": figures.training.head_curves(curves, 40),
         "head_curves_one": figures.training.head_curves(curves[:5], 30),
         "head_learning_rates": figures.training.head_learning_rates(rates, 40),
@@ -390,6 +393,10 @@ def test_long_and_many_names_leave_the_key_on_the_page(kind, classes):
     if classes is not THREE_HUNDRED:  # with 300 classes all are shortened
         shown = [name for name in classes if any(text.endswith(name) for text in key)]
         assert shown == [name for name in classes if len(name) < 90]
+
+
+def test_the_only_checkpoint_stands_at_a_whole_epoch(drawn):
+    assert drawn["checkpoint_accuracy_frozen"].axes[0].get_xticks().tolist() == [0]
 
 
 def test_class_counts_of_many_classes_names_all_in_full(drawn):

@@ -179,6 +179,8 @@ def checkpoint_accuracy(probe: pd.DataFrame, chosen: int, color: str) -> Figure:
     axes.plot(best["checkpoint"], best["val_accuracy"], color=color, label=label, **star)
     axes.set(xlabel="checkpoint (epoch)", ylabel="validation accuracy")
     axes.xaxis.set_major_locator(whole_numbers())
+    if len(probe) == 1:  # around epoch 0, the axis would show hundredths of an epoch
+        axes.set_xticks(x)
     percent_ticks(axes.yaxis)
     legend(figure, axes, "upper")
     return figure
