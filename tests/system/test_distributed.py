@@ -18,10 +18,11 @@ from torch import nn
 from tests.conftest import write_classes
 from tests.one_step import BATCHES, one_step
 from tests.processes import REPOSITORY, ranks_environment, torchrun_command
-from thesis_lib.config import METHODS, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.methods import METHODS
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory, read_json
 from thesis_lib.system import device, distributed
@@ -263,6 +264,11 @@ def test_a_bug_on_another_rank_is_told_by_rank_0_and_its_traceback_shown(
         "    from thesis_lib.training import engine as training\n"
         f"    def train_epoch(*_): raise {error}\n"
         "    training.train_epoch = train_epoch\n"
+        "if os.environ.get('RANK') == '0':\n"
+        "    import time\n"
+        "    from thesis_lib.system import distributed\n"
+        "    problem = distributed._problem\n"
+        "    distributed._problem = lambda: time.sleep(1) or problem()\n"  # SIGTERM meanwhile
     )
     monkeypatch.setenv("PYTHONPATH", f"{at_many}{os.pathsep}{REPOSITORY}")
     name = error.split("(")[0]

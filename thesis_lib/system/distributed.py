@@ -19,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from thesis_lib.errors import InputError
 from thesis_lib.system import processes
-from thesis_lib.system.signals import Deferral, Terminated
+from thesis_lib.system.signals import Deferral, Terminated, ignore_notices
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # how long the other ranks wait while rank 0 trains heads
@@ -89,6 +89,7 @@ def report_worker_errors() -> Iterator[None]:
     except (RuntimeError, Terminated) as error:
         if world_size() == 1 or rank():
             raise
+        ignore_notices()  # torchrun's SIGTERM after a failed rank must not hide that rank's error
         problem = _problem()
         if problem is None and is_lost_connection(error):
             problem = (

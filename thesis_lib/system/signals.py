@@ -77,6 +77,12 @@ def deferred_signals() -> Iterator[Deferral]:
         signal.raise_signal(deferral.signal)
 
 
+def ignore_notices() -> None:
+    """Ignore NOTICES from now on, so that they do not interrupt the cleanup of a process."""
+    for notice in NOTICES:
+        signal.signal(notice, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
     """Make NOTICES raise :class:`Terminated` in the block, so that cleanup code runs.
@@ -88,8 +94,7 @@ def sigterm_raises() -> Iterator[None]:
         return
 
     def terminate(number: int, _: FrameType | None) -> None:
-        for notice in NOTICES:
-            signal.signal(notice, signal.SIG_IGN)
+        ignore_notices()
         raise Terminated(number)
 
     previous = {number: signal.signal(number, terminate) for number in NOTICES}
