@@ -7,6 +7,7 @@ number of restarts.
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def _leave(job: str, ended: Terminated) -> None:
     """Exit after a signal; requeue the job if Slurm does not requeue or end it itself."""
     name = ended.signal.name
     try:
-        if ended.signal == ended.signal.SIGTERM and _state(job) != "RUNNING":
+        if ended.signal == signal.SIGTERM and _state(job) != "RUNNING":
             print(f"stopped by {name}, because Slurm ends or restarts this job", flush=True)
         else:
             _scontrol("requeue", job)

@@ -25,6 +25,10 @@ from thesis_lib.system.progress import bar
 BOMB_RATIO = 100  # largest unpacked / packed size; images hardly compress, so theirs is near 1
 BOMB_BYTES = 2**30  # below this unpacked size, any ratio is harmless
 MARGIN_BYTES = 2**28  # disk space that is left free
+# Python before 3.11.4 has no filter; then permissions and owners stay in the archive.
+SAFELY: dict[str, Any] = (
+    {"filter": "data"} if hasattr(tarfile, "data_filter") else {"set_attrs": False}
+)
 
 
 @contextlib.contextmanager
@@ -114,7 +118,7 @@ def _unpack_tar(source: Path, folder: Path) -> Counter[str]:
             kind = stat.S_IFDIR if info.isdir() else stat.S_IFREG if info.isreg() else 0
             if check.is_wanted(info.name, info.size, kind):
                 info.name = info.name.replace("\\", "/")
-                archive.extract(info, folder, filter="data")
+                archive.extract(info, folder, **SAFELY)
         # tarfile takes a damaged header for the end of the archive, and does not read the
         # checksum at the end of compressed data.
         stream: IO[bytes] = cast(Any, archive).fileobj
