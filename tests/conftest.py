@@ -57,6 +57,9 @@ SLOW = (
     "tests/test_models.py::test_thesis_backbone_takes_a_real_step_at_224_px",
     "tests/training/test_pretraining.py::test_compiled_run_trains_and_resumes",
     "tests/workbook/test_grid.py::test_failing_notebook",
+    "tests/data/organisms/test_regions.py::test_a_forest_on_them",
+    "tests/training/test_estimates.py::test_a_process_of_its_own",
+    "tests/training/test_estimates.py::test_the_memory",
 )
 
 

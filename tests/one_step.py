@@ -9,7 +9,8 @@ import sys
 import torch
 from torch import nn
 
-from thesis_lib.config import METHODS, RunConfig
+from thesis_lib.config import RunConfig
+from thesis_lib.methods import METHODS
 from thesis_lib.models import Classifier, ContrastiveModel
 from thesis_lib.system import distributed
 from thesis_lib.training.engine import method_loss

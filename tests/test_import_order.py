@@ -16,8 +16,9 @@ import thesis_lib
 PACKAGE = Path(thesis_lib.__file__).parent
 # From the ground up; rooms of one floor know nothing of each other.
 FLOORS = [
-    {"errors", "coercion", "lazy", "ranges"},
-    {"config", "models", "losses"},
+    {"errors", "coercion", "lazy", "methods", "heads", "losses"},
+    {"ranges", "backbones"},
+    {"config", "models"},
     {"system"},
     {"data", "runs", "figures"},
     {"training"},
@@ -167,11 +168,12 @@ def test_no_file_is_longer_than_300_lines(path):
     assert len(path.read_text("utf-8").splitlines()) <= 300
 
 
-@pytest.mark.parametrize("name", ["losses", "models"])
+@pytest.mark.parametrize("name", ["losses", "heads", "backbones", "models"])
 def test_losses_and_models_need_torch_and_timm_alone(name):
-    source = (PACKAGE / f"{name}.py").read_text("utf-8")
-    tops = {module.split(".")[0] for module in all_imports(source)}
-    assert tops - set(sys.stdlib_module_names) <= {"torch", "timm"}
+    path = PACKAGE / f"{name}.py"
+    tops = {module.split(".")[0] for module in all_imports(path.read_text("utf-8"))}
+    assert tops - set(sys.stdlib_module_names) <= {"torch", "timm", "thesis_lib"}
+    assert {room_of(own) for own in own_imports(path)} <= {"heads", "backbones"}
 
 
 @by_module([path for path in MODULES if FLOOR[room_of(module_of(path))] <= FLOOR["evaluation"]])
@@ -207,6 +209,16 @@ def test_a_split_loads_neither_torch_nor_pandas():
 def test_a_face_loads_no_heavy_library(room):
     loaded = loaded_by(f"import thesis_lib.{room}")
     assert "thesis_lib" in loaded and not loaded & HEAVY
+
+
+def test_a_run_with_lenet5_loads_neither_timm_nor_torchvision():
+    loaded = loaded_by(
+        "from thesis_lib.backbones import create_backbone\n"
+        "from thesis_lib.evaluation import final_test, probe_checkpoints, retrieve\n"
+        "from thesis_lib.training import pretrain\n"
+        "create_backbone('lenet5', None, 32)"
+    )
+    assert "torch" in loaded and not loaded & {"timm", "torchvision"}
 
 
 def test_tables_and_figures_load_no_backbones():

@@ -164,6 +164,39 @@ def test_too_small_an_image_is_refused_with_a_size_that_works(name, size):
     create_backbone(name, image_size=int(works[1]))
 
 
+def test_a_model_larger_than_memory_is_checked_without_building_it():
+    with pytest.raises(ValueError, match="image_size 7 is too small for 'vit_7b_patch16_dinov3'"):
+        create_backbone("vit_7b_patch16_dinov3", image_size=7)  # 27 GB of weights
+
+
+@pytest.mark.parametrize("small_images", [None, True])
+def test_initial_weights_depend_on_the_seed_alone(small_images):
+    torch.manual_seed(3)
+    expected = timm.create_model("resnet18", num_classes=0)
+    torch.manual_seed(3)
+    backbone = create_backbone("resnet18", small_images, image_size=64)
+    assert torch.equal(backbone.layer4[1].conv2.weight, expected.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "seresnext50_32x4d", "test_resnet"])
+def test_the_last_normalisation_of_a_block_starts_with_zeros_or_ones(name):
+    started = {}
+    for zero_init_last in (None, True, False):
+        torch.manual_seed(0)
+        started[zero_init_last] = create_backbone(name, None, 64, zero_init_last).state_dict()
+    ones = started[False]
+    differing = [k for k, v in started[True].items() if not torch.equal(v, ones[k])]
+    assert all(torch.equal(v, started[True][k]) for k, v in started[None].items())  # timm's way
+    assert differing and all(re.fullmatch(r"layer\d\.\d+\.bn[23]\.weight", k) for k in differing)
+    assert all((started[True][k] == 0).all() and (ones[k] == 1).all() for k in differing)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "efficientnet_lite0", "vit_tiny_patch16_224"])
+def test_a_backbone_without_this_choice_refuses_it(name):
+    with pytest.raises(ValueError, match=f"zero_init_last does not work with '{name}'"):
+        create_backbone(name, zero_init_last=False)
+
+
 def test_lenet5_has_the_feature_maps_of_the_paper():
     shapes = [tuple(p.shape) for p in LeNet5().parameters() if p.ndim > 1]
     assert shapes == [(6, 3, 5, 5), (16, 6, 5, 5), (120, 16, 5, 5), (84, 120)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from thesis_lib.coercion import REFUSED, coerce, describe
 from thesis_lib.errors import InputError, nearest
+from thesis_lib.methods import HEADS, LINEAR, METHODS, TIMM, UNTRAINED, implied
 from thesis_lib.ranges import ranges
 
 # A field's stage says what has to be redone when it changes: pretraining, the linear head
@@ -17,10 +18,6 @@ IDENTITY, PRETRAIN, PROBE, RETRIEVE = "identity", "pretrain", "probe", "retrieve
 MACHINE = "machine"
 # `thesis run` accepts several values for these
 GRID_FIELDS = ("backbone", "batch_size", "seed", "method")
-# method that trains the backbone -> name of its loss
-METHODS = {"supcon": "SupCon loss", "simclr": "NT-Xent loss", "cross-entropy": "cross-entropy"}
-FROZEN = "frozen"  # the method without training: the backbone stays as it starts
-TIMM = "timm"  # the initial weights that timm has for the backbone
 # largest fraction of images of known classes that may be flagged as out-of-distribution
 FALSE_POSITIVE_RATE = 0.05
 # settings that only affect figures and tables, not the results of a run
@@ -29,21 +26,11 @@ DISPLAY_FIELDS = ("duplicate_distance", "group_by", "text_width")
 DATA_FIELDS = (*DISPLAY_FIELDS, "crop_bottom")
 # allowed values of the fields that have only a few
 CHOICES = {
-    "method": (*METHODS, FROZEN),
-    "schedule": ("cosine", "step"),
-    "device": ("auto", "cpu", "cuda", "mps"),
-    "precision": ("auto", "float32", "bfloat16"),
-    "cache": ("auto", "none", "memory"),
-    "on_bad_image": ("error", "skip"),
-    "fit": ("pad", "crop"),
-}
-# newer settings, as all runs were made before they existed
-EARLIER = {
-    "fit": "crop",
-    "crop_bottom": None,
-    "weights": "",
-    "backbone_learning_rate": None,
-    "frozen_epochs": 0,
+    **{"method": (*METHODS, *UNTRAINED), "head": tuple(HEADS)},
+    **{"schedule": ("cosine", "step"), "fit": ("pad", "crop")},
+    **{"interpolation": ("bilinear", "bicubic")},
+    **{"device": ("auto", "cpu", "cuda", "mps"), "precision": ("auto", "float32", "bfloat16")},
+    **{"cache": ("auto", "none", "memory"), "on_bad_image": ("error", "skip")},
 }
 
 
@@ -76,7 +63,8 @@ class RunConfig:
         "supcon",
         IDENTITY,
         "supcon, simclr (contrastive loss without labels), cross-entropy (backbone and classifier "
-        "trained together on one view) or frozen (no training of the backbone)",
+        "trained together on one view), frozen (no training of the backbone) or regions (no "
+        "backbone: a random forest on size, shape, grey values and texture)",
     )
     tag: str = _setting("", IDENTITY, "suffix of the run's name, to tell runs apart")
 
@@ -86,12 +74,19 @@ class RunConfig:
         "initial weights: timm (pretrained ones, by the backbone's tag), a file (.safetensors, "
         ".pth) or the folder of a run; by default random",
     )
-    image_size: int = _setting(224, PRETRAIN, "side of the square input images, px")
+    image_size: int = _setting(
+        224, PRETRAIN, "side of the square input images, px; by default 224, or as for the weights"
+    )
     fit: str = _setting(
         "crop",
         PRETRAIN,
         "how an image becomes square: crop (keep only the center) or pad (add margins in the "
         "color of its border)",
+    )
+    interpolation: str = _setting(
+        "bilinear",
+        PRETRAIN,
+        "how images are resized: bilinear or bicubic; by default bilinear, or as for the weights",
     )
     crop_bottom: int | None = _setting(
         None,
@@ -101,6 +96,11 @@ class RunConfig:
     )
     small_images: bool | None = _setting(
         None, PRETRAIN, "3x3 stride-1 stem, no max-pooling; by default for ResNets up to 64 px"
+    )
+    zero_init_last: bool | None = _setting(
+        None,
+        PRETRAIN,
+        "last normalisation of each residual block starts with zeros; by default as in timm",
     )
     mean: tuple[float, ...] | None = _setting(
         None, PRETRAIN, "channel means in [0, 1]; by default computed from train/"
@@ -146,6 +146,12 @@ class RunConfig:
         0.02,
         PROBE,
         "the plateau starts where less than this fraction of the decrease in loss remains",
+    )
+    head: str = _setting(
+        LINEAR,
+        PROBE,
+        "classifier on the features: linear, or forest (a random forest on the first 50 principal "
+        "components)",
     )
     head_epochs: int = _setting(100, PROBE, "training epochs of the linear head")
     head_batch_size: int = _setting(256, PROBE, "batch size for training the linear head")
@@ -207,9 +213,6 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.method == FROZEN:  # its only checkpoint is that of epoch 0
-            for name, value in (("epochs", 0), ("probe_from", None), ("table_checkpoint", None)):
-                object.__setattr__(self, name, value)
         if self.weights == TIMM and self.small_images is None:  # they are for the usual stem
             object.__setattr__(self, "small_images", False)
         for name, annotation in typing.get_type_hints(type(self)).items():
@@ -218,6 +221,9 @@ class RunConfig:
                 raise InputError(
                     f"{name} must be {describe(annotation)}, not {getattr(self, name)!r}"
                 )
+            object.__setattr__(self, name, value)
+        own = (f for f in fields(self) if f.metadata["stage"] in (PRETRAIN, PROBE))
+        for name, value in implied(self.method, {f.name: f.default for f in own}).items():
             object.__setattr__(self, name, value)
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
@@ -236,10 +242,10 @@ class RunConfig:
     def run_name(self) -> str:
         """Return ``<backbone>-bs<batch>-seed<seed>[-<method>][-<tag>]``, safe as a folder name.
 
-        The method is left out if it is the default.
+        The method is left out if it is the default, or the name of its backbone.
         """
         backbone = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.backbone)
-        method = f"-{self.method}" if self.method != RunConfig.method else ""
+        method = f"-{self.method}" if self.method not in (RunConfig.method, backbone) else ""
         tag = f"-{self.tag}" if self.tag else ""
         return f"{backbone}-bs{self.batch_size}-seed{self.seed}{method}{tag}"
 

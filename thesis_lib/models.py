@@ -1,241 +1,35 @@
-"""Define the models: backbones (LeNet-5 or any timm model), projection head and linear head."""
+"""The models of this package, registered with timm.
 
-import difflib
+Importing this module lets ``timm.create_model`` load every model that ``thesis export`` writes. It
+takes seconds, as timm does; within the package, import from ``backbones`` and ``heads``.
+"""
+
 from typing import Any
 
 import timm
-import torch
 from timm.models import build_model_with_cfg, register_model
-from torch import Tensor, nn
+from torch import nn
 
-SMALL_IMAGE_SIZE = 64  # px; up to this size the small-image stem is the default
+from thesis_lib.backbones import LeNet5, check_backbone, create_backbone, shrink_stem
+from thesis_lib.heads import Classifier, ContrastiveModel, ProjectionHead, linear_head
+
+__all__ = [
+    "Classifier",
+    "ContrastiveModel",
+    "LeNet5",
+    "ProjectionHead",
+    "check_backbone",
+    "create_backbone",
+    "linear_head",
+]
+
 # timm's registry needs such an entry for each registered model.
 default_cfgs = {
     "lenet5": {"input_size": (3, 32, 32), "classifier": "classifier"},
     "small_image_stem": {"input_size": (3, 32, 32), "classifier": "fc", "first_conv": "conv1"},
 }
-# px; if the backbone does not accept an image size, the error suggests the first that works
-HINTED_SIZES = (32, 64, 96, 128, 160, 224, 240, 256, 384)
 
 
-class LeNet5(nn.Module):
-    """Compute the 84 features of LeNet-5 (LeCun et al. 1998).
-
-    Three 5x5 convolutions with 6, 16 and 120 channels are followed by a linear layer with 84
-    outputs. At 32 px the last feature map is 1x1, as in the paper; for larger images it is
-    averaged. ReLU and max-pooling replace the paper's scaled tanh and average pooling.
-
-    Args:
-        num_classes: number of outputs of a linear classifier on the features; 0 for no
-            classifier.
-    """
-
-    num_features = 84
-
-    def __init__(self, num_classes: int = 0) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.maps = nn.Sequential(
-            *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(16, 120, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            *(nn.Linear(120, 84), nn.ReLU()),
-        )
-        # With PyTorch's default initialisation the activations shrink from layer to layer. As
-        # LeNet-5 has no batch normalisation, the contrastive loss would not fall for dozens of
-        # epochs.
-        for layer in self.maps:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
-        self.classifier = linear_head(84, num_classes) if num_classes else nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (n, 3, h, w) to features (n, 84), or to logits (n, num_classes)."""
-        return self.classifier(self.maps(images))
-
-    def get_classifier(self) -> nn.Module:
-        """Return the linear classifier (the name of this method is timm's)."""
-        return self.classifier
-
-
-class ProjectionHead(nn.Module):
-    """Project features onto the unit sphere: Linear, ReLU, Linear, L2 normalisation."""
-
-    def __init__(self, in_features: int, out_features: int = 128) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(in_features, in_features),
-            nn.ReLU(inplace=True),
-            nn.Linear(in_features, out_features),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (n, in_features) to (n, out_features) of unit length, in float32 or float64."""
-        projected = self.layers(features)
-        # Autocast's bfloat16 has only about three digits: too few to normalise precisely.
-        finer = torch.promote_types(projected.dtype, torch.float32)
-        return nn.functional.normalize(projected.to(finer), dim=1)
-
-
-class ContrastiveModel(nn.Module):
-    """Combine a backbone and a projection head, for contrastive pretraining."""
-
-    def __init__(self, backbone: nn.Module, projection_dim: int = 128) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projection = ProjectionHead(backbone.num_features, projection_dim)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (n, 3, h, w) to projections (n, projection_dim) of unit length."""
-        return self.projection(self.backbone(images))
-
-
-class Classifier(nn.Module):
-    """Combine a backbone and a linear head, for classification."""
-
-    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (n, 3, h, w) to logits (n, num_classes)."""
-        return self.head(self.backbone(images))
-
-
-def linear_head(in_features: int, num_classes: int) -> nn.Linear:
-    """Create a linear classifier, to train on a frozen backbone or (cross-entropy) with it."""
-    return nn.Linear(in_features, num_classes)
-
-
-def check_backbone(name: str) -> None:
-    """Raise ValueError, suggesting similar names, if a backbone does not exist."""
-    alone = name.removeprefix("timm/")
-    if alone != name or ":" in name:  # hf-hub:OWNER/NAME, local-dir:FOLDER
-        known = f", such as {alone!r}" if timm.is_model(alone) else ""
-        raise ValueError(f"backbone {name!r} must be the name of a timm model alone{known}")
-    if not timm.is_model(name):
-        hint = _nearest(name, timm.list_models())
-        raise ValueError(f"backbone {name!r} is neither lenet5 nor a timm model{hint}")
-    try:
-        timm.get_pretrained_cfg(name)
-    except RuntimeError:  # "resnet18.nonsense"
-        architecture = name.split(".")[0]
-        hint = _nearest(name, timm.list_pretrained(f"{architecture}.*"))
-        raise ValueError(
-            f"backbone {name!r} has a tag that timm's {architecture} does not have{hint}"
-        ) from None
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
-    return f"; nearest: {', '.join(matches)}" if matches else ""
-
-
-def create_backbone(
-    name: str, small_images: bool | None = False, image_size: int | None = None
-) -> nn.Module:
-    """Create a backbone with random weights and without a classifier.
-
-    Args:
-        name: ``lenet5`` or the name of any timm model.
-        small_images: whether to use the small-image stem of ResNets: a 3x3 stride-1 first
-            convolution and no max-pooling, which keeps the detail of small images. With None, it
-            is used if the backbone is a ResNet and ``image_size`` is at most 64 px.
-        image_size: side of the square images in px. If given, architectures that depend on the
-            image size are built for it, and a forward pass checks that the backbone accepts it.
-
-    Returns:
-        A module that maps images (n, 3, h, w) to features (n, ``num_features``).
-
-    Raises:
-        ValueError: if the name is unknown (the message suggests similar names), if the stem
-            cannot be changed, or if the backbone does not accept the image size (the message
-            suggests one that works).
-    """
-    check_backbone(name)
-    if small_images is None:
-        small = image_size is not None and image_size <= SMALL_IMAGE_SIZE
-        small_images = small and has_resnet_stem(_build(name, None))
-    elif small_images and not has_resnet_stem(_build(name, None)):
-        raise ValueError(
-            f"small_images does not work with {name!r}: only timm's ResNets, which begin with "
-            "conv1 and maxpool, have a small-image stem; leave it out"
-        )
-    if image_size is not None and (fault := _fault(name, image_size, small_images)):
-        if _fault(name, image_size, small_images, "meta") is None:
-            raise fault  # not because of the size: memory is short, for example
-        sizes = (size for size in HINTED_SIZES if not _fault(name, size, small_images, "meta"))
-        works = next(sizes, None)
-        hint = f"; {works} px works" if works else ""
-        too = "too small for" if works and works > image_size else "not supported by"
-        raise ValueError(f"image_size {image_size} is {too} {name!r}{hint}")
-    return _build(name, image_size, small_images)
-
-
-def _build(name: str, image_size: int | None, small_images: bool = False) -> nn.Module:
-    options = {} if image_size is None else size_options(name, image_size)
-    backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
-    # Some timm models have an extra layer between the last feature map and the classifier.
-    backbone.num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
-    if small_images:
-        _shrink_stem(backbone)
-    return backbone
-
-
-def size_options(name: str, image_size: int) -> dict[str, int]:
-    """Return timm's ``img_size`` argument, for architectures built for a fixed image size only."""
-    pretrained_cfg = timm.get_pretrained_cfg(name)
-    fixed = pretrained_cfg is not None and pretrained_cfg.fixed_input_size
-    return {"img_size": image_size} if fixed else {}
-
-
-def _fault(name: str, image_size: int, small_images: bool, device: str = "cpu") -> Exception | None:
-    """Return why the backbone cannot be built for an image size and run on such an image, or None.
-
-    On the device "meta", only shapes are computed, which is fast for large models as well.
-    """
-    try:
-        with torch.device(device), torch.inference_mode():
-            backbone = _build(name, image_size, small_images).eval()
-            features = backbone(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError, IndexError) as error:
-        return error
-    if features.shape != (1, backbone.num_features):
-        return ValueError(f"{name!r} returns features of the shape {tuple(features.shape)}")
-    return None
-
-
-def has_resnet_stem(backbone: nn.Module) -> bool:
-    """Return whether the backbone begins like timm's ResNets: with ``conv1`` and ``maxpool``."""
-    return isinstance(getattr(backbone, "maxpool", None), nn.Module) and isinstance(
-        getattr(backbone, "conv1", None), nn.Conv2d | nn.Sequential
-    )
-
-
-def has_small_stem(backbone: nn.Module) -> bool:
-    """Return whether the backbone is a ResNet with the small-image stem."""
-    return has_resnet_stem(backbone) and isinstance(backbone.maxpool, nn.Identity)
-
-
-def _shrink_stem(backbone: nn.Module) -> None:
-    """Replace the first convolution by a 3x3 stride-1 one and remove max-pooling."""
-    deep = isinstance(backbone.conv1, nn.Sequential)
-    first = backbone.conv1[0] if deep else backbone.conv1
-    smaller = nn.Conv2d(
-        first.in_channels, first.out_channels, 3, stride=1, padding=1, bias=first.bias is not None
-    )
-    nn.init.kaiming_normal_(smaller.weight, mode="fan_out", nonlinearity="relu")
-    if deep:
-        backbone.conv1[0] = smaller
-    else:
-        backbone.conv1 = smaller
-    backbone.maxpool = nn.Identity()
-
-
-# Once this module is imported, these two registered names let timm.create_model load every model
-# that `thesis export` writes.
 @register_model
 def lenet5(pretrained: bool = False, **options: Any) -> nn.Module:
     """Create LeNet-5 through timm's registry."""
@@ -252,7 +46,7 @@ def small_image_stem(
 
     def build(**arguments: Any) -> nn.Module:
         model = timm.create_model(architecture, **arguments)
-        _shrink_stem(model)
+        shrink_stem(model)
         return model
 
     return build_model_with_cfg(build, "small_image_stem", pretrained, **options)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from thesis_lib.methods import UNTRAINED
+
 
 def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
     """Yield (field of a RunConfig, whether its value is in range, the allowed values)."""
@@ -25,7 +27,7 @@ def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
         *("head_epochs", "head_batch_size", "neighbours", "devices"),
     ):
         yield name, getattr(config, name) >= 1, "at least 1"
-    fewest = 0 if config.method == "frozen" else 1
+    fewest = 0 if config.method in UNTRAINED else 1
     yield "epochs", config.epochs >= fewest, "at least 1"
     for name in ("decay_epochs", "head_decay_epochs"):
         yield name, all(epoch >= 0 for epoch in getattr(config, name)), "0 or more each"

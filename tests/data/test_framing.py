@@ -13,7 +13,7 @@ from thesis_lib.data.framing import (
     pad_to_square,
     visible_shares,
 )
-from thesis_lib.data.organism import border_color
+from thesis_lib.data.organisms import border_color
 
 SIZES = [(1, 1), (3, 2), (18, 70), (40, 800), (12, 3000), (1307, 914), (3, 9000)]  # h, w
 PAD = Frame(32, "pad")

@@ -95,6 +95,13 @@ def test_table_and_matrix_hold_every_pair_both_ways():
     assert comparison_table([]).empty
 
 
+def test_equal_accuracies_have_no_minus():
+    matrix = comparison_matrix(compare_all({"a": series("1100"), "b": series("1100")}))
+    assert [matrix.set_index("run").loc[pair] for pair in (("a", "b"), ("b", "a"))] == [
+        *("+0.00 (p 1)", "+0.00 (p 1)"),
+    ]
+
+
 def test_sentences_say_what_is_shown_and_no_more():
     n = 7147
     same = compare("a", "b", np.arange(n) < 6797, np.arange(n) < 6811)

@@ -1,7 +1,6 @@
-"""Metrics are compared with scikit-learn, intervals with formulas and a naive bootstrap."""
+"""Metrics are compared with scikit-learn."""
 
 import json
-import math
 
 import numpy as np
 import pandas as pd
@@ -10,13 +9,11 @@ from sklearn import metrics as sk
 
 from thesis_lib.evaluation.metrics import (
     METRICS,
-    bootstrap_intervals,
     classification_metrics,
     confusion_counts,
     metrics_of_counts,
     most_confused,
     per_class_table,
-    wilson_interval,
     worst_mistakes,
 )
 
@@ -125,65 +122,6 @@ def test_unsuitable_answers_are_refused(true, predicted, classes, words):
             judge(true, predicted, classes)
 
 
-def naive_wilson(correct: int, n: int) -> tuple[float, float]:
-    """As in statsmodels.stats.proportion.proportion_confint(method="wilson")."""
-    z = 1.959963984540054
-    share = correct / n
-    denominator = 1 + z**2 / n
-    centre = (share + z**2 / (2 * n)) / denominator
-    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / denominator
-    return centre - half, centre + half
-
-
-@pytest.mark.parametrize(
-    ("correct", "n"), [(0, 1), (1, 1), (5, 10), (6797, 7147), (0, 50), (50, 50)]
-)
-def test_interval_of_accuracy_is_wilsons(correct, n):
-    low, high = naive_wilson(correct, n)
-    assert wilson_interval(correct, n) == pytest.approx((max(low, 0), min(high, 1)), abs=1e-9)
-
-
-def test_interval_of_accuracy_is_in_the_result():
-    true, predicted = answers()
-    correct = sum(t == p for t, p in zip(true, predicted, strict=True))
-    found = classification_metrics(true, predicted, CLASSES)
-    assert found["accuracy_interval"] == pytest.approx(list(naive_wilson(correct, 200)), abs=1e-9)
-
-
-def naive_macro(true: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[float, ...]:
-    precision, recall, f1 = [], [], []
-    for c in range(classes):
-        hits = np.sum((true == c) & (predicted == c))
-        found, there = np.sum(predicted == c), np.sum(true == c)
-        precision.append(hits / found if found else 0)
-        recall.append(hits / there if there else 0)
-        f1.append(2 * hits / (found + there) if found + there else 0)
-    return float(np.mean(precision)), float(np.mean(recall)), float(np.mean(f1))
-
-
-def test_bootstrap_is_that_of_drawing_images_one_by_one():
-    random = np.random.default_rng(1)
-    true = random.choice(4, 120, p=[0.5, 0.3, 0.15, 0.05])
-    predicted = np.where(random.random(120) < 0.75, true, random.choice(4, 120))
-    drawn = []
-    for _ in range(3000):
-        chosen = random.integers(0, 120, 120)
-        drawn.append(naive_macro(true[chosen], predicted[chosen], 5))
-    expected = np.quantile(drawn, (0.025, 0.975), axis=0).T
-    found = bootstrap_intervals(confusion_counts(true, predicted, range(5)))
-    assert list(found) == ["precision", "recall", "f1"]
-    assert np.abs(np.array(list(found.values())) - expected).max() < 0.01
-
-
-def test_bootstrap_is_reproducible_and_narrows_with_more_images():
-    few = confusion_counts(*answers(), CLASSES)
-    assert bootstrap_intervals(few) == bootstrap_intervals(few)
-    assert bootstrap_intervals(few) != bootstrap_intervals(few, seed=1)
-    for name, (low, high) in bootstrap_intervals(few * 100, resamples=1500).items():
-        wide = bootstrap_intervals(few, resamples=1500)[name]
-        assert high - low < 0.2 * (wide[1] - wide[0])
-
-
 def test_per_class_table_is_scikit_learns_report():
     true, predicted = answers()
     table = per_class_table(true, predicted, CLASSES)
@@ -258,21 +196,3 @@ def test_worst_mistakes_are_wrong_and_surest_first():
     }
     assert worst_mistakes(predictions)["path"].tolist() == ["3", "5", "2"]
     assert len(worst_mistakes(predictions.iloc[[0, 3]])) == 0
-
-
-def test_intervals_cover_the_truth_in_about_95_of_100():
-    """A simulated classifier with known true metrics is tested on many test sets."""
-    random = np.random.default_rng(0)
-    shares = np.array([0.4, 0.25, 0.15, 0.12, 0.08])
-    rows = 0.82 * np.eye(5) + 0.18 * random.dirichlet(np.ones(5), size=5)
-    cells = shares[:, None] * rows  # probability of each pair of true and predicted class
-    truth = {name: float(value) for name, value in metrics_of_counts(cells).items()}
-    covered, sets = dict.fromkeys(METRICS, 0), 600
-    for number in range(sets):
-        counts = random.multinomial(800, cells.ravel()).reshape(5, 5)
-        intervals = bootstrap_intervals(counts, resamples=500, seed=number)
-        intervals["accuracy"] = wilson_interval(counts.trace(), 800)
-        for name, (low, high) in intervals.items():
-            covered[name] += low <= truth[name] <= high
-    for name in METRICS:
-        assert 0.925 <= covered[name] / sets <= 0.975, (name, covered[name] / sets)

@@ -85,6 +85,7 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
 
 def test_config_holds_what_another_program_needs(workbook, tiny_config):
     settings = {"backbone": "test_resnet", "small_images": False, "crop_bottom": 2, "fit": "pad"}
+    settings |= {"interpolation": "bicubic"}
     run = finished(tiny_config.updated(**settings))
     folder = export_run(run)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -96,7 +97,6 @@ def test_config_holds_what_another_program_needs(workbook, tiny_config):
     assert described["std"] == pytest.approx(facts["std"])
     assert described["input_size"] == [3, 32, 32]
     assert described["crop_pct"] == 1 and described["crop_mode"] == "border"
-    assert described["interpolation"] == "bilinear"
     assert config["fit"] == "pad" and config["crop_bottom"] == 2
     assert not {"license", "url", "file", "hf_hub_id", "origin_url"} & set(described)
     data = timm.data.resolve_model_data_config(
@@ -107,6 +107,8 @@ def test_config_holds_what_another_program_needs(workbook, tiny_config):
     assert told["classes"] == CLASSES and told["image_size"] == 32
     assert told["mean"] == pytest.approx(facts["mean"])
     assert told["fit"] == "pad" and told["crop_bottom"] == 2
+    assert described["interpolation"] == told["interpolation"] == "bicubic"
+    assert load_exported_model(folder, {}).backbone.config.interpolation == "bicubic"
     cropped = export_run(finished(tiny_config.updated(tag="cropped")))
     described = read_json(cropped / "config.json")["pretrained_cfg"]
     assert described["crop_pct"] == pytest.approx(224 / 256)

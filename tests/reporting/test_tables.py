@@ -9,12 +9,14 @@ from tests.conftest import TINY, write_workbook
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.comparison import Comparison, compare_with_head
+from thesis_lib.evaluation.metrics import large_class_metrics
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.retrieval import retrieve
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting import numbers as numbers_module
 from thesis_lib.reporting import tables
 from thesis_lib.reporting.catalogue.figures import FIGURES, Entry, draw
+from thesis_lib.reporting.catalogue.tables import write_table
 from thesis_lib.reporting.published_results import (
     published_probe_table,
     published_table,
@@ -23,8 +25,10 @@ from thesis_lib.reporting.published_results import (
 )
 from thesis_lib.reporting.results import results_of_data, results_of_runs
 from thesis_lib.reporting.retrieval_tables import curve_table, retrieval_table, size_table
-from thesis_lib.runs.artifacts import read_retrieval
+from thesis_lib.runs.artifacts import read_predictions, read_retrieval
 from thesis_lib.runs.directory import find_runs
+from thesis_lib.system.files import read_json, write_json
+from thesis_lib.system.progress import elapsed_words
 from thesis_lib.training.pretraining import pretrain
 
 
@@ -60,7 +64,7 @@ def tested(workbook, two_runs):
     ],
 )
 def test_elapsed_time_is_formatted(seconds, words):
-    assert tables.elapsed_words(seconds) == words
+    assert elapsed_words(seconds) == words
 
 
 def test_memory_is_formatted():
@@ -117,6 +121,21 @@ def test_test_and_cost_tables_have_one_row_per_run(tested):
 
 def pair(a: str, b: str, difference: float, p_holm: float) -> Comparison:
     return Comparison(a, b, 50, 5, 10, 5, difference, 0.0, 0.0, p_holm, p_holm)
+
+
+def test_macro_metrics_of_large_classes_stand_in_a_table_if_some_are_small(tested):
+    assert write_table("large_classes", results_of_runs(tested[0].config)).empty  # no class has 10
+    predictions = read_predictions(tested[0])
+    answers = (predictions["true"], predictions["predicted"])
+    large = large_class_metrics(*answers, [*sorted(set(answers[0])), "no test image"], least=1)
+    stored = read_json(tested[0].test_file)
+    write_json(tested[0].test_file, stored | {"large_classes": large})
+    table = write_table("large_classes", results_of_runs(tested[0].config))
+    assert table["run"].tolist() == [tested[0].path.name] and table["classes"].tolist() == [
+        "3 of 3"
+    ]
+    value, low, high = map(float, re.findall(r"[\d.]+", table["f1"][0]))
+    assert value == round(100 * large["f1"], 2) and low < value < high
 
 
 def test_best_run_is_significantly_more_accurate_than_every_other():

@@ -69,7 +69,7 @@ def test_a_cleaned_run_stays_done_and_can_be_probed_again(finished):
 
 def test_no_checkpoint_between_the_plateau_and_the_last_is_removed(finished):
     """Though only the last ones are probed: the run may be probed again from the plateau on."""
-    run = RunDirectory(finished.config.updated(probe_from=9))
+    run = RunDirectory(finished.config.updated(probe_from=9, plateau_share=0.2))
     plateau = run_plateau(run)
     assert plateau is not None and plateau < min(epochs_to_probe(run))
     probe_checkpoints(run)

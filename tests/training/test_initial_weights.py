@@ -27,6 +27,8 @@ from thesis_lib.runs.stages import is_done
 from thesis_lib.training import checkpoints, initial_weights
 from thesis_lib.training.pretraining import create_model, pretrain
 from thesis_lib.training.weight_files import fit_weights, read_weight_file
+from thesis_lib.workbook.grid import grid_configs
+from thesis_lib.workbook.parameters import config_of
 
 FROZEN = {"data": "data/tiny", "backbone": "test_resnet", "image_size": 32, "method": "frozen"}
 FROZEN |= {"small_images": False, "head_views": 0, "head_epochs": 5}
@@ -290,6 +292,38 @@ def test_timm_loads_the_weights_of_the_tag_with_their_normalisation(state, workb
     assert tuple(facts["mean"]) == about.mean and tuple(facts["std"]) == about.std
     recorded = recorded_weights(run)
     assert recorded["tag"] == "r160_in1k" and "160 px" in recorded["words"]
+
+
+def view(**settings):
+    config = config_of({"data": "data/tiny", "method": "frozen", "tag": "view", **settings})
+    return config.image_size, config.interpolation
+
+
+def test_images_are_sized_and_resized_as_for_the_weights_unless_the_settings_say_how(probed, file):
+    tagged, own = {"backbone": "test_byobnet.r160_in1k"}, {"weights": str(file)}
+    for weights in ("timm", str(file)):  # a file counts as the weights of the backbone's tag
+        assert view(**tagged, weights=weights) == (160, "bicubic")
+    assert view(**tagged, weights="timm", image_size=96) == (96, "bicubic")
+    assert view(**tagged, **own, interpolation="bilinear") == (160, "bilinear")
+    assert view(**tagged) == (224, "bilinear")  # random weights
+    assert view(backbone="test_byobnet", **own) == (224, "bilinear")  # the file does not say
+    assert view(backbone="test_byobnet", weights="timm") == (160, "bicubic")  # timm's default tag
+    assert view(backbone="lenet5", weights=str(probed.path)) == (32, "bilinear")
+    assert view(backbone="lenet5", weights="timm") == (224, "bilinear")  # refused later
+    assert view(**tagged, weights="timm", method="regions") == (224, "bilinear")
+    with pytest.raises(InputError, match="has a tag that timm's resnet18 does not have; nearest"):
+        view(backbone="resnet18.nonsense", weights="timm")
+    (config,) = grid_configs({**tagged, **own, "data": "data/tiny"})
+    assert (config.image_size, config.interpolation) == (160, "bicubic")
+
+
+def test_a_run_that_exists_keeps_its_image_size_when_the_run_of_its_weights_is_gone(probed, capsys):
+    command = ["pretrain", "--data", "data/tiny", "--backbone", "lenet5", "--epochs", "1"]
+    command += ["--batch-size", "8", "--tag", "tuned", "--weights", str(probed.path)]
+    assert main(command) == 0
+    assert "trained at 32 px, bilinear interpolation" in capsys.readouterr().out
+    probed.path.rename("elsewhere")
+    assert main(command) == 0
 
 
 def test_without_a_network_a_line_says_where_to_put_the_weights(workbook, monkeypatch, capsys):

@@ -20,6 +20,7 @@ from thesis_lib.runs.plateau import epochs_to_probe
 from thesis_lib.training.pretraining import create_model
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parents[2].joinpath("docs", "experiments.md").read_text(encoding="utf-8")
 
 PRETRAINING = {
     "method": "supcon",
@@ -86,7 +87,8 @@ def printed_settings(out):
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_command_of_the_readme_is_the_thesiss_experiment(stand_ins, capsys, number):
+def test_command_of_the_readme_is_the_thesiss_experiment(stand_ins, capsys, monkeypatch, number):
+    monkeypatch.setattr("thesis_lib.workbook.grid.print_estimates", lambda *_: None)  # slow
     commands = experiment_commands()
     assert len(commands) == 4
     assert commands[number][0] == "thesis"
@@ -141,10 +143,11 @@ def test_thesiss_networks(name):
         ("--learning-rate", {"learning_rate": 0.031}),
     ],
 )
-def test_where_notes_and_scripts_disagree_the_readme_has_a_line_and_the_config_a_field(
+def test_where_notes_and_scripts_disagree_the_docs_have_a_line_and_the_config_a_field(
     option, other
 ):
-    section = README.split("Where the thesis's notes and scripts disagree")[1].split("\n\n")[1]
+    assert "docs/experiments.md#where-notes-and-scripts-disagree" in README
+    section = PAGE.split("## Where notes and scripts disagree")[1].split("\n\n")[2]
     (line,) = [line for line in section.splitlines() if line.startswith(f"| `{option}`")]
     (name,) = other
     value = other[name]

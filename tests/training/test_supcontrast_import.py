@@ -188,7 +188,8 @@ def test_supcontrasts_own_resnet_gives_the_same_outputs(workbook, rename):
     backbone, facts = checkpoints.load_backbone(checkpoints.checkpoint_path(run, 3))
     features, theirs = outputs(backbone), outputs(model.encoder)
     assert (features - theirs).abs().max() < 1e-6 * theirs.abs().max()
-    assert run.config.small_images is True and facts["mean"] == [0.0418, 0.0353, 0.0409]
+    assert run.config.small_images is True and run.config.zero_init_last is False
+    assert facts["mean"] == [0.0418, 0.0353, 0.0409]
 
 
 def test_supcontrasts_resnet50_gives_the_same_outputs(workbook):
@@ -210,7 +211,7 @@ def test_timms_backbone_under_the_encoder_prefix_gives_the_same_outputs(workbook
     file = write(workbook / "last.pth", model, 3, options(size=64))
     before = outputs(model, 64)
     run = import_checkpoints([file], {**SETTINGS, "backbone": name})
-    assert run.config.small_images is False
+    assert run.config.small_images is False and run.config.zero_init_last is None
     assert (outputs(imported_model(run, 3), 64) - before).abs().max() < 1e-6
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -156,7 +157,26 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workbook, capsys):
     )
     out = capsys.readouterr().out
     assert out.count("would run") == 10 and out.count("    epochs = 3\n") == 2
+    assert len(re.findall(r"^tiny/lenet5-bs\d+-seed42: about .+ of training", out, re.M)) == 2
     assert not (workbook / "runs").exists()
+
+
+def test_the_place_of_weights_does_not_depend_on_the_order_of_methods(workbook):
+    (workbook / "sub").mkdir()
+    (workbook / "sub" / "own.pth").write_bytes(b"")
+    weights = str(workbook / "sub" / "own.pth")
+    for methods in (["regions", "frozen"], ["frozen", "regions"]):
+        configs = grid_configs({"data": "data/tiny", "method": methods, "weights": weights})
+        assert {c.method: c.weights for c in configs} == {"frozen": "sub/own.pth", "regions": ""}
+
+
+def test_a_run_that_cannot_be_estimated_is_said_and_no_reason_to_stop(workbook, capsys):
+    file = sorted((workbook / "data" / "tiny" / "train").rglob("*.png"))[0]
+    file.write_bytes(b"not an image")
+    configs = grid_configs({**SETTINGS, "backbone": ["lenet5"], "batch_size": [8]})
+    assert run_grid(configs, dry_run=True) == []
+    shown = file.relative_to(workbook)
+    assert f"cannot be estimated: cannot read the image '{shown}'" in capsys.readouterr().out
 
 
 def test_data_set_without_test_images_is_refused(workbook):

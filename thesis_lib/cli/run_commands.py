@@ -11,7 +11,7 @@ import sys
 from thesis_lib.cli.options import asked_of_slurm, find_run, given_settings
 from thesis_lib.config import RunConfig, data_set_name
 from thesis_lib.errors import InputError
-from thesis_lib.workbook.parameters import as_options
+from thesis_lib.workbook.parameters import as_options, config_of
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -92,7 +92,7 @@ def pretrain(options: argparse.Namespace) -> int:
     """Pretrain one run."""
     from thesis_lib.runs.directory import RunDirectory
 
-    config = RunConfig.from_dict(given_settings(options))
+    config = config_of(given_settings(options))
     if not config.force:
         RunDirectory(config).check_config()
 

@@ -6,14 +6,13 @@ a view depends only on (seed, epoch, image, view), so batches are reproducible.
 Reads  the sources that users bring, such as class folders, archives and exports; ``data/<name>/``.
 Writes ``data/<name>/`` with its ``manifest.csv``; ``runs/<name>/data_statistics.json``,
        ``images.csv`` and ``image_hashes.csv``.
-Imports errors, config, system.
+Imports errors, methods, config, system.
 """
 
 from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
-    "DataSet": "datasets",
     "open_dataset": "datasets",
     "datasets": None,
     "split_dataset": "splits",
@@ -28,5 +27,6 @@ HOMES = {
     "loaders": None,
     "statistics": None,
     "transforms": None,
+    "workers": None,
 }
 __getattr__, __dir__, __all__ = face(__name__, HOMES)

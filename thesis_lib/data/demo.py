@@ -40,6 +40,7 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "flowcam": (
         {**FLOWCAM, "backbone": "efficientnet_lite0", "method": "frozen", **PRETRAINED},
+        {**FLOWCAM, "method": "regions"},
         {**FLOWCAM, **SUPCON, "learning_rate": 0.05},
     ),
 }
@@ -126,8 +127,8 @@ WRITERS = {"digits": write_digits, "flowcam": write_flowcam}
 def demo_configs(name: str) -> list[RunConfig]:
     """Return the demo's runs.
 
-    On "digits" two backbones with two batch sizes; on "flowcam" a frozen pretrained backbone and a
-    short SupCon training.
+    On "digits" two backbones with two batch sizes; on "flowcam" a frozen pretrained backbone,
+    region properties, and a short SupCon training.
     """
     return [RunConfig.from_dict(settings) for settings in GRIDS[name]]
 

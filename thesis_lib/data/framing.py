@@ -14,8 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from thesis_lib.config import RunConfig
-from thesis_lib.data.organism import border_color
-from thesis_lib.data.transforms import EVALUATION_RESIZE, center_crop, crop_and_resize, draw_crops
+from thesis_lib.data.organisms import border_color, region_properties
+from thesis_lib.data.transforms import (
+    EVALUATION_RESIZE,
+    RESAMPLING,
+    center_crop,
+    crop_and_resize,
+    draw_crops,
+)
+from thesis_lib.methods import REGIONS
 
 # px; a longer image is shrunk before it is padded for random crops, whose square would be huge
 MAX_SIDE = 4096
@@ -29,15 +36,17 @@ class Frame:
     Args:
         size: side of the views, px.
         fit: how an image that is not square becomes square: "pad" or "crop".
+        interpolation: how an image is resized: "bilinear" or "bicubic".
     """
 
     size: int
     fit: str
+    interpolation: str = RunConfig.interpolation
 
     @classmethod
     def of(cls, config: RunConfig) -> "Frame":
         """Return the frame of a run."""
-        return cls(config.image_size, config.fit)
+        return cls(config.image_size, config.fit, config.interpolation)
 
     def evaluation_view(self, image: np.ndarray) -> np.ndarray:
         """Return the view that validation, testing and prediction use: no randomness.
@@ -52,8 +61,9 @@ class Frame:
             (size, size, 3) uint8.
         """
         if self.fit == "crop":
-            return center_crop(image, self.size)
-        return _on_square(_with_longer_side(image, self.size), border_color(image))
+            return center_crop(image, self.size, self.interpolation)
+        resized = _with_longer_side(image, self.size, self.interpolation)
+        return _on_square(resized, border_color(image))
 
     def random_views(self, images: Sequence[np.ndarray], drawn: np.ndarray) -> Tensor:
         """Return random crops, of the padded square with "pad", else of the image itself.
@@ -69,7 +79,22 @@ class Frame:
             images = [pad_to_square(image) for image in images]
         images = [image for image in images for _ in range(len(drawn) // len(images))]
         crops = draw_crops(drawn, [(image.shape[1], image.shape[0]) for image in images])
-        return crop_and_resize(images, crops, self.size)
+        return crop_and_resize(images, crops, self.size, self.interpolation)
+
+
+class RegionFrame:
+    """Show an image as the region properties of its organism, instead of as pixels."""
+
+    fit = "pad"  # the whole image is seen
+
+    def evaluation_view(self, image: np.ndarray) -> np.ndarray:
+        """Return the region properties (d,) float32 of an image (h, w, 3) uint8."""
+        return region_properties(image)
+
+
+def frame_of(config: RunConfig) -> Frame | RegionFrame:
+    """Return the frame in which a run's backbone sees images outside pretraining."""
+    return RegionFrame() if config.method == REGIONS else Frame.of(config)
 
 
 def pad_to_square(image: np.ndarray) -> np.ndarray:
@@ -99,10 +124,10 @@ def visible_shares(sizes: pd.DataFrame) -> dict[str, np.ndarray]:
     return {"pad": np.ones(len(sides)), "crop": cropped}
 
 
-def _with_longer_side(image: np.ndarray, size: int) -> np.ndarray:
+def _with_longer_side(image: np.ndarray, size: int, interpolation: str = "bilinear") -> np.ndarray:
     longer = max(image.shape[:2])
     height, width = (max(1, round(side * size / longer)) for side in image.shape[:2])
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    picture = Image.fromarray(image).resize((width, height), RESAMPLING[interpolation])
     return np.asarray(picture)
 
 

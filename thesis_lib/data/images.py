@@ -77,6 +77,14 @@ def read_pixels(path: Path, crop_bottom: int = 0) -> np.ndarray:
     return pixels[: len(pixels) - crop_bottom]
 
 
+def image_height(path: Path) -> int | None:
+    """Return an image's number of rows when it is upright; None if the file cannot be read."""
+    with contextlib.suppress(*UNREADABLE), Image.open(path, formats=FORMATS) as image:
+        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.width if sideways else image.height
+    return None
+
+
 def _decode(path: Path) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:

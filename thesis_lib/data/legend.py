@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thesis_lib.data.datasets import Split
-from thesis_lib.data.organism import border_color
+from thesis_lib.data.organisms import border_color
 from thesis_lib.errors import InputError
 
 ROWS, COLUMNS = 64, 128  # px at the bottom left, middle and right of each image that are searched

@@ -18,9 +18,11 @@ from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.framing import Frame
+from thesis_lib.data.organisms import organism_alone
 from thesis_lib.data.transforms import JitterFactors
 from thesis_lib.data.workers import Guarded, init_worker, worker_count
 from thesis_lib.errors import InputError
+from thesis_lib.methods import REGIONS
 from thesis_lib.system import distributed
 
 _with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
@@ -69,12 +71,12 @@ class FeatureViews(Dataset):
 
     Args:
         images: the images of a split.
-        frame: size of the views, and how images become square.
+        frame: makes the views: a Frame, or a RegionFrame, whose views are numbers (n, d).
         seed: the run's random seed.
         num_views: number of random crops per image, or 0 for the evaluation view.
     """
 
-    def __init__(self, images: Images, frame: Frame, seed: int, num_views: int = 0) -> None:
+    def __init__(self, images: Images, frame: Any, seed: int, num_views: int = 0) -> None:
         self.images, self.frame, self.seed, self.num_views = images, frame, seed, num_views
 
     def __getitem__(self, indices: list[int]) -> Tensor:
@@ -239,21 +241,27 @@ def example_views(dataset: DataSet, config: RunConfig, num_images: int) -> dict[
     Returns:
         originals: list of (h, w, 3) uint8 arrays; views: for each view of the method, a list of
         such arrays; evaluation: the evaluation views, a list; names: the class name of each
-        image.
+        image. For region properties, there are no views, and the evaluation views are the
+        organisms that are measured.
     """
     train = dataset.splits["train"]
     decoded, frame = Images(train), Frame.of(config)
     taken = RandomViews(decoded, frame, config.seed, config.views)
     random = np.random.default_rng(config.seed)
     chosen = sorted(random.choice(len(train), min(num_images, len(train)), replace=False).tolist())
-    pixels, jitter, labels, _ = taken[[(1, index) for index in chosen]]
+    originals = [decoded[index] for index in chosen]
+    names = [dataset.classes[train.labels[index]] for index in chosen]
+    if config.method == REGIONS:
+        alone = [organism_alone(image) for image in originals]
+        return {"originals": originals, "views": [], "evaluation": alone, "names": names}
+    pixels, jitter, _, _ = taken[[(1, index) for index in chosen]]
     views = transforms.to_float(pixels)
     if config.views > 1:
         views = transforms.color_jitter(views, jitter)
     views = (views * 255).round().byte().movedim(1, -1).numpy()
     return {
-        "originals": [decoded[index] for index in chosen],
+        "originals": originals,
         "views": [list(views[view :: config.views]) for view in range(config.views)],
-        "evaluation": [frame.evaluation_view(decoded[index]) for index in chosen],
-        "names": [dataset.classes[label] for label in labels],
+        "evaluation": [frame.evaluation_view(image) for image in originals],
+        "names": names,
     }

@@ -21,6 +21,7 @@ JITTER = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
 JITTER_PROBABILITY = 0.8
 GRAYSCALE_PROBABILITY = 0.2
 EVALUATION_RESIZE = 256 / 224  # resized shorter side / side of the center crop
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
 
 # The random numbers of a view: flip, left, top, an area and a ratio for each attempt; then whether
@@ -160,13 +161,16 @@ def _float(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def crop_and_resize(images: Sequence[np.ndarray], crops: Sequence[Crop], size: int) -> Tensor:
-    """Crop each image and resize the crop (bilinear, antialiased), using 8-bit arithmetic.
+def crop_and_resize(
+    images: Sequence[np.ndarray], crops: Sequence[Crop], size: int, interpolation: str = "bilinear"
+) -> Tensor:
+    """Crop each image and resize the crop with antialiasing, using 8-bit arithmetic.
 
     Args:
         images: n arrays (h, w, 3) uint8, of any sizes.
         crops: one per image.
         size: side of the views, px.
+        interpolation: "bilinear" or "bicubic".
 
     Returns:
         (n, size, size, 3) uint8, within one level of Pillow's result (two at a few pixels).
@@ -181,18 +185,20 @@ def crop_and_resize(images: Sequence[np.ndarray], crops: Sequence[Crop], size: i
         parts = np.stack([im[top : top + height, left : left + width] for im, left, top in corners])
         # (k, 3, h, w) in channels-last memory order: otherwise resizing takes twice as long.
         parts = torch.from_numpy(parts).movedim(-1, 1)
-        resized = interpolate(parts, (size, size), mode="bilinear", antialias=True).movedim(1, -1)
+        resized = interpolate(parts, (size, size), mode=interpolation, antialias=True)
+        resized = resized.movedim(1, -1)
         for index, view in zip(indices, resized, strict=True):
             views[index] = view.flip(1) if crops[index].flip else view
     return torch.stack(views)
 
 
-def center_crop(image: np.ndarray, size: int) -> np.ndarray:
+def center_crop(image: np.ndarray, size: int, interpolation: str = "bilinear") -> np.ndarray:
     """Resize the shorter side of an image to size x 256 / 224 and take the center crop.
 
     Args:
         image: (h, w, 3) uint8.
         size: side of the view, px.
+        interpolation: "bilinear" or "bicubic".
 
     Returns:
         (size, size, 3) uint8, bit-identical to Pillow's result.
@@ -200,7 +206,7 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
     picture = Image.fromarray(image)
     shorter = max(size, int(size * EVALUATION_RESIZE))
     width, height = (side * shorter // min(picture.size) for side in picture.size)
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    resized = picture.resize((width, height), RESAMPLING[interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(resized.crop((left, top, left + size, top + size)))
 

@@ -8,7 +8,7 @@ Writes ``heads/``, ``probe.csv``, ``probe_curves.csv``, ``head.pth`` and ``selec
        ``predictions.csv``, ``embedding.csv``, ``calibration.csv`` and ``test.json`` (04);
        ``table.safetensors``, ``table.json``, ``ood.csv``, ``retrieval.csv``,
        ``retrieval_predictions.csv`` and ``retrieval.json`` (05).
-Imports errors, config, system, data, runs, training.
+Imports errors, methods, config, heads, system, data, runs, training.
 """
 
 from thesis_lib.lazy import face

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.metrics import wilson_interval
+from thesis_lib.evaluation.intervals import wilson_interval
 from thesis_lib.runs.artifacts import (
     read_predictions,
     read_retrieval_predictions,
@@ -199,19 +199,19 @@ def comparison_matrix(pairs: Sequence[Comparison]) -> pd.DataFrame:
     for pair in pairs:
         star = " *" if pair.is_shown else ""
         for row, column, sign in ((pair.b, pair.a, 1), (pair.a, pair.b, -1)):
-            points = 100 * sign * pair.difference
+            points = 100 * sign * pair.difference + 0.0  # turns -0.0 into 0.0
             matrix.loc[row, column] = f"{points:+.2f} (p {pair.p_holm:.2g}){star}"
     return matrix.rename_axis("run").reset_index()
 
 
 def compare_with_head(run: RunDirectory) -> Comparison | None:
-    """Compare linear head and look-up table on the test images; None if one was not tested."""
+    """Compare head and look-up table on the test images; None if one was not tested."""
     if not (is_done(run, "test") and is_done(run, "retrieve")):
         return None
     by_head = read_predictions(run).set_index("path")
     by_table = read_retrieval_predictions(run).set_index("path").loc[by_head.index]
     return compare(
-        "the linear head",
+        "the head",
         "the look-up table",
         (by_head["true"] == by_head["predicted"]).to_numpy(),
         (by_table["true"] == by_table["predicted"]).to_numpy(),

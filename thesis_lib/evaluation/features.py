@@ -14,9 +14,10 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data import transforms
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import Split
-from thesis_lib.data.framing import Frame
+from thesis_lib.data.framing import frame_of
 from thesis_lib.data.loaders import FeatureViews, open_loader
 from thesis_lib.errors import InputError, first_few
+from thesis_lib.methods import REGIONS
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system import distributed
 from thesis_lib.system.device import choose_device
@@ -62,7 +63,12 @@ class FrozenBackbone:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Compute the features of views: (n, size, size, 3) uint8 -> (n, d) on the device."""
+        """Compute the features of views: (n, size, size, 3) uint8 -> (n, d) on the device.
+
+        Region properties (n, d) are features already.
+        """
+        if pixels.is_floating_point():
+            return pixels.to(self.device)
         views = transforms.to_float(pixels.to(self.device, non_blocking=True))
         return self.model(transforms.normalize(views, self.mean, self.std))
 
@@ -83,7 +89,7 @@ class FrozenBackbone:
         Raises:
             InputError: if features are not finite. The message names the images.
         """
-        dataset = FeatureViews(images, Frame.of(self.config), self.config.seed, views)
+        dataset = FeatureViews(images, frame_of(self.config), self.config.seed, views)
         per_batch = max(1, VIEWS_PER_BATCH // max(views, 1))
         batches = list(BatchSampler(range(len(images)), per_batch, drop_last=False))
         compute = functools.partial(self._of_batches, dataset)
@@ -110,6 +116,29 @@ class FrozenBackbone:
             for pixels in loader:  # (k * views, size, size, 3) uint8
                 features = self(pixels).unflatten(0, (-1, max(dataset.num_views, 1)))
                 yield features.transpose(0, 1).cpu()
+
+
+def report_empty(backbone: FrozenBackbone, split: str, features: Tensor) -> int:
+    """Print in how many images no organism was found, if region properties look for one.
+
+    Args:
+        backbone: what the features (views, n, d) come from.
+        split: "training" or "test", for the message.
+        features: all 0 for an image in which no organism was found.
+
+    Returns:
+        The number of these images.
+    """
+    if backbone.config.method != REGIONS or distributed.rank():
+        return 0
+    empty = int((features[0] == 0).all(1).sum())
+    if empty:
+        print(
+            f"no organism was found in {empty:,} of {features.shape[1]:,} {split} images; they "
+            "are classified by how frequent each class is among the training images",
+            flush=True,
+        )
+    return empty
 
 
 class Labelled(NamedTuple):

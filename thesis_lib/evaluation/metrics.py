@@ -1,4 +1,4 @@
-"""Compute classification metrics and confidence intervals from true and predicted classes.
+"""Compute classification metrics from true and predicted classes.
 
 Accuracy and macro-averaged precision, recall and F1 are defined as in scikit-learn. The macro
 averages are taken over all classes of the data set, with 0 for classes where a metric is
@@ -10,11 +10,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-METRICS = ("accuracy", "precision", "recall", "f1")
-RESAMPLES = 10_000
+from thesis_lib.evaluation.intervals import (
+    MACRO,
+    macro_intervals,
+    macro_metrics,
+    wilson_interval,
+)
+
+METRICS = ("accuracy", *MACRO)
+LARGE = 10  # test images of a class whose metrics are not mostly chance
 Labels: TypeAlias = Sequence[Any] | np.ndarray | pd.Series  # class names or integers
 
 
@@ -55,64 +61,9 @@ def metrics_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         Metric name -> values (...), for each of METRICS.
     """
-    hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    return _metrics(hits, counts.sum(-1), counts.sum(-2))
-
-
-def _metrics(hits: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute METRICS from counts of hits, true and predicted images, (..., num_classes) each."""
-    return {
-        "accuracy": hits.sum(-1) / true.sum(-1),
-        "precision": _share(hits, predicted).mean(-1),
-        "recall": _share(hits, true).mean(-1),
-        "f1": _share(2 * hits, true + predicted).mean(-1),
-    }
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(whole.shape), where=whole > 0)
-
-
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Compute Wilson's 95 % confidence interval of correct / n, as fractions."""
-    interval = binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def bootstrap_intervals(
-    counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 42
-) -> dict[str, tuple[float, float]]:
-    """Compute percentile bootstrap 95 % confidence intervals of the macro metrics.
-
-    The bootstrap resamples test images. Instead of drawing n images with replacement, the counts
-    of the nonzero cells of the confusion matrix are drawn from a multinomial distribution, which
-    is equivalent.
-
-    Args:
-        counts: (num_classes, num_classes) confusion matrix.
-        resamples: number of bootstrap samples.
-        seed: seed of the random numbers.
-
-    Returns:
-        Metric name -> (low, high), as fractions.
-    """
-    rows, columns = counts.nonzero()
-    cells = counts[rows, columns]
-    n, num_classes = int(cells.sum()), len(counts)
-    hit = rows == columns
-    random = np.random.default_rng(seed)
-    # (cells, num_classes) each: sums over cells become matrix products
-    to_true, to_predicted = np.eye(num_classes)[rows], np.eye(num_classes)[columns]
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
-    for size in [1000] * (resamples // 1000) + [resamples % 1000] * (resamples % 1000 > 0):
-        sample = random.multinomial(n, cells / n, size=size).astype(float)  # (size, cells)
-        hits = sample[:, hit] @ to_true[hit]
-        for name, values in _metrics(hits, sample @ to_true, sample @ to_predicted).items():
-            drawn[name].append(values)
-    return {
-        name: tuple(np.quantile(np.concatenate(drawn[name]), (0.025, 0.975)).tolist())
-        for name in METRICS[1:]
-    }
+    hits, true = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1)
+    macro = np.moveaxis(macro_metrics(hits, true, counts.sum(-2)), -1, 0)
+    return {"accuracy": hits.sum(-1) / true.sum(-1), **dict(zip(MACRO, macro, strict=True))}
 
 
 def classification_metrics(
@@ -127,16 +78,61 @@ def classification_metrics(
 
     Returns:
         For each metric its value and ``<metric>_interval`` [low, high], all as fractions, and n.
-        Intervals are Wilson's for accuracy and bootstrap intervals for the others.
+        Intervals are Wilson's for accuracy and :func:`macro_intervals` for the others.
     """
     counts = confusion_counts(true, predicted, classes)
     n = int(counts.sum())
-    intervals = bootstrap_intervals(counts)
+    intervals = macro_intervals(counts)
     intervals["accuracy"] = wilson_interval(int(counts.trace()), n)
     result: dict[str, float | int | list[float]] = {}
     for name, value in metrics_of_counts(counts).items():
         result |= {name: float(value), f"{name}_interval": list(intervals[name])}
     return result | {"n": n}
+
+
+def large_class_metrics(
+    true: Labels, predicted: Labels, classes: Labels, least: int = LARGE
+) -> dict[str, Any] | None:
+    """Compute the macro metrics over the classes that have enough test images.
+
+    A class with a few test images can move the average over all classes by a whole point.
+
+    Args:
+        true, predicted: (n,) classes, as names or integers.
+        classes: all classes of the data set.
+        least: the smallest number of test images of a class that counts.
+
+    Returns:
+        Each metric but accuracy with its ``<metric>_interval`` [low, high], as fractions; ``least``
+        and ``classes``, the number of classes that count. None if this is every class, or none.
+    """
+    counts = confusion_counts(true, predicted, classes)
+    counted = counts.sum(1) >= least
+    if counted.all() or not counted.any():
+        return None
+    measured = macro_metrics(np.diagonal(counts), counts.sum(1), counts.sum(0), counted)
+    values = dict(zip(MACRO, measured.tolist(), strict=True))
+    result = {"least": least, "classes": int(counted.sum()), **values}
+    limits = macro_intervals(counts, counted).items()
+    return result | {f"{name}_interval": list(interval) for name, interval in limits}
+
+
+def floors(train_labels: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
+    """Return the test accuracies (fractions) of two ways to guess without seeing an image.
+
+    "most frequent class" always predicts the largest class of the training images; "random by
+    prevalence" predicts each class with its share of the training images (an expected value).
+
+    Args:
+        train_labels, test_labels: integer labels (n,) and (m,).
+    """
+    num_classes = max(train_labels.max(), test_labels.max()) + 1
+    counts = (np.bincount(labels, minlength=num_classes) for labels in (train_labels, test_labels))
+    train, test = (count / count.sum() for count in counts)
+    return {
+        "most frequent class": float(test[train.argmax()]),
+        "random by prevalence": float(train @ test),
+    }
 
 
 def per_class_table(true: Labels, predicted: Labels, classes: Sequence) -> pd.DataFrame:

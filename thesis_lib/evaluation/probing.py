@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from thesis_lib.data.cache import Images
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.calibration import choose_temperature
 from thesis_lib.evaluation.comparison import compare
-from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of
+from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of, report_empty
+from thesis_lib.evaluation.forests import train_forest
+from thesis_lib.evaluation.intervals import wilson_interval
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.linear_heads import best_row, train_heads
-from thesis_lib.evaluation.metrics import wilson_interval
+from thesis_lib.heads import create_head
+from thesis_lib.methods import LINEAR
 from thesis_lib.runs.artifacts import read_probe
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import epochs_to_probe, run_plateau
@@ -110,7 +114,7 @@ def _select(run: RunDirectory, heads: dict[int, dict[str, Any]], damaged: list[i
     selection = {
         "checkpoint": int(chosen["checkpoint"]),
         "head_epoch": int(chosen["head_epoch"]),
-        "head_learning_rate": float(chosen["head_learning_rate"]),
+        "head_learning_rate": _number_or_none(chosen["head_learning_rate"]),
         "val_accuracy": float(chosen["val_accuracy"]),
         "val_accuracy_interval": [
             float(chosen["val_accuracy_low"]),
@@ -126,6 +130,10 @@ def _select(run: RunDirectory, heads: dict[int, dict[str, Any]], damaged: list[i
         "inputs": head["inputs"],  # other settings make it another choice
     }
     write_json(run.selection_file, selection)
+
+
+def _number_or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def _curves(heads: dict[int, dict[str, Any]]) -> pd.DataFrame:
@@ -170,7 +178,9 @@ def _read_head(file: Path, inputs: str) -> dict[str, Any] | None:
 
 def _probe_features(backbone: FrozenBackbone, train: Images, val: Images) -> tuple[Tensor, ...]:
     """Return the features of random crops of train, and of its and val's views of evaluation."""
-    evaluated, views = backbone.features(train), backbone.config.head_views
+    evaluated = backbone.features(train)
+    report_empty(backbone, "training", evaluated)
+    views = backbone.config.head_views if backbone.config.head == LINEAR else 0
     crops = backbone.features(train, views) if views else evaluated
     return crops, evaluated, backbone.features(val)
 
@@ -185,13 +195,15 @@ def _probe_checkpoint(
     """Train the heads of a checkpoint, and return the content of ``heads/head_<epoch>.pth``."""
     device, labels = backbone.device, labels_of(val.split)
     crops, evaluated, val_features = features[0], features[1][0], features[2][0]
-    weights, curve = train_heads(
+    train_head = train_heads if backbone.config.head == LINEAR else train_forest
+    weights, curve = train_head(
         Labelled(crops, labels_of(train.split).to(device)),
         Labelled(val_features.to(device), labels.to(device)),
         len(classes),
         backbone.config,
     )
-    logits = val_features @ weights["weight"].T + weights["bias"]
+    with torch.inference_mode():
+        logits = create_head(weights)(val_features)
     temperature, why_unscaled = choose_temperature(logits, labels)
     return {
         "temperature": temperature,

@@ -165,10 +165,9 @@ def _choose(stage: Stage, features: np.ndarray, val: np.ndarray | None, seconds:
 
 
 def _head_learning_rate(run: RunDirectory) -> float:
-    """Return the learning rate of the chosen head, or the first in the settings if none is."""
-    if run.selection_file.is_file():
-        return read_json(run.selection_file)["head_learning_rate"]
-    return run.config.head_learning_rates[0]
+    """Return the learning rate of the chosen linear head, or the first in the settings."""
+    chosen = read_json(run.selection_file) if run.selection_file.is_file() else {}
+    return chosen.get("head_learning_rate") or run.config.head_learning_rates[0]
 
 
 def _load_backbone(run: RunDirectory) -> FrozenBackbone:

@@ -11,8 +11,8 @@ from sklearn.manifold import TSNE
 from thesis_lib.data.cache import Images
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.calibration import calibration, expected_calibration_error
-from thesis_lib.evaluation.features import FrozenBackbone
-from thesis_lib.evaluation.metrics import classification_metrics
+from thesis_lib.evaluation.features import FrozenBackbone, report_empty
+from thesis_lib.evaluation.metrics import classification_metrics, floors, large_class_metrics
 from thesis_lib.runs.artifacts import tested_before
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done, selection_digest
@@ -58,6 +58,7 @@ def _test(stage: Stage) -> None:
     features = backbone.features(Images(test))
     if distributed.rank():
         return
+    empty = report_empty(backbone, "test", features)
     if run.test_file.is_file():
         os.replace(run.test_file, run.superseded_test_file)
     with torch.inference_mode():
@@ -86,12 +87,17 @@ def _test(stage: Stage) -> None:
     absent = np.setdiff1d(np.arange(len(classes)), test.labels)
     result = classification_metrics(predictions["true"], predictions["predicted"], head["classes"])
     result |= {
+        "large_classes": large_class_metrics(
+            predictions["true"], predictions["predicted"], head["classes"]
+        ),
         "temperature": temperature,
         "why_unscaled": selection["why_unscaled"],
         "calibration_error": expected_calibration_error(tables[:half]),
         "calibration_error_scaled": expected_calibration_error(tables[half:]),
         "classes": head["classes"],
         "classes_without_test_image": classes[absent].tolist(),
+        "floors": floors(stage.dataset.splits["train"].labels, test.labels),
+        "images_without_organism": empty,
         "skipped_images": stage.dataset.left_out("test"),
         "checkpoint": head["checkpoint"],
         "head_epoch": head["head_epoch"],

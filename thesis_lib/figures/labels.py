@@ -16,10 +16,11 @@ def label_points(
     names: Sequence[str],
     size: float,
     others: np.ndarray,
-) -> None:
+) -> int:
     """Write a name beside each point; names do not overlap and avoid covering points.
 
-    Each name goes to the nearest free place. A name far from its point is joined to it by a line.
+    Each name goes to the nearest free place, the first names first. A name far from its point is
+    joined to it by a line. Names that find no room are left out; returns how many.
 
     points: (n, 2), in data coordinates; names: one per point; size: of the text, in points;
     others: (m, 2), all points that the names should not cover.
@@ -41,14 +42,20 @@ def label_points(
         "shrinkA": 0,
         "shrinkB": 0,
     }
+    left_out = 0
     for point, anchor, name in zip(points, place(points), names, strict=True):
         box = np.array([printed_width(name, size) / POINT + 4, 1.3 * size])
         start = anchor + np.array([box[0] / 2 + 3.5, 0])
         centres = np.clip(start + shifts.reshape(-1, 2), box / 2, extent - box / 2)
         ends = np.clip(anchor, centres - box / 2, centres + box / 2)  # of lines to the point
         away = np.hypot(*(ends - anchor).T)
-        costs = free.cost_of_boxes(centres, box) + free.cost_of_lines(anchor, ends)
+        crossed = free.cost_of_lines(anchor, ends)
+        costs = free.cost_of_boxes(centres, box) + crossed
         best = np.argmin(costs + away + 0.1 * np.hypot(*(centres - start).T))
+        # A line that only touches a name can still be followed.
+        if crossed[best] > 2 * free.TEXT or free.covers_a_name(centres[best], box):
+            left_out += 1
+            continue
         joined = away[best] > size
         free.take(centres[best], box, anchor, ends[best] if joined else anchor)
         corner_of_line = tuple((ends[best] - centres[best]) / box + 0.5)  # as shares of the box
@@ -63,6 +70,7 @@ def label_points(
             bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.3},
             arrowprops=leader | {"relpos": corner_of_line} if joined else None,
         )
+    return left_out
 
 
 class _Free:
@@ -73,11 +81,16 @@ class _Free:
 
     def __init__(self, extent: np.ndarray, points: np.ndarray) -> None:
         self.costs = np.zeros(np.ceil(extent).astype(int) + 1)
+        self.named = np.zeros(self.costs.shape, dtype=bool)
         np.add.at(self.costs, self._cells(points), min(self.POINT, self.POINTS / len(points)))
 
     def _cells(self, places: np.ndarray) -> tuple[np.ndarray, ...]:
         cells = np.clip(places.astype(int), 0, np.array(self.costs.shape) - 1)
         return tuple(np.moveaxis(cells, -1, 0))
+
+    def _slices(self, centre: np.ndarray, box: np.ndarray) -> tuple[slice, ...]:
+        ends = zip(self._cells(centre - box / 2), self._cells(centre + box / 2), strict=True)
+        return tuple(slice(low, high + 1) for low, high in ends)
 
     def cost_of_boxes(self, centres: np.ndarray, box: np.ndarray) -> np.ndarray:
         """Return what each box (n, 2) covers; a margin of 3 pt keeps it clear of points."""
@@ -91,13 +104,15 @@ class _Free:
         crossed = self.costs[self._cells(anchor + steps * (ends - anchor))]
         return np.where(crossed >= self.TEXT, self.TEXT, 0).sum(0)
 
+    def covers_a_name(self, centre: np.ndarray, box: np.ndarray) -> bool:
+        """Return whether a box covers a name that has its place already."""
+        return bool(self.named[self._slices(centre, box)].any())
+
     def take(
         self, centre: np.ndarray, box: np.ndarray, anchor: np.ndarray, end: np.ndarray
     ) -> None:
         """Take the place of a name and of the line that joins it to its point."""
-        (left, right), (down, up) = zip(
-            self._cells(centre - box / 2), self._cells(centre + box / 2), strict=True
-        )
-        self.costs[left : right + 1, down : up + 1] += self.TEXT
+        self.costs[self._slices(centre, box)] += self.TEXT
+        self.named[self._slices(centre, box)] = True
         steps = np.linspace(0, 1, 200)[:, None]
         self.costs[self._cells(anchor + steps * (end - anchor))] += self.LINE

@@ -121,8 +121,9 @@ def _ink_on(shade: float) -> str:
 def embedding(points: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Plot a 2-D embedding of the features, coloured by class, with a label beside each class.
 
-    With more than 15 classes, the labels are numbers, which a key below explains. Colours are
-    used more than once, but not for neighbouring classes.
+    With more than 15 classes, the labels are numbers, which a key below explains. If there is no
+    room for all labels, those of the smallest classes are left out, and the figure says how many.
+    Colours are used more than once, but not for neighbouring classes.
 
     points: one row per image; columns x, y, true, predicted (class names); classes: all class
     names, in order.
@@ -138,14 +139,18 @@ def embedding(points: pd.DataFrame, classes: Sequence[str]) -> Figure:
     wrong = points[points["true"] != points["predicted"]]
     cross: dict[str, Any] = {"marker": "x", "color": "black", "linewidths": 0.6, "rasterized": True}
     axes.scatter(wrong["x"], wrong["y"], s=size + 5, label="misclassified", **cross)
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], xlabel=" ")  # keeps the place of the line below
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set_visible(False)
     legend(figure, axes, "upper")
     labels = dict(zip(classes, classes if named else class_numbers(classes), strict=True))
-    names = [shorten(labels[name], 40, TICK) for name in medians.index]
+    largest_first = medians.loc[points["true"].value_counts().index]
+    names = [shorten(labels[name], 40, TICK) for name in largest_first.index]
     others = points[["x", "y"]].to_numpy()
-    label_points(axes, medians.to_numpy(), names, TICK if named else SMALL, others)
+    size = TICK if named else SMALL
+    left_out = label_points(axes, largest_first.to_numpy(), names, size, others)
+    if left_out:
+        axes.set_xlabel(f"no room for the labels of {left_out} of the {len(names)} classes")
     return figure
 
 

@@ -22,7 +22,7 @@ def retrieval_curve(
 
     curve: one row per threshold and split; columns threshold, split, accuracy, accuracy_low,
     accuracy_high (fractions), images, index_mib, seconds_per_image; threshold: the chosen one;
-    head: validation accuracy of the linear head (fraction), or None to leave it out.
+    head: validation accuracy of the head (fraction), or None to leave it out.
     """
     figure, (accuracy, size, time) = subplots(125, nrows=3, sharex=True, height_ratios=[2.2, 1, 1])
     for split, points in curve.sort_values("threshold").groupby("split", sort=False):
@@ -39,7 +39,7 @@ def retrieval_curve(
             size.plot(x, points["index_mib"], **style)
             time.plot(x, 1000 * points["seconds_per_image"], **style)
     if head is not None:
-        words = "linear head, validation"
+        words = "head, validation"
         accuracy.axhline(head, color="0.3", linewidth=0.8, linestyle="dashed", label=words)
     for panel in (accuracy, size, time):
         panel.axvline(threshold, color="0.3", linewidth=0.8, linestyle="dotted")

@@ -17,6 +17,8 @@ from thesis_lib.figures.style import TICK, run_color, run_line_style
 
 ALIKE_MARKERS = "osD^v"  # for further runs with the same backbone and batch size
 METHOD_MARKERS = "osD^v"
+# Runs without training: distance between two, and from the middle, as shares of their place.
+APART, FARTHEST = 0.12, 0.3
 
 
 @dataclass(frozen=True)
@@ -120,24 +122,32 @@ def loss_curves(
     return figure
 
 
-def accuracy_against_hours(table: pd.DataFrame) -> Figure:
+def accuracy_against_hours(table: pd.DataFrame, floors: dict[str, float]) -> Figure:
     """Plot the test accuracy of runs with 95 % intervals against their hours of training.
 
     The colour shows the backbone and the marker the method. Runs without training are at the
-    left.
+    left. Lines show what guessing would reach.
 
     table: columns run, backbone, method, hours (0 without training), accuracy, low and high
-    (fractions).
+    (fractions); floors: name of a way to guess -> its accuracy (fraction).
     """
     figure, axes = subplots(75)
     trained = table["hours"][table["hours"] > 0]
     shortest, longest = (trained.min(), trained.max()) if len(trained) else (0.1, 1.0)
     left = shortest / 4
     markers = dict(zip(table["method"].drop_duplicates(), METHOD_MARKERS, strict=False))
-    for run in table.itertuples():
-        hours, color = run.hours or left, run_color(run.backbone)
+    places = table["hours"].where(table["hours"] > 0)
+    untrained = places.isna()
+    num_beside = untrained.sum()
+    reach = min(APART * (num_beside - 1) / 2, FARTHEST)
+    # Beside each other, so that none hides another.
+    places[untrained] = left * (1 + np.linspace(-reach, reach, num_beside))
+    for run, hours in zip(table.itertuples(), places, strict=True):
+        color = run_color(run.backbone)
         axes.plot([hours, hours], [run.low, run.high], color=color)
         axes.plot(hours, run.accuracy, markers[run.method], color=color, markersize=5)
+    for (name, accuracy), style in zip(floors.items(), ("dashed", "dotted"), strict=False):
+        axes.axhline(accuracy, color="0.4", linewidth=0.8, linestyle=style, label=name)
     for method, marker in markers.items():
         axes.plot([], [], marker, color="0.4", label=method)
     for backbone in table["backbone"].drop_duplicates():
@@ -153,18 +163,18 @@ def accuracy_against_hours(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def checkpoint_accuracy(probe: pd.DataFrame, chosen: int, color: str) -> Figure:
-    """Plot the validation accuracy of the linear head for each checkpoint.
+def checkpoint_accuracy(probe: pd.DataFrame, chosen: int, color: str, head: str) -> Figure:
+    """Plot the validation accuracy of the head for each checkpoint.
 
     probe: columns checkpoint (epoch), val_accuracy, val_accuracy_low, val_accuracy_high and
-    optionally knn_accuracy (fractions); chosen: epoch of the chosen checkpoint.
+    optionally knn_accuracy (fractions); chosen: epoch of the chosen checkpoint; head: its name.
     """
     figure, axes = subplots(75)
     probe = probe.sort_values("checkpoint")
     x, low, high = (probe[c] for c in ("checkpoint", "val_accuracy_low", "val_accuracy_high"))
     axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0, label="95 % interval")
     axes.vlines(x, low, high, color=color, alpha=0.4, linewidth=0.8)  # visible even for one point
-    axes.plot(x, probe["val_accuracy"], color=color, marker="o", label="linear head")
+    axes.plot(x, probe["val_accuracy"], color=color, marker="o", label=head)
     if "knn_accuracy" in probe:
         style: dict[str, Any] = {
             "color": "0.3",

@@ -3,7 +3,7 @@
 Reads  a run's ``selection.json``, ``head.pth``, checkpoint and look-up table (or an exported
        model), and image files.
 Writes a table of predictions, and the folder ``export/`` of a run.
-Imports errors, config, models, system, data, runs, training, evaluation.
+Imports errors, methods, heads, backbones, config, models, system, data, runs, training, evaluation.
 """
 
 from thesis_lib.lazy import face

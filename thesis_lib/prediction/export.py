@@ -18,11 +18,14 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+import thesis_lib.models  # noqa: F401  (registers its models with timm)
+from thesis_lib.backbones import has_small_stem, size_options
 from thesis_lib.config import RunConfig
 from thesis_lib.data.transforms import EVALUATION_RESIZE
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.lookup_table import StoredTable
-from thesis_lib.models import Classifier, has_small_stem, size_options
+from thesis_lib.heads import Classifier
+from thesis_lib.methods import LINEAR
 from thesis_lib.prediction.finished_model import TABLE_NAME, table_of
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
@@ -62,6 +65,11 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
         raise InputError(
             f"{run.path.name} has no current selection; run notebook 03 or `thesis probe` first"
         )
+    if run.config.head != LINEAR:
+        raise InputError(
+            f"{run.path.name} has a random forest as its head, which cannot be exported; use "
+            "`thesis predict`, or export a run with head = linear"
+        )
     folder = destination or run.path / "export"
     if destination is not None and folder.exists():
         raise InputError(f"{folder} already exists; choose another folder, or delete it")
@@ -83,8 +91,7 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
         model = timm.create_model(f"local-dir:{partial}", pretrained=True).eval()
         with torch.inference_mode():
             _compare(model(images), expected, "timm's model")
-        framing = {"image_size": size, "fit": run.config.fit}
-        _write_onnx(partial / "model.onnx", model, images, facts | framing)
+        _write_onnx(partial / "model.onnx", model, images, run.config.to_dict() | facts)
         session = onnxruntime.InferenceSession(partial / "model.onnx")
         for some in (images, images[:1]):  # also test a batch size it was not traced with
             (logits,) = session.run(None, {"images": some.numpy()})
@@ -131,7 +138,7 @@ def _write_timm(folder: Path, ours: Classifier, config: RunConfig, facts: dict) 
         "input_size": (3, config.image_size, config.image_size),
         "mean": tuple(facts["mean"]),
         "std": tuple(facts["std"]),
-        "interpolation": "bilinear",
+        "interpolation": config.interpolation,
         # timm's "border" pads, too, but with the mean color instead of the image's own border
         "crop_pct": 1 / EVALUATION_RESIZE if config.fit == "crop" else 1.0,
         "crop_mode": "center" if config.fit == "crop" else "border",
@@ -175,7 +182,7 @@ def _write_onnx(path: Path, model: nn.Module, images: Tensor, facts: dict) -> No
             external_data=False,
         )
     exported = onnx.load(path)
-    for name in ("classes", "mean", "std", "image_size", "fit", "crop_bottom"):
+    for name in ("classes", "mean", "std", "image_size", "fit", "interpolation", "crop_bottom"):
         value = json.dumps(facts[name], ensure_ascii=False)
         exported.metadata_props.add(key=name, value=value)
     onnx.save(exported, path)

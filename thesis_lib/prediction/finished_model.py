@@ -8,13 +8,14 @@ import timm
 from safetensors import SafetensorError
 from torch import nn
 
-from thesis_lib.config import EARLIER, RunConfig
+import thesis_lib.models  # noqa: F401  (registers its models with timm)
+from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.retrieval import stored_table
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.runs.stages import is_done
+from thesis_lib.runs.stages import EARLIER, is_done
 from thesis_lib.system import distributed
 from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import relative_to_root, workbook_root
@@ -133,6 +134,7 @@ def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel
         framing = {
             "image_size": views["input_size"][-1],
             "fit": described["fit"],
+            "interpolation": views["interpolation"],
             "crop_bottom": described["crop_bottom"],
         }
         model = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True)

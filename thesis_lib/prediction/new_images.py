@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from thesis_lib.config import RunConfig
-from thesis_lib.data.framing import Frame
+from thesis_lib.data.framing import frame_of
 from thesis_lib.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UNWRITABLE, is_image, read_pixels
 from thesis_lib.data.transforms import EVALUATION_RESIZE
 from thesis_lib.errors import InputError, nearest
@@ -91,8 +91,8 @@ class NewImages(Dataset):
     """New images as a model sees them; unreadable ones are reported instead of raising an error.
 
     Indexing with a list of indices returns a batch: the paths; the views of evaluation of the
-    readable images, (k, size, size, 3) uint8; and for each image the reason why it cannot be
-    read, or "" if it can.
+    readable images, (k, size, size, 3) uint8, or their region properties (k, d); and for each
+    image the reason why it cannot be read, or "" if it can.
 
     Args:
         paths: paths of the images.
@@ -100,7 +100,7 @@ class NewImages(Dataset):
     """
 
     def __init__(self, paths: Sequence[str], config: RunConfig) -> None:
-        self.paths, self.frame = paths, Frame.of(config)
+        self.paths, self.frame, self.size = paths, frame_of(config), config.image_size
         self.crop_bottom = config.crop_bottom or 0
 
     def __getitem__(self, indices: list[int]) -> tuple[list[str], Tensor, list[str]]:
@@ -113,9 +113,7 @@ class NewImages(Dataset):
                 problems.append("")
             except InputError as error:
                 problems.append(printable(str(error)))
-        size = self.frame.size
-        stacked = np.stack(views) if views else np.empty((0, size, size, 3), np.uint8)
-        return paths, torch.from_numpy(stacked), problems
+        return paths, torch.from_numpy(np.stack(views)) if views else torch.empty(0), problems
 
     def _view(self, path: str) -> np.ndarray:
         if UNWRITABLE.search(path):
@@ -125,7 +123,7 @@ class NewImages(Dataset):
         image = read_pixels(Path(path), self.crop_bottom)
         height, width = image.shape[:2]
         shorter, longer = sorted((height, width))
-        resized = longer / shorter * (self.frame.size * EVALUATION_RESIZE) ** 2
+        resized = longer / shorter * (self.size * EVALUATION_RESIZE) ** 2
         # "crop" resizes the shorter side, so a very thin image would become enormous.
         if self.frame.fit == "crop" and resized > MAX_PIXELS:
             raise InputError(

@@ -6,7 +6,7 @@ Figures are drawn and tables are written by name: ``draw("pretraining", results)
 Reads  the files of every run, and the data set if it is on this machine.
 Writes ``figures/<data>/`` and ``figures/<data>/<run>/``: plots (PDF, PNG), tables (CSV, Markdown,
        LaTeX), ``numbers.tex``, ``chapter.tex``, ``report.html``.
-Imports errors, config, system, data, runs, figures, evaluation, workbook.
+Imports errors, methods, config, system, data, runs, figures, evaluation, workbook.
 """
 
 from thesis_lib.lazy import face

@@ -31,8 +31,8 @@ ORDER = {
         "f/leaking_pairs",
     ),
     "comparison": (
-        *("t/test", "f/runs_accuracy", "t/comparison_matrix", "t/comparison", "t/choices"),
-        *("t/training_worth", "f/accuracy_against_hours"),
+        *("t/test", "t/large_classes", "f/runs_accuracy", "t/comparison_matrix", "t/comparison"),
+        *("t/choices", "t/training_worth", "f/accuracy_against_hours"),
         *("t/retrieval", "t/retrieval_size", "t/probe", "t/published_probe", "t/reproduced"),
         "t/cost",
         *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),
@@ -43,7 +43,8 @@ ORDER = {
         "f/head_learning_rates",
     ),
     "test": (
-        *("t/test", "t/by_size", "t/counted_as_zero", "t/choices", "t/without_leaks"),
+        *("t/test", "t/large_classes", "t/by_size", "t/counted_as_zero"),
+        *("t/choices", "t/without_leaks"),
         "f/confusion_matrix",
         *("f/confusion_matrix_counts", "t/most_confused", "t/per_class", "f/per_class_f1"),
         *("f/reliability", "f/worst_mistakes", "f/embedding"),

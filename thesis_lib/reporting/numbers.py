@@ -6,19 +6,20 @@ from typing import Any
 
 import pandas as pd
 
-from thesis_lib.config import FROZEN
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.comparison import Comparison, compare_with_head
 from thesis_lib.evaluation.metrics import METRICS
+from thesis_lib.methods import UNTRAINED
 from thesis_lib.reporting.latex import comment, escape_latex
 from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks
 from thesis_lib.reporting.results import Results, data_results, results_of_run
-from thesis_lib.reporting.tables import elapsed_words, is_measured, percent
+from thesis_lib.reporting.tables import is_measured, percent
 from thesis_lib.runs.artifacts import read_metrics, trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json, write_text
 from thesis_lib.system.paths import find_data
+from thesis_lib.system.progress import elapsed_words
 
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
@@ -100,7 +101,7 @@ def chapter_numbers(results: Results) -> dict[str, str]:
 
 def _training_numbers(run: RunDirectory) -> dict[str, str]:
     """What is quoted of a run's pretraining; nothing before it has ended, or without one."""
-    if not is_done(run, "pretrain") or run.config.method == FROZEN:
+    if not is_done(run, "pretrain") or run.config.method in UNTRAINED:
         return {}
     name, metrics = run.path.name, pd.DataFrame(read_metrics(run))
     numbers = {f"{name} epochs": str(run.config.epochs)}

@@ -6,6 +6,7 @@ from importlib.resources import files
 import pandas as pd
 
 from thesis_lib.evaluation.metrics import METRICS
+from thesis_lib.methods import LINEAR
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
@@ -46,14 +47,16 @@ def published_probe_table() -> pd.DataFrame:
 
 
 def is_reproduction(run: RunDirectory) -> bool:
-    """Return whether a run trains as published: SupCon from random weights."""
-    return run.config.method == "supcon" and not run.config.weights
+    """Return whether a run is made as published: SupCon from random weights, and a linear head."""
+    config = run.config
+    return config.method == "supcon" and not config.weights and config.head == LINEAR
 
 
 def reproduced_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """Tabulate published and reproduced test metrics (%), one row per result.
 
-    Only SupCon runs from random weights are included, as only these were published.
+    Only SupCon runs from random weights with a linear head are included, as only these were
+    published.
     """
     published = published_table("test").rename(columns={"backbone_epoch": "checkpoint"})
     rows = [{**row, "source": "published"} for row in published.to_dict("records")]

@@ -157,10 +157,10 @@ class Results:
 
     @cached_property
     def against_head(self) -> str:
-        """A sentence comparing the accuracies of the run's look-up table and linear head."""
+        """A sentence comparing the accuracies of the run's look-up table and head."""
         pair = compare_with_head(self.run)
         if pair is None:
-            return "the linear head was not tested, so the look-up table cannot be compared with it"
+            return "the head was not tested, so the look-up table cannot be compared with it"
         return pair.sentence
 
     @cached_property

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from thesis_lib.config import FROZEN
 from thesis_lib.evaluation.comparison import Comparison
 from thesis_lib.evaluation.metrics import METRICS
+from thesis_lib.methods import REGIONS, UNTRAINED
 from thesis_lib.reporting.published_results import is_reproduction, published_table, reproduces_dyb
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.runs.directory import RunDirectory
@@ -16,6 +16,7 @@ from thesis_lib.runs.plateau import smooth
 from thesis_lib.runs.provenance import recorded_weights
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
+from thesis_lib.system.progress import elapsed_words
 
 
 def percent(fraction: float) -> str:
@@ -28,18 +29,6 @@ def percent_with_interval(fraction: float, interval: Sequence[float]) -> str:
     return f"{percent(fraction)} ({percent(interval[0])} to {percent(interval[1])})"
 
 
-def elapsed_words(seconds: float) -> str:
-    """Format a duration as ``3 d 21 h 4 min``; below an hour, seconds are included."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h {minutes} min"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def memory_words(used_mib: int, total_mib: int) -> str:
     """Format memory use as ``11,831 of 12,288 MiB (96.28 %)``."""
     return f"{used_mib:,} of {total_mib:,} MiB ({100 * used_mib / total_mib:.2f} %)"
@@ -47,7 +36,7 @@ def memory_words(used_mib: int, total_mib: int) -> str:
 
 def run_cost(run: RunDirectory) -> str:
     """Describe the elapsed time and peak memory of a run's pretraining in one line."""
-    if run.config.method == FROZEN:
+    if run.config.method in UNTRAINED:
         return "the backbone was not trained"
     metrics = pd.DataFrame(read_metrics(run))
     if not is_measured(run):
@@ -106,6 +95,24 @@ def test_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def large_classes_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
+    """Tabulate the macro metrics (%) over the classes with enough test images, one row per run.
+
+    Empty if all classes have enough; see
+    :func:`thesis_lib.evaluation.metrics.large_class_metrics`.
+    """
+    rows = []
+    for run in runs:
+        test = read_json(run.test_file) if is_done(run, "test") else {}
+        if large := test.get("large_classes"):
+            metrics = {
+                n: percent_with_interval(large[n], large[f"{n}_interval"]) for n in METRICS[1:]
+            }
+            counted = f"{large['classes']} of {len(test['classes'])}"
+            rows.append({"run": run.path.name, "classes": counted} | metrics)
+    return pd.DataFrame(rows)
+
+
 def metrics_row(run: RunDirectory, test: dict[str, Any]) -> dict[str, Any]:
     """Build a run's table row from the content of its ``test.json`` or ``retrieval.json``."""
     row = {"run": run.path.name}
@@ -117,6 +124,8 @@ def metrics_row(run: RunDirectory, test: dict[str, Any]) -> dict[str, Any]:
 def weights_words(run: RunDirectory) -> str:
     """Return where a run's initial weights come from, with the start of their SHA-256."""
     facts = recorded_weights(run)
+    if run.config.method == REGIONS:
+        return "none"
     return f"{Path(facts['source']).name} ({facts['sha256'][:8]})" if facts else "random"
 
 
@@ -143,13 +152,20 @@ def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _head_facts(selection: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts about the chosen head: a forest has no learning rate."""
+    if selection["head_learning_rate"] is None:
+        return {"trees of the random forest": selection["head_epoch"]}
+    rate = f"{selection['head_learning_rate']:g}"
+    return {"head epoch": selection["head_epoch"], "head learning rate": rate}
+
+
 def selection_table(selection: dict[str, Any]) -> pd.DataFrame:
     """Show the content of ``selection.json`` as a table, one row per property."""
     accuracy = percent_with_interval(selection["val_accuracy"], selection["val_accuracy_interval"])
     facts = {
         "checkpoint (epoch)": selection["checkpoint"],
-        "head epoch": selection["head_epoch"],
-        "head learning rate": f"{selection['head_learning_rate']:g}",
+        **_head_facts(selection),
         "validation accuracy (%)": accuracy,
         "validation images": f"{selection['val_images']:,}",
         "plateau of the loss (epoch)": selection["plateau"] or "none",

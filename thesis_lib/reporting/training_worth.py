@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from thesis_lib.config import FROZEN
 from thesis_lib.evaluation.comparison import Comparison
+from thesis_lib.methods import UNTRAINED
 from thesis_lib.reporting.tables import (
     accuracy_table,
-    elapsed_words,
     percent_with_interval,
     weights_words,
 )
@@ -18,6 +17,7 @@ from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import recorded_weights
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
+from thesis_lib.system.progress import elapsed_words
 
 
 def training_seconds(run: RunDirectory) -> float:
@@ -31,13 +31,13 @@ def training_seconds(run: RunDirectory) -> float:
 
 def is_untrained(run: RunDirectory) -> bool:
     """Return whether a run's backbone was not trained on this data, here or in another run."""
-    return run.config.method == FROZEN and training_seconds(run) == 0
+    return run.config.method in UNTRAINED and training_seconds(run) == 0
 
 
 def starting_points(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
-    """Return the tested runs if they differ in method or initial weights; else an empty list."""
+    """Return the tested runs if they differ in method, weights or head; else an empty list."""
     tested = [run for run in runs if is_done(run, "test")]
-    kinds = {(run.config.method, run.config.weights) for run in tested}
+    kinds = {(run.config.method, run.config.weights, run.config.head) for run in tested}
     return tested if len(kinds) > 1 else []
 
 
@@ -55,8 +55,16 @@ def accuracy_against_hours(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     return table.dropna(subset="hours")
 
 
+def floors(runs: Sequence[RunDirectory]) -> dict[str, float]:
+    """Return the accuracies that guessing would reach on the test set, from a tested run."""
+    for run in starting_points(runs):
+        if found := read_json(run.test_file).get("floors"):
+            return found
+    return {}
+
+
 def worth_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
-    """Tabulate method, weights, training time, accuracy and macro F1 (%), ascending by time."""
+    """Tabulate method, weights, head, training time and metrics (%), ascending by time."""
     rows = []
     timed = {run: training_seconds(run) for run in starting_points(runs)}
     for run in sorted(timed, key=lambda run: (math.isnan(timed[run]), timed[run])):
@@ -65,7 +73,7 @@ def worth_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
         if is_untrained(run):
             words = "none"
         row = {"run": run.path.name, "method": run.config.method}
-        row |= {"weights": weights_words(run), "training": words}
+        row |= {"weights": weights_words(run), "head": run.config.head, "training": words}
         for name in ("accuracy", "f1"):
             row[name] = percent_with_interval(test[name], test[f"{name}_interval"])
         rows.append(row)

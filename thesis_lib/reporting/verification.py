@@ -13,17 +13,12 @@ from PIL import Image
 
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.metrics import classification_metrics
+from thesis_lib.evaluation.metrics import classification_metrics, large_class_metrics
 from thesis_lib.figures.style import SOURCE
 from thesis_lib.reporting.catalogue.tables import TABLES, write_table
 from thesis_lib.reporting.chapter import BODY, DOCUMENT, NUMBERS, chapter_text
 from thesis_lib.reporting.numbers import chapter_numbers, numbers_text
-from thesis_lib.reporting.results import (
-    Results,
-    data_results,
-    results_of_run,
-    results_of_runs,
-)
+from thesis_lib.reporting.results import Results, data_results, results_of_run, results_of_runs
 from thesis_lib.reporting.table_files import ENDINGS, read_source
 from thesis_lib.runs.artifacts import read_predictions, read_retrieval_predictions
 from thesis_lib.runs.directory import RunDirectory
@@ -270,9 +265,11 @@ def _check_metrics(file: Path, folder: Path, known: Known, verdict: Verdict) -> 
     run, stored = known.runs[file.parent.name], read_json(file)
     by_head = file == run.test_file
     predictions = read_predictions(run) if by_head else read_retrieval_predictions(run)
-    counted = classification_metrics(
-        predictions["true"], predictions["predicted"], stored["classes"]
-    )
+    answers = (predictions["true"], predictions["predicted"], stored["classes"])
+    counted = classification_metrics(*answers)
+    if by_head:
+        counted |= _prefixed(large_class_metrics(*answers))
+        stored |= _prefixed(stored.get("large_classes"))
     verdict.take(
         [
             f"{_name(file, folder)}: {key} is {stored.get(key)}, but the predictions give {value}"
@@ -280,6 +277,10 @@ def _check_metrics(file: Path, folder: Path, known: Known, verdict: Verdict) -> 
             if not np.allclose(stored.get(key, np.nan), value, rtol=0, atol=CLOSE)
         ]
     )
+
+
+def _prefixed(metrics: dict[str, Any] | None) -> dict[str, Any]:
+    return {f"large_classes.{name}": value for name, value in (metrics or {}).items()}
 
 
 def _check_texts(numbers: Path, folder: Path, known: Known, verdict: Verdict) -> None:

@@ -4,7 +4,7 @@ Importing this package does not load torch, so that ``thesis status`` answers at
 
 Reads  ``runs/<data>/<run>/``: ``config.json`` and the CSV and JSON files that stages write.
 Writes ``config.json``, ``provenance.json`` and ``status.json`` in the same folder.
-Imports errors, config, system.
+Imports errors, methods, config, system.
 """
 
 from thesis_lib.lazy import face

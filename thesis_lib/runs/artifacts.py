@@ -67,7 +67,7 @@ def check_trained_on(run: RunDirectory, data: str, fingerprint: str) -> None:
     Args:
         run: the run.
         data: the data set's folder, for the message.
-        fingerprint: see :attr:`thesis_lib.data.DataSet.fingerprint`.
+        fingerprint: see :attr:`thesis_lib.data.datasets.DataSet.fingerprint`.
     """
     trained = trained_fingerprint(run)
     if trained in (None, fingerprint):

@@ -9,8 +9,9 @@ import hashlib
 import json
 from typing import Any
 
-from thesis_lib.config import EARLIER, IDENTITY, PRETRAIN, PROBE, RunConfig
+from thesis_lib.config import IDENTITY, PRETRAIN, PROBE, RunConfig
 from thesis_lib.errors import InputError
+from thesis_lib.methods import LINEAR
 from thesis_lib.runs.artifacts import read_metrics, trained_epochs, trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import file_digest, read_json
@@ -25,6 +26,19 @@ OUTPUTS = {
     "test": ("test_file", "predictions_file", "embedding_file", "calibration_file"),
     "table": ("table_file", "table_choice_file", "retrieval_file", "ood_file"),
     "retrieve": ("retrieval_test_file", "retrieval_predictions_file"),
+}
+
+
+# Newer settings, as all runs were made before they existed.
+EARLIER = {
+    "fit": "crop",
+    "interpolation": "bilinear",
+    "crop_bottom": None,
+    "weights": "",
+    "backbone_learning_rate": None,
+    "frozen_epochs": 0,
+    "head": LINEAR,
+    "zero_init_last": None,
 }
 
 

@@ -30,6 +30,18 @@ def bar(**options: Any) -> tqdm:
     return tqdm(disable=not is_watched(), file=stream, **options)
 
 
+def elapsed_words(seconds: float) -> str:
+    """Format a duration as ``3 d 21 h 4 min``; below an hour, seconds are included."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h {minutes} min"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def track(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[Item]:
     """Yield the items while showing progress.
 

@@ -6,7 +6,7 @@ weights. For several GPUs, ``launcher`` starts one process for each.
 
 Reads  ``data/<name>/train/`` and the channel statistics.
 Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` in the run folder.
-Imports errors, config, models, losses, system, data, runs.
+Imports errors, methods, heads, losses, backbones, config, system, data, runs.
 """
 
 from thesis_lib.lazy import face
@@ -16,6 +16,8 @@ HOMES = {
     "pretrain": "pretraining",
     "check_run": "pretraining",
     "create_model": "pretraining",
+    "estimates": None,
+    "view_of_weights": "initial_weights",
     "run_under_torchrun": "launcher",
     "Stage": "stage",
     "run_stage": "stage",

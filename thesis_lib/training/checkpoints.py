@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thesis_lib.backbones import create_backbone
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.models import Classifier, create_backbone, linear_head
+from thesis_lib.heads import Classifier, create_head
+from thesis_lib.methods import REGIONS
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import atomic_path
 
@@ -164,6 +166,19 @@ def check_weights(
         raise InputError(f"the weights in {where} do not fit the model: {counted} ({listed})")
 
 
+def create_run_backbone(config: RunConfig) -> nn.Module:
+    """Create the backbone of a run with random weights; region properties pass unchanged.
+
+    Raises:
+        ValueError: see :func:`thesis_lib.backbones.create_backbone`.
+    """
+    if config.method == REGIONS:
+        return nn.Identity()
+    return create_backbone(
+        config.backbone, config.small_images, config.image_size, config.zero_init_last
+    )
+
+
 def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a checkpoint's backbone, in evaluation mode.
 
@@ -175,7 +190,7 @@ def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     checkpoint = load(path)
     config = RunConfig.from_dict(checkpoint["config"])
-    backbone = create_backbone(config.backbone, config.small_images, config.image_size)
+    backbone = create_run_backbone(config)
     prefix = "backbone."
     weights = {
         key.removeprefix(prefix): value
@@ -188,7 +203,7 @@ def load_backbone(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def load_classifier(run: RunDirectory) -> tuple[Classifier, dict[str, Any]]:
-    """Load the chosen backbone with its linear head, in evaluation mode.
+    """Load the chosen backbone with its head, in evaluation mode.
 
     Returns:
         The classifier and the content of ``head.pth``.
@@ -197,6 +212,4 @@ def load_classifier(run: RunDirectory) -> tuple[Classifier, dict[str, Any]]:
     earlier: dict[str, Any] = {"categories": {}, "crop_bottom": 0}
     head = earlier | load(run.head_file)
     backbone, _ = load_backbone(checkpoint_path(run, head["checkpoint"]))
-    classifier = Classifier(backbone, linear_head(backbone.num_features, len(head["classes"])))
-    classifier.head.load_state_dict(head["weights"])
-    return classifier.eval(), head
+    return Classifier(backbone, create_head(head["weights"])).eval(), head

@@ -8,10 +8,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent
 # The modules that affect a training's weights.
 CODE = (
-    *("losses", "models", "system/distributed", "data/cache", "data/datasets", "data/loaders"),
-    *("data/framing", "data/organism", "data/statistics", "data/transforms", "training/engine"),
-    *("training/pretraining", "training/resume", "training/state", "training/stage"),
-    *("training/checkpoints", "data/images", "system/device"),
+    *("losses", "backbones", "heads", "system/device", "system/distributed"),
+    *("data/cache", "data/datasets", "data/framing", "data/images", "data/loaders"),
+    *("data/organisms/finding", "data/statistics", "data/transforms"),
+    *("training/checkpoints", "training/engine", "training/pretraining", "training/resume"),
+    *("training/stage", "training/state"),
 )
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 

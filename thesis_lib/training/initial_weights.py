@@ -5,14 +5,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 from torch import Tensor, nn
 
-from thesis_lib.config import TIMM, RunConfig
+from thesis_lib.backbones import check_backbone, size_options
+from thesis_lib.config import CHOICES, RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.models import size_options
+from thesis_lib.methods import TIMM
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import kept_epochs
@@ -21,6 +21,9 @@ from thesis_lib.system.files import file_digest, read_json
 from thesis_lib.system.paths import find_data, relative_to_root
 from thesis_lib.training import checkpoints
 from thesis_lib.training.weight_files import fit_weights, read_weight_file
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class InitialWeights:
         own = getattr(model, "head", None)
         if own is None or self.head is None or self.head["classes"] != list(classes):
             return words
+        if "weight" not in self.head["weights"]:
+            return f"{words}, without its random forest, which cannot be trained on"
         own.load_state_dict(self.head["weights"])
         return f"{words}, with its linear head"
 
@@ -80,7 +85,52 @@ def read_initial_weights(config: RunConfig, backbone: nn.Module) -> InitialWeigh
     path = find_data(config.weights)
     if path.is_dir():
         return _of_run(RunDirectory.open(path), backbone)
-    return _of_file(path, backbone)
+    return _of_file(path, config, backbone)
+
+
+def view_of_weights(config: RunConfig) -> dict[str, Any]:
+    """Return the image size and interpolation with which a run's initial weights were trained.
+
+    Args:
+        config: its ``weights`` and ``backbone`` matter.
+
+    Returns:
+        ``image_size`` and ``interpolation``, as far as they are known; see :func:`_described`.
+
+    Raises:
+        InputError: if the backbone is unknown, or the weights are those of a run that cannot be
+            opened.
+    """
+    try:
+        check_backbone(config.backbone)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    path = find_data(config.weights)
+    if config.weights != TIMM and path.is_dir():
+        trained = RunDirectory.open(path).config
+        return {"image_size": trained.image_size, "interpolation": trained.interpolation}
+    about = _described(config)
+    if about is None:
+        return {}
+    known = CHOICES["interpolation"]
+    smooth = {"interpolation": about.interpolation} if about.interpolation in known else {}
+    return {"image_size": about.input_size[-1], **smooth}
+
+
+def _described(config: RunConfig) -> "PretrainedCfg | None":
+    """Return timm's description of the weights that the name of the backbone stands for, or None.
+
+    A file counts as the weights of a tag if the backbone's name has one.
+    """
+    import timm  # here, because it takes seconds to load
+
+    of_name = config.weights == TIMM or "." in config.backbone
+    about = timm.get_pretrained_cfg(config.backbone) if of_name else None
+    return about if about and about.has_weights else None
+
+
+def _in_words(about: "PretrainedCfg") -> str:
+    return f"pretrained at {about.input_size[-1]} px, {about.interpolation} interpolation"
 
 
 def begun_from(run: RunDirectory) -> InitialWeights | None:
@@ -102,9 +152,11 @@ def random_words(config: RunConfig) -> str:
 
 def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
     """Let timm download its weights for the backbone's tag, or take them from its cache."""
+    import timm
+
     name = config.backbone
-    about = timm.get_pretrained_cfg(name)
-    if about is None or not about.has_weights:
+    about = _described(config)
+    if about is None:
         raise InputError(f"weights: timm has no pretrained weights for {name!r}{_tags(name)}")
     place = about.hf_hub_id or about.url
     hub = logging.getLogger("huggingface_hub")
@@ -128,7 +180,7 @@ def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
         "source": f"timm {about.architecture}.{about.tag}",
         "tag": about.tag,
         "sha256": _digest(found),
-        "words": f"pretrained at {about.input_size[-1]} px, {about.interpolation} interpolation",
+        "words": _in_words(about),
         "mean": list(about.mean),
         "std": list(about.std),
     }
@@ -137,6 +189,8 @@ def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
 
 def _tags(name: str) -> str:
     """Return the tags with weights of the backbone's architecture, in words."""
+    import timm
+
     architecture = name.partition(".")[0]
     tags = timm.list_pretrained(f"{architecture}.*")
     return f"; it has {', '.join(tags[:4])}" if tags else "; give a file with --weights FILE"
@@ -160,17 +214,21 @@ def _of_run(source: RunDirectory, backbone: nn.Module) -> InitialWeights:
         "source": relative_to_root(source.path),
         "tag": "",
         "sha256": file_digest(path),
-        "words": f"{'chosen' if chosen else 'last'} checkpoint, epoch {epoch}",
+        "words": f"{'chosen' if chosen else 'last'} checkpoint, epoch {epoch}, trained at "
+        f"{source.config.image_size} px, {source.config.interpolation} interpolation",
         "mean": about["mean"],
         "std": about["std"],
     }
     return InitialWeights(facts, trained.state_dict(), head)
 
 
-def _of_file(path: Path, backbone: nn.Module) -> InitialWeights:
+def _of_file(path: Path, config: RunConfig, backbone: nn.Module) -> InitialWeights:
     tensors, content = read_weight_file(path)
     weights, words = fit_weights(backbone, tensors, str(path))
-    mean, std = (_channels(content.get(name)) for name in ("mean", "std"))
+    about = _described(config)
+    words += f", {_in_words(about)}" if about else ""
+    stated = vars(about) if about else {}
+    mean, std = (_channels(content.get(name, stated.get(name))) for name in ("mean", "std"))
     facts = {"source": str(path), "tag": "", "sha256": file_digest(path), "words": words}
     return InitialWeights({**facts, "mean": mean, "std": std}, weights)
 

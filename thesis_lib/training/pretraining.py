@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from thesis_lib.config import FROZEN, IDENTITY, PRETRAIN, RunConfig
+from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
 from thesis_lib.data.cache import Images
 from thesis_lib.data.datasets import DataSet, open_dataset
 from thesis_lib.data.framing import Frame
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews, open_loader
 from thesis_lib.errors import InputError
-from thesis_lib.models import Classifier, ContrastiveModel, create_backbone, linear_head
+from thesis_lib.heads import Classifier, ContrastiveModel, linear_head
+from thesis_lib.methods import UNTRAINED
 from thesis_lib.runs.artifacts import check_data_name, check_trained_on
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import add_facts
@@ -30,7 +31,7 @@ from thesis_lib.system.paths import find_data, relative_to_root
 from thesis_lib.system.progress import EpochProgress
 from thesis_lib.system.signals import deferred_signals
 from thesis_lib.system.torch_errors import translate_torch_errors
-from thesis_lib.training import resume
+from thesis_lib.training import checkpoints, resume
 from thesis_lib.training.code_version import CODE_VERSION
 from thesis_lib.training.engine import NotFiniteError, train_epoch
 from thesis_lib.training.initial_weights import (
@@ -47,7 +48,8 @@ from thesis_lib.training.state import Position, TrainState
 def create_model(config: RunConfig, num_classes: int) -> nn.Module:
     """Create the model to train, with initial weights drawn from the run's seed.
 
-    It is a backbone with a projection head, with a linear head (cross-entropy) or alone (frozen).
+    It is a backbone with a projection head, with a linear head (cross-entropy) or alone (without
+    training).
 
     Raises:
         InputError: if the backbone is unknown, or its stem or image size is not supported.
@@ -55,12 +57,12 @@ def create_model(config: RunConfig, num_classes: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            backbone = create_backbone(config.backbone, config.small_images, config.image_size)
+            backbone = checkpoints.create_run_backbone(config)
         except ValueError as error:
             raise InputError(str(error)) from None
         if config.method == "cross-entropy":
             return Classifier(backbone, linear_head(backbone.num_features, num_classes))
-        if config.method == FROZEN:
+        if config.method in UNTRAINED:
             return nn.ModuleDict({"backbone": backbone})
         return ContrastiveModel(backbone, config.projection_dim)
 
@@ -81,14 +83,14 @@ def check_run(config: RunConfig) -> tuple[RunDirectory, DataSet, nn.Module]:
         run.check_config((IDENTITY, PRETRAIN))
     dataset = open_dataset(config.data, crop_bottom=config.crop_bottom)
     num_images = len(dataset.splits["train"])
-    if config.batch_size > num_images and config.method != FROZEN:
+    if config.batch_size > num_images and config.method not in UNTRAINED:
         raise InputError(
             f"batch_size {config.batch_size} is larger than the data set: {config.data}/train "
             f"has {num_images} images"
         )
     ranks = distributed.world_size() if distributed.world_size() > 1 else config.devices
     fewest = -(-2 // config.views) * ranks  # batch normalisation needs two views per rank
-    if ranks > 1 and config.batch_size < fewest and config.method != FROZEN:
+    if ranks > 1 and config.batch_size < fewest and config.method not in UNTRAINED:
         raise InputError(
             f"batch_size {config.batch_size} cannot be shared by {ranks} processes (it counts the "
             f"images of all of them); set it to {fewest} or more, or use fewer devices"
@@ -197,7 +199,7 @@ def _train_epochs(stage: Stage, state: TrainState, images: Images) -> None:
             progress.step(num_images)
             return distributed.should_stop(deferral)
 
-        if config.method == FROZEN:
+        if config.method in UNTRAINED:
             files.write_untrained()
         while state.position.epoch <= config.epochs and not distributed.should_stop(deferral):
             is_whole = _train_epoch(stage.run, state, loader, leave_after)

@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid
 
 from thesis_lib.data.loaders import example_views
 from thesis_lib.runs.artifacts import METRICS_COLUMNS
@@ -50,8 +48,10 @@ class RunFiles:
 
     def _log_views(self) -> None:
         examples = example_views(self.stage.dataset, self.run.config, num_images=8)["views"]
-        views = torch.from_numpy(np.concatenate(examples)).movedim(-1, 1)
-        self.log.add_image("views", make_grid(views, nrow=len(examples[0])), 1)
+        if not examples:
+            return
+        rows = [np.concatenate(list(views), axis=1) for views in examples]  # side by side
+        self.log.add_image("views", np.concatenate(rows), 1, dataformats="HWC")
 
     def write(self, is_whole: bool) -> None:
         """Save what is due: after a whole epoch its checkpoint, metrics and logs.

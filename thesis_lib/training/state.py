@@ -56,7 +56,8 @@ class TrainState:
 
     def share(self) -> None:
         """Let all ranks train the model together, from rank 0's weights on."""
-        self.parallel = distributed.data_parallel(self.model)
+        if any(True for _ in self.model.parameters()):
+            self.parallel = distributed.data_parallel(self.model)
 
 
 def create_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.SGD:
@@ -65,7 +66,7 @@ def create_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.SGD:
     If the backbone has a learning rate of its own, its weights are the first of two groups.
     """
     settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-    groups: Any = model.parameters()
+    groups: Any = [{"params": list(model.parameters())}]  # empty for region properties
     if config.backbone_learning_rate is not None or config.frozen_epochs:
         own = set(model.backbone.parameters())
         groups = [

@@ -11,10 +11,10 @@ import pandas as pd
 import torch
 from torch import nn
 
+from thesis_lib.backbones import create_backbone, has_resnet_stem
 from thesis_lib.config import IDENTITY, PRETRAIN, RunConfig
 from thesis_lib.data.statistics import data_statistics, readable
 from thesis_lib.errors import InputError
-from thesis_lib.models import create_backbone, has_resnet_stem
 from thesis_lib.runs.artifacts import METRICS_COLUMNS, trained_epochs
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import kept_epochs
@@ -121,7 +121,7 @@ def unknown_settings(first: SupContrastCheckpoint, settings: Mapping[str, Any]) 
     """Return the pretraining settings that neither files nor user give: name -> default."""
     ours = (
         *("tag", "seed", "data", "backbone", "small_images", "on_bad_image"),
-        *("weights", "backbone_learning_rate", "frozen_epochs"),
+        *("weights", "backbone_learning_rate", "frozen_epochs", "zero_init_last"),
     )
     known = {*first.settings, *settings, *ours}
     names = RunConfig.field_names(IDENTITY, PRETRAIN)
@@ -160,17 +160,19 @@ def _config(first: SupContrastCheckpoint, settings: Mapping[str, Any]) -> RunCon
             f"{first.path} was trained with batch size {stored['batch_size']}, not {batch_size}"
         )
     config = RunConfig.from_dict({**stored, **settings})
-    if config.small_images is not None:
-        return config
     try:
-        changeable = has_resnet_stem(create_backbone(config.backbone))
+        is_resnet = has_resnet_stem(create_backbone(config.backbone))
     except ValueError as error:
         raise InputError(str(error)) from None
-    if not changeable:
+    if not is_resnet:
         return config
     # The weights show which stem was used; the image size alone would only suggest it.
     stem = first.weights.get("backbone.conv1.weight")
-    return config.updated(small_images=stem is not None and stem.shape[-1] == 3)
+    is_small = stem is not None and stem.shape[-1] == 3
+    found = {"small_images": is_small}
+    if is_small:  # SupContrast's own ResNets, whose blocks do not start with zeros
+        found["zero_init_last"] = False
+    return config.updated(**{n: v for n, v in found.items() if getattr(config, n) is None})
 
 
 def _check_files(

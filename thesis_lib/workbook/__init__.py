@@ -5,7 +5,7 @@ Importing this package does not load torch, so that ``thesis status`` answers at
 Reads  ``notebooks/``, a settings file, and the state of every run.
 Writes executed notebooks and their receipts into ``runs/<data>/notebooks/`` and
        ``runs/<data>/<run>/notebooks/``; Slurm's job ids and logs into ``slurm/`` beside them.
-Imports errors, coercion, config, models, system, data, runs, training.
+Imports errors, coercion, methods, backbones, config, system, data, runs, training.
 """
 
 from thesis_lib.lazy import face
@@ -13,6 +13,7 @@ from thesis_lib.lazy import face
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
     "read_parameters": "parameters",
+    "config_of": "parameters",
     "open_run": "parameters",
     "write_receipt": "receipts",
     "settings_table": "parameters",

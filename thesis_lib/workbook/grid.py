@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from thesis_lib.config import GRID_FIELDS, TIMM, RunConfig
+from thesis_lib.config import GRID_FIELDS, RunConfig
 from thesis_lib.errors import InputError
+from thesis_lib.methods import TIMM
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import sweep_partial
 from thesis_lib.system.locks import locked
 from thesis_lib.system.paths import find_data, relative_to_root
+from thesis_lib.workbook.parameters import config_of
 from thesis_lib.workbook.plan import (
     DATA_STATS,
     THESIS_TABLES,
     Task,
     notebook_path,
     plan_of,
+    print_estimates,
     print_plan,
     print_skipped_notebooks,
     run_notebooks,
@@ -76,12 +79,14 @@ def run_grid(
 
     check_grid(configs)
     plan = plan_of(configs)
+    dataset = open_dataset(configs[0].data, crop_bottom=configs[0].crop_bottom)
     if dry_run:
         print_plan(plan)
+        print_estimates(plan, dataset)
         return []
     print_skipped_notebooks(configs[0].data)
-    dataset = open_dataset(configs[0].data, crop_bottom=configs[0].crop_bottom)
-    readable(dataset, data_statistics(dataset), configs[0])
+    dataset = readable(dataset, data_statistics(dataset), configs[0])
+    print_estimates(plan, dataset)
     os.environ["THESIS_COMMAND"] = " ".join(sys.argv)  # for the provenance that kernels write
     failures = execute_in_turn([plan.first])
     failures += (run_all or run_in_sequence)(plan.runs)
@@ -145,10 +150,11 @@ def grid_configs(settings: Mapping[str, Any]) -> list[RunConfig]:
         if name in settings
     }
     configs = [
-        RunConfig.from_dict({**settings, **dict(zip(dimensions, values, strict=True))})
+        config_of({**settings, **dict(zip(dimensions, values, strict=True))})
         for values in itertools.product(*dimensions.values())
     ]
     paths = {"data": relative_to_root(find_data(configs[0].data))}
-    if configs[0].weights not in ("", TIMM):  # the notebooks run in the workbook's root
-        paths["weights"] = relative_to_root(find_data(configs[0].weights))
+    if (weights := settings.get("weights", "")) not in ("", TIMM):
+        # The notebooks run in the workbook's root.
+        paths["weights"] = relative_to_root(find_data(weights))
     return [config.updated(**paths) for config in dict.fromkeys(configs)]

@@ -22,6 +22,8 @@ from thesis_lib.runs.directory import RunDirectory
 if TYPE_CHECKING:
     import pandas as pd
 
+VIEW = ("image_size", "interpolation")  # settings that the training of weights decides, too
+
 
 def read_parameters(namespace: Mapping[str, Any]) -> RunConfig:
     """Read a notebook's parameters, and make the demo data set if they name it and it is missing.
@@ -34,9 +36,35 @@ def read_parameters(namespace: Mapping[str, Any]) -> RunConfig:
     """
     from thesis_lib.data.demo import prepare_demo_data  # late: loads torch
 
-    config = RunConfig(**notebook_settings(namespace))
+    config = config_of(notebook_settings(namespace))
     prepare_demo_data(config.data)
     return config
+
+
+def config_of(settings: Mapping[str, Any]) -> RunConfig:
+    """Make the config of a run that is about to be trained.
+
+    If it starts from weights, those settings in :data:`VIEW` that are not given are as in the run
+    that exists already, or as in the training of the weights.
+
+    Args:
+        settings: fields of :class:`RunConfig` and their values.
+
+    Raises:
+        InputError: if a setting is unknown or a value is out of range.
+    """
+    config = RunConfig.from_dict(settings)
+    missing = {name for name in VIEW if name not in settings}
+    if not config.weights or not missing:
+        return config
+    run = RunDirectory(config)
+    if run.config_file.is_file():
+        view = RunDirectory.open(run.path).config.to_dict()
+    else:
+        from thesis_lib.training import view_of_weights  # late: loads torch
+
+        view = view_of_weights(config)
+    return config.updated(**{name: view[name] for name in missing & view.keys()})
 
 
 def open_run(namespace: Mapping[str, Any]) -> RunDirectory:

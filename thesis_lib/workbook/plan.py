@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thesis_lib.config import (
     DISPLAY_FIELDS,
@@ -20,6 +20,9 @@ from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import data_runs_folder, find_data
 from thesis_lib.workbook.receipts import STAGE_OF, receipt_holds
+
+if TYPE_CHECKING:  # it loads torch
+    from thesis_lib.data.datasets import DataSet
 
 # Stages whose settings are passed to a run's notebooks. Notebook 02 makes the run. The later ones
 # find it by its identity and read the other settings from its config.json.
@@ -159,7 +162,7 @@ def plan_of(configs: Sequence[RunConfig]) -> Plan:
 
 def print_plan(plan: Plan) -> None:
     """Print the settings of each run and which notebooks would be executed."""
-    from thesis_lib.models import has_small_stem
+    from thesis_lib.backbones import has_small_stem
     from thesis_lib.training.pretraining import create_model
 
     print_skipped_notebooks(plan.first.config.data)
@@ -177,6 +180,22 @@ def print_plan(plan: Plan) -> None:
     to_do = plan.to_do()
     for task in plan.tasks:
         print(f"{'would run  ' if task in to_do else 'done       '} {task.label}")
+
+
+def print_estimates(plan: Plan, dataset: "DataSet") -> None:
+    """Print what each run that is not done will cost, from a few timed steps on this machine."""
+    from thesis_lib.system.device import choose_device
+    from thesis_lib.training.estimates import estimate, estimate_apart
+
+    for pretraining, *_ in plan.runs:
+        if not pretraining.is_done():
+            name = pretraining.label.removesuffix(f": {pretraining.notebook.name}")
+            try:
+                on_cpu = choose_device(pretraining.config).type == "cpu"
+                words = str((estimate if on_cpu else estimate_apart)(pretraining.config, dataset))
+            except InputError as error:  # the run itself will name the image or the memory
+                words = f"its cost cannot be estimated: {error}"
+            print(f"{name}: {words}", flush=True)
 
 
 def print_skipped_notebooks(data: str) -> None:

@@ -96,3 +96,23 @@ def test_what_is_no_size_is_refused(asked, capsys):
 def test_a_split_without_sizes_has_none():
     assert main(["split", "classes", "out"]) == 0
     assert open_dataset("out").major_axes == {}
+
+
+def test_rows_to_cut_off_that_leave_nothing_of_an_image_are_refused_before_anything_is_written(
+    place, capsys
+):
+    sideways = Image.new("RGB", (40, 90), "white")
+    exif = sideways.getexif()
+    exif[274] = 6  # rotated by 90 degrees: 40 rows when it is upright
+    sideways.save(place / "classes" / "small" / "turned.jpg", exif=exif)
+    (place / "classes" / "large" / "damaged.png").write_bytes(b"x")  # left to notebook 01
+    rows = [f"small,s{i}.png" for i in range(6)] + ["large,l0.png", "small,turned.jpg"]
+    for name in ("train.csv", "test.csv"):
+        (place / name).write_text("folder,filename\n" + "\n".join(rows) + "\n")
+    for manifest in ([], ["--manifest", "train.csv", "test.csv"]):
+        assert main(["split", "classes", "out", "--crop-bottom", "40", *manifest]) == 2
+        error = capsys.readouterr().err
+        assert f"leaves no row of 1 of {8 if manifest else 14} images" in error
+        assert "turned.jpg" in error and "the lowest has 40 rows" in error
+        assert error.count("\n") == 1 and not Path("out").exists()
+    assert main(["split", "classes", "out", "--crop-bottom", "39"]) == 0

@@ -13,7 +13,7 @@ from thesis_lib.data.images import is_image
 from thesis_lib.data.sources.folders import read_class_folders, split_folders
 from thesis_lib.data.sources.text_tables import decoded, read_rows, reader_of
 from thesis_lib.data.splits.recipes import SplitOptions
-from thesis_lib.data.splits.sizes import measure_sizes
+from thesis_lib.data.splits.sizes import check_rows_left, measure_sizes
 from thesis_lib.data.splits.writer import Plan, check_places, write_split
 from thesis_lib.errors import InputError
 
@@ -103,8 +103,9 @@ def split_by_manifest(
     _check_plan(source, plan, splits)
     options = options or SplitOptions()
     described = {"manifests": [p.name for p in manifests], "crop_bottom": options.crop_bottom}
+    files = {name: sorted(set().union(*its.values())) for name, its in plan.items()}
+    check_rows_left(listing, files, options.crop_bottom)
     if options.pixel_size is not None:
-        files = {name: sorted(set().union(*its.values())) for name, its in plan.items()}
         measure_sizes(listing, files, options.pixel_size, options.crop_bottom)
         described["pixel_size"] = options.pixel_size
     write_split(listing, destination, Plan(plan, described), options.copy)

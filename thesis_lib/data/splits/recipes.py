@@ -9,7 +9,7 @@ from thesis_lib.data.sources.listing import Listing
 from thesis_lib.data.sources.recognition import Reading, read_source
 from thesis_lib.data.splits.grouping import Grouping, by_pattern, split_groups
 from thesis_lib.data.splits.held_out_groups import hold_out_groups
-from thesis_lib.data.splits.sizes import measure_sizes
+from thesis_lib.data.splits.sizes import check_rows_left, measure_sizes
 from thesis_lib.data.splits.writer import Plan, check_places, write_split
 from thesis_lib.errors import InputError, first_few, nearest
 
@@ -145,6 +145,7 @@ def split_listing(listing: Listing, destination: Path, options: SplitOptions) ->
         plan = {n: split_files(found, options.recipe, options.seed) for n, found in files.items()}
     else:
         plan = split_groups(files, grouping, options.recipe, options.seed)
+    check_rows_left(listing, files, options.crop_bottom)
     if options.pixel_size is not None:
         measure_sizes(listing, files, options.pixel_size, options.crop_bottom)
     described = Plan(plan, options.description(), grouping)

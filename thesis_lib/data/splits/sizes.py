@@ -1,4 +1,4 @@
-"""Measure the organisms of a split in millimetres, because resizing images loses their size."""
+"""Check the heights of a split's images, and measure their organisms in millimetres."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from thesis_lib.data.images import read_pixels
-from thesis_lib.data.organism import find_organism
+from thesis_lib.data.images import image_height, read_pixels
+from thesis_lib.data.organisms import find_organism
 from thesis_lib.data.sources.listing import Listing
-from thesis_lib.errors import InputError, nearest
+from thesis_lib.errors import InputError, first_few, nearest
 from thesis_lib.system import machine
 from thesis_lib.system.progress import track
 
@@ -62,6 +62,32 @@ def measure_sizes(
         f"{np.median(known):.3g} mm, from {min(known):.3g} to {max(known):.3g} mm",
         flush=True,
     )
+
+
+def check_rows_left(listing: Listing, files: Mapping[str, Sequence[str]], crop_bottom: int) -> None:
+    """Check that every image is higher than the rows to cut off its bottom.
+
+    Args:
+        listing: the source.
+        files: class -> files of the split.
+        crop_bottom: rows to cut off.
+
+    Raises:
+        InputError: if not. Files that cannot be read are left to notebook 01.
+    """
+    if not crop_bottom:
+        return
+    paths = [listing.files[name][file] for name, found in files.items() for file in found]
+    with ThreadPoolExecutor(machine.num_cores()) as pool:
+        heights = dict(zip(paths, pool.map(image_height, paths), strict=True))
+    known = {str(path): height for path, height in heights.items() if height is not None}
+    too_low = [path for path, height in known.items() if height <= crop_bottom]
+    if too_low:
+        raise InputError(
+            f"--crop-bottom {crop_bottom} leaves no row of {len(too_low):,} of {len(paths):,} "
+            f"images ({first_few(too_low)}); the lowest has {min(known.values())} rows: cut off "
+            "fewer, or take these images out of the source"
+        )
 
 
 def _pixel_sizes(listing: Listing, asked: str) -> Callable[[str, str], float]:

@@ -6,8 +6,9 @@ Most functions are named after the figure whose caption they write.
 import math
 from collections.abc import Callable
 
-from thesis_lib.config import FROZEN, METHODS, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
+from thesis_lib.methods import HEADS, LINEAR, METHODS, REGIONS, UNTRAINED
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.retrieval_tables import CHOSEN_ON
 from thesis_lib.reporting.tables import percent, percent_with_interval, weights_words
@@ -19,8 +20,12 @@ def _run_words(results: Results) -> str:
     """Describe a run by all that its name tells, and by the weights that it started from."""
     config = results.run.config
     words = [config.backbone, f"batch size {config.batch_size}", f"seed {config.seed}"]
-    if config.method != RunConfig.method:
+    if config.method == REGIONS:
+        words = ["region properties", f"seed {config.seed}"]
+    elif config.method != RunConfig.method:
         words.append(config.method)
+    if config.head != LINEAR:
+        words.append(HEADS[config.head])
     if config.tag:
         words.append(config.tag)
     if config.weights:
@@ -34,7 +39,12 @@ def views(results: Results) -> str:
         "pad": "padded to a square with the color of its border",
         "crop": "the center crop",
     }[results.config.fit]
-    seen = "" if results.config.method == FROZEN else ", as the backbone sees them in epoch 1"
+    if results.config.method == REGIONS:
+        return (
+            "Some training images, and the organism found in each, whose region properties are "
+            "measured (evaluation)."
+        )
+    seen = "" if results.config.method in UNTRAINED else ", as the backbone sees them in epoch 1"
     return f"{views} of some training images{seen}, and the evaluation view ({how})."
 
 
@@ -74,11 +84,13 @@ def pretraining(results: Results) -> str:
 def checkpoint_accuracy(results: Results) -> str:
     selection = read_json(results.run.selection_file)
     interval = percent_with_interval(selection["val_accuracy"], selection["val_accuracy_interval"])
-    against = selection["against_last"]
+    against, head = selection["against_last"], HEADS[results.config.head]
+    several = len(selection["probed"]) > 1
+    chosen = " As the highest of several, it is too high on average." if several else ""
     return (
-        "Validation accuracy of the linear head for each checkpoint, with 95 % Wilson intervals "
+        f"Validation accuracy of the {head} for each checkpoint, with 95 % Wilson intervals "
         f"({_run_words(results)}). The selected checkpoint is epoch {selection['checkpoint']}, "
-        f"with an accuracy of {interval} %: {against}."
+        f"with an accuracy of {interval} %: {against}.{chosen}"
     )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from thesis_lib.config import FROZEN, METHODS
 from thesis_lib.data.datasets import sample_images
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.data.leakage import example_pairs
@@ -19,10 +18,11 @@ from thesis_lib.figures import retrieval as of_retrieval
 from thesis_lib.figures import sizes as of_sizes
 from thesis_lib.figures import training as of_training
 from thesis_lib.figures.style import run_color, save, set_style
+from thesis_lib.methods import HEADS, LINEAR, METHODS, UNTRAINED
 from thesis_lib.reporting import tables
 from thesis_lib.reporting.catalogue import figure_captions as captions
 from thesis_lib.reporting.results import Results
-from thesis_lib.reporting.training_worth import accuracy_against_hours
+from thesis_lib.reporting.training_worth import accuracy_against_hours, floors
 from thesis_lib.runs.artifacts import (
     read_best_curves,
     read_calibration,
@@ -73,9 +73,10 @@ def draw(name: str, results: Results, save_it: bool = True) -> Figure | None:
     except Exception as error:  # a library's error for unforeseen results
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"!! the figure {name} cannot be drawn and is left out: {reason}")
+        figure = None
+    if figure is None and save_it:
         for ending in (".pdf", ".png"):  # of earlier results
             (results.folder / f"{name}{ending}").unlink(missing_ok=True)
-        return None
     return figure
 
 
@@ -97,7 +98,7 @@ def _leaking_pairs(results: Results) -> Figure:
 
 
 def _pretraining(results: Results) -> Figure | None:
-    if results.config.method == FROZEN:
+    if results.config.method in UNTRAINED:
         return None
     run, metrics = results.run, pd.DataFrame(read_metrics(results.run))
     checkpoints = of_training.Checkpoints(
@@ -113,16 +114,19 @@ def _pretraining(results: Results) -> Figure | None:
 
 def _checkpoint_accuracy(results: Results) -> Figure:
     probe, chosen = read_probe(results.run), results.selection["checkpoint"]
-    return of_training.checkpoint_accuracy(probe, chosen, run_color(results.config.backbone))
+    color, head = run_color(results.config.backbone), HEADS[results.config.head]
+    return of_training.checkpoint_accuracy(probe, chosen, color, head)
 
 
-def _head_curves(results: Results) -> Figure:
+def _head_curves(results: Results) -> Figure | None:
+    if results.config.head != LINEAR:
+        return None
     curves = read_best_curves(results.run)
     return of_training.head_curves(curves, results.selection["checkpoint"])
 
 
 def _head_learning_rates(results: Results) -> Figure | None:
-    if len(results.config.head_learning_rates) == 1:
+    if len(results.config.head_learning_rates) == 1 or results.config.head != LINEAR:
         return None
     curves, chosen = read_curves(results.run), results.selection["checkpoint"]
     return of_training.head_learning_rates(curves, chosen)
@@ -194,7 +198,7 @@ def _runs_accuracy(results: Results) -> Figure | None:
 
 def _accuracy_against_hours(results: Results) -> Figure | None:
     table = accuracy_against_hours(results.runs)
-    return of_training.accuracy_against_hours(table) if len(table) else None
+    return of_training.accuracy_against_hours(table, floors(results.runs)) if len(table) else None
 
 
 def _loss_curves(method: str) -> Callable[[Results], Figure | None]:
@@ -266,7 +270,7 @@ FIGURES = {
         _ood,
         captions.of_run(
             "Out-of-distribution detection of images whose classes were left out of the look-up "
-            "table and the linear head, by three scores ({run}). Each mark is a group of classes "
+            "table and a linear head, by three scores ({run}). Each mark is a group of classes "
             "that was left out; the line is the mean over the groups."
         ),
     ),
@@ -277,7 +281,8 @@ FIGURES = {
         captions.fixed(
             "Test accuracy with 95 % Wilson intervals against the hours of training, with those of "
             "the run that the initial weights come from. Runs whose backbone was not trained on "
-            "these images are at the left."
+            "these images are at the left. The lines are the accuracies of guessing: always the "
+            "most frequent class, or each class as often as it is among the training images."
         ),
     ),
     **{

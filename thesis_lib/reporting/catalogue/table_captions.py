@@ -60,8 +60,8 @@ def by_size(results: Results, table: pd.DataFrame) -> str:
 
 def probe(results: Results, table: pd.DataFrame) -> str:
     caption = (
-        "Validation accuracy (%) / head epoch at which it was reached, for every probed "
-        "checkpoint. A star marks the selected checkpoint."
+        "Validation accuracy (%) / head epoch at which it was reached (of a random forest: its "
+        "number of trees), for every probed checkpoint. A star marks the selected checkpoint."
     )
     if results.part == "probe":
         against = read_json(results.run.selection_file)["against_last"]
@@ -77,8 +77,9 @@ def probe(results: Results, table: pd.DataFrame) -> str:
 def test(results: Results, table: pd.DataFrame) -> str:
     images = " or ".join(f"{n:,}" for n in sorted(set(table["n"])))
     caption = (
-        f"Metrics (%) on {images} test images with 95 % intervals: Wilson intervals for accuracy, "
-        "bootstrap intervals over test images for the macro means over all classes."
+        f"Metrics (%) on {images} test images with 95 % intervals: Wilson intervals for accuracy; "
+        "for the macro means over all classes, bias-corrected intervals from test sets drawn from "
+        "the smoothed confusion matrix, with the same number of images of each class."
     )
     if results.part == "test":
         for words, names in results.counted_as_zero.items():
@@ -141,7 +142,7 @@ def size(results: Results, table: pd.DataFrame) -> str:
         "Size and speed of the cosine look-up table at the selected pruning threshold. On "
         f"{CHOSEN_ON[choice['chosen_on']]}, it is the smallest table that is not significantly "
         "less accurate than the unpruned table and whose accuracy is at most "
-        f"{100 * MARGIN:g} percentage points lower. Minus head: accuracy minus that of the linear "
+        f"{100 * MARGIN:g} percentage points lower. Minus head: accuracy minus that of the "
         "head on the same test images, in percentage points, with the paired 95 % interval and "
         "the p value of the exact McNemar test."
     )
@@ -160,7 +161,7 @@ def curve(results: Results, table: pd.DataFrame) -> str:
 def ood(results: Results, table: pd.DataFrame) -> str:
     return (
         "Out-of-distribution (OOD) detection of classes that were left out of the look-up table "
-        f"and the linear head, in %: mean (minimum to maximum) over up to {FOLDS} groups of "
+        f"and a linear head, in %: mean (minimum to maximum) over up to {FOLDS} groups of "
         "classes. The backbone was trained on these classes too, so all three scores are "
         "optimistic."
     )

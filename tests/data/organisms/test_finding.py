@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from thesis_lib.data.images import read_pixels
-from thesis_lib.data.organism import find_organism
+from thesis_lib.data.organisms.finding import find_organism
 
-ZOOSCAN = Path(__file__).parents[3] / "shared" / "data" / "zooscan"
+ZOOSCAN = Path(__file__).parents[4] / "shared" / "data" / "zooscan"
 
 
 def ellipse(major, minor, angle=0.0, background=250, inside=120, noise=2.0):
