@@ -28,15 +28,15 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import norm
 
-from thesis_lib.evaluation.comparison import paired_interval
-from thesis_lib.evaluation.intervals import (
+from thesis_lib.evaluation.statistics.comparison import paired_interval
+from thesis_lib.evaluation.statistics.intervals import (
     MACRO,
     draw_test_sets,
     macro_intervals,
     macro_metrics,
     wilson_interval,
 )
-from thesis_lib.evaluation.metrics import LARGE
+from thesis_lib.evaluation.statistics.metrics import LARGE
 
 RESAMPLES = 1000
 DYB = (

@@ -14,8 +14,8 @@ import torch
 from benchmarks.timing import Result, best, in_turns
 from thesis_lib import figures
 from thesis_lib.config import RunConfig
-from thesis_lib.evaluation.calibration import calibration
-from thesis_lib.evaluation.metrics import classification_metrics, confusion_counts
+from thesis_lib.evaluation.statistics.calibration import calibration
+from thesis_lib.evaluation.statistics.metrics import classification_metrics, confusion_counts
 from thesis_lib.evaluation.testing import embedding_table
 from thesis_lib.reporting.catalogue.tables import write_table
 from thesis_lib.system.files import write_csv, write_json

@@ -12,12 +12,12 @@ from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.splits import split_dataset
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation import retrieval
-from thesis_lib.evaluation.comparison import compare_with_head
 from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.knn import LookupTable
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.pruning import THRESHOLDS, Queries, choose_threshold, pruning_curve
 from thesis_lib.evaluation.retrieval import retrieve, stored_table
+from thesis_lib.evaluation.statistics.comparison import compare_with_head
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting.results import misleading
 from thesis_lib.runs.artifacts import read_predictions, read_retrieval, read_retrieval_predictions

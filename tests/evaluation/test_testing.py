@@ -8,8 +8,8 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation import testing as module
 from thesis_lib.evaluation.features import FrozenBackbone
-from thesis_lib.evaluation.metrics import METRICS
 from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.evaluation.statistics.metrics import METRICS
 from thesis_lib.evaluation.testing import embed, final_test
 from thesis_lib.runs.artifacts import read_embedding, read_predictions
 

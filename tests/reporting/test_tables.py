@@ -8,10 +8,10 @@ import pytest
 from tests.conftest import TINY, write_workbook
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.comparison import Comparison, compare_with_head
-from thesis_lib.evaluation.metrics import large_class_metrics
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.retrieval import retrieve
+from thesis_lib.evaluation.statistics.comparison import Comparison, compare_with_head
+from thesis_lib.evaluation.statistics.metrics import large_class_metrics
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting import numbers as numbers_module
 from thesis_lib.reporting import tables

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from thesis_lib.evaluation.comparison import compare_runs
 from thesis_lib.evaluation.probing import probe_checkpoints
+from thesis_lib.evaluation.statistics.comparison import compare_runs
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting.catalogue.figures import draw
 from thesis_lib.reporting.catalogue.tables import write_table

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from thesis_lib.data.cache import Images
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.calibration import choose_temperature
-from thesis_lib.evaluation.comparison import compare
 from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of, report_empty
 from thesis_lib.evaluation.forests import train_forest
-from thesis_lib.evaluation.intervals import wilson_interval
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.linear_heads import best_row, train_heads
+from thesis_lib.evaluation.statistics.calibration import choose_temperature
+from thesis_lib.evaluation.statistics.comparison import compare
+from thesis_lib.evaluation.statistics.intervals import wilson_interval
 from thesis_lib.heads import create_head
 from thesis_lib.methods import LINEAR
 from thesis_lib.runs.artifacts import read_probe

@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 
 from thesis_lib.data.statistics import imbalance
-from thesis_lib.evaluation.comparison import LEVEL, compare
 from thesis_lib.evaluation.knn import LookupTable
-from thesis_lib.evaluation.metrics import METRICS, classification_metrics
+from thesis_lib.evaluation.statistics.comparison import LEVEL, compare
+from thesis_lib.evaluation.statistics.metrics import METRICS, classification_metrics
 
 THRESHOLDS = tuple(step / 100 for step in range(80, 101))
 FULL = 1.0  # the threshold that drops no image

@@ -11,7 +11,6 @@ from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import FrozenBackbone, Labelled
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
 from thesis_lib.evaluation.lookup_table import StoredTable
-from thesis_lib.evaluation.metrics import classification_metrics
 from thesis_lib.evaluation.ood import measure_ood
 from thesis_lib.evaluation.pruning import (
     THRESHOLDS,
@@ -22,6 +21,7 @@ from thesis_lib.evaluation.pruning import (
     pruning_curve,
     query_table,
 )
+from thesis_lib.evaluation.statistics.metrics import classification_metrics
 from thesis_lib.runs.artifacts import read_retrieval, tested_before
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import kept_epochs
@@ -61,8 +61,8 @@ def retrieve(run: RunDirectory) -> dict[str, Any]:
 
     Returns:
         The content of ``retrieval.json``: the values of
-        :func:`thesis_lib.evaluation.metrics.classification_metrics`; ``threshold``, ``images``
-        and ``index_mib`` of the table; and ``history``, the other tables tested before.
+        :func:`thesis_lib.evaluation.classification_metrics`; ``threshold``, ``images`` and
+        ``index_mib`` of the table; and ``history``, the other tables tested before.
 
     Raises:
         InputError: see :func:`stored_table`.

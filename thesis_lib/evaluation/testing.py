@@ -10,9 +10,13 @@ from sklearn.manifold import TSNE
 
 from thesis_lib.data.cache import Images
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.calibration import calibration, expected_calibration_error
 from thesis_lib.evaluation.features import FrozenBackbone, report_empty
-from thesis_lib.evaluation.metrics import classification_metrics, floors, large_class_metrics
+from thesis_lib.evaluation.statistics.calibration import calibration, expected_calibration_error
+from thesis_lib.evaluation.statistics.metrics import (
+    classification_metrics,
+    floors,
+    large_class_metrics,
+)
 from thesis_lib.runs.artifacts import tested_before
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done, selection_digest
@@ -35,7 +39,7 @@ def final_test(run: RunDirectory) -> dict:
 
     Returns:
         The content of ``test.json``, with the values of
-        :func:`thesis_lib.evaluation.metrics.classification_metrics` (metrics as fractions).
+        :func:`thesis_lib.evaluation.classification_metrics` (metrics as fractions).
 
     Raises:
         InputError: if no checkpoint has been selected yet, or the data have changed.

@@ -4,7 +4,7 @@ import pandas as pd
 
 from thesis_lib.data.datasets import DataSet
 from thesis_lib.data.leakage import ANY, TELLS_LITTLE, split_files_of
-from thesis_lib.evaluation.metrics import METRICS, classification_metrics
+from thesis_lib.evaluation.statistics import METRICS, classification_metrics
 
 
 def leak_table(leaks: pd.DataFrame, dataset: DataSet) -> pd.DataFrame:

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.comparison import Comparison, compare_with_head
-from thesis_lib.evaluation.metrics import METRICS
+from thesis_lib.evaluation.statistics import METRICS, Comparison, compare_with_head
 from thesis_lib.methods import UNTRAINED
 from thesis_lib.reporting.latex import comment, escape_latex
 from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks

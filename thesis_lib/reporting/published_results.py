@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from thesis_lib.evaluation.metrics import METRICS
+from thesis_lib.evaluation.statistics import METRICS
 from thesis_lib.methods import LINEAR
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done

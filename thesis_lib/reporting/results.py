@@ -13,8 +13,12 @@ from thesis_lib.data.datasets import DataSet, open_dataset
 from thesis_lib.data.leakage import find_leaks
 from thesis_lib.data.legend import find_legend
 from thesis_lib.data.statistics import DataStatistics, data_statistics
-from thesis_lib.evaluation.comparison import Comparison, compare_runs, compare_with_head
-from thesis_lib.evaluation.metrics import confusion_counts
+from thesis_lib.evaluation.statistics import (
+    Comparison,
+    compare_runs,
+    compare_with_head,
+    confusion_counts,
+)
 from thesis_lib.reporting.published_results import reproduces_dyb
 from thesis_lib.reporting.training_worth import worth_sentence
 from thesis_lib.runs.artifacts import (

@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from thesis_lib.evaluation.comparison import Comparison
-from thesis_lib.evaluation.metrics import METRICS
+from thesis_lib.evaluation.statistics import METRICS, Comparison
 from thesis_lib.methods import REGIONS, UNTRAINED
 from thesis_lib.reporting.published_results import is_reproduction, published_table, reproduces_dyb
 from thesis_lib.runs.artifacts import read_metrics, read_probe
@@ -99,7 +98,7 @@ def large_classes_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """Tabulate the macro metrics (%) over the classes with enough test images, one row per run.
 
     Empty if all classes have enough; see
-    :func:`thesis_lib.evaluation.metrics.large_class_metrics`.
+    :func:`thesis_lib.evaluation.statistics.metrics.large_class_metrics`.
     """
     rows = []
     for run in runs:
@@ -133,7 +132,8 @@ def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """Tabulate the tested checkpoint and head and their calibration, one row per run.
 
     ``ECE (points)`` is the expected calibration error in percentage points, and ``scaled ECE
-    (points)`` the same after temperature scaling; see :mod:`thesis_lib.evaluation.calibration`.
+    (points)`` the same after temperature scaling; see
+    :mod:`thesis_lib.evaluation.statistics.calibration`.
     """
     rows = []
     for run in runs:

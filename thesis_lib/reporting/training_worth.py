@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from thesis_lib.evaluation.comparison import Comparison
+from thesis_lib.evaluation.statistics import Comparison
 from thesis_lib.methods import UNTRAINED
 from thesis_lib.reporting.tables import (
     accuracy_table,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.metrics import classification_metrics, large_class_metrics
+from thesis_lib.evaluation.statistics import classification_metrics, large_class_metrics
 from thesis_lib.figures.style import SOURCE
 from thesis_lib.reporting.catalogue.tables import TABLES, write_table
 from thesis_lib.reporting.chapter import BODY, DOCUMENT, NUMBERS, chapter_text

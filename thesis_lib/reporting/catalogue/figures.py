@@ -11,7 +11,7 @@ from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.data.leakage import example_pairs
 from thesis_lib.data.loaders import example_views
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.metrics import per_class_table, worst_mistakes
+from thesis_lib.evaluation.statistics import per_class_table, worst_mistakes
 from thesis_lib.figures import data_set as of_data
 from thesis_lib.figures import results as of_results
 from thesis_lib.figures import retrieval as of_retrieval

@@ -7,15 +7,16 @@ from pathlib import Path
 import pandas as pd
 
 from thesis_lib.data.statistics import class_imbalance
-from thesis_lib.evaluation.comparison import comparison_matrix, comparison_table
-from thesis_lib.evaluation.metrics import (
+from thesis_lib.evaluation.ood import ood_table
+from thesis_lib.evaluation.statistics import (
     LARGE,
     METRICS,
+    comparison_matrix,
+    comparison_table,
     metrics_by_size,
     most_confused,
     per_class_table,
 )
-from thesis_lib.evaluation.ood import ood_table
 from thesis_lib.reporting import retrieval_tables, tables
 from thesis_lib.reporting.catalogue import table_captions as captions
 from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks

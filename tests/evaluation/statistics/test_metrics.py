@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from thesis_lib.evaluation.metrics import (
+from thesis_lib.evaluation.statistics.metrics import (
     METRICS,
     classification_metrics,
     confusion_counts,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_lib.evaluation.calibration import (
+from thesis_lib.evaluation.statistics.calibration import (
     LEAST,
     MOST,
     calibration,

@@ -7,7 +7,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.comparison import (
+from thesis_lib.evaluation.statistics.comparison import (
     compare,
     compare_all,
     comparison_matrix,

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.intervals import wilson_interval
+from thesis_lib.evaluation.statistics.intervals import wilson_interval
 from thesis_lib.runs.artifacts import (
     read_predictions,
     read_retrieval_predictions,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from thesis_lib.evaluation.intervals import (
+from thesis_lib.evaluation.statistics.intervals import (
     draw_test_sets,
     macro_intervals,
     macro_metrics,
     smoothed_rows,
     wilson_interval,
 )
-from thesis_lib.evaluation.metrics import (
+from thesis_lib.evaluation.statistics.metrics import (
     METRICS,
     classification_metrics,
     large_class_metrics,

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from thesis_lib.evaluation.metrics import metrics_by_size
+from thesis_lib.evaluation.statistics.metrics import metrics_by_size
 
 
 def test_images_are_counted_in_octaves():

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from thesis_lib.evaluation.intervals import (
+from thesis_lib.evaluation.statistics.intervals import (
     MACRO,
     macro_intervals,
     macro_metrics,
