@@ -13,7 +13,7 @@ import torch
 from benchmarks.timing import Result, best, in_turns, median_ratio
 from thesis_lib.evaluation.knn import unit_vectors
 from thesis_lib.evaluation.pruning import ROWS_AT_ONCE, kept_images
-from thesis_lib.reporting.published_results import published_table
+from thesis_lib.reporting.tables.published import published_table
 from thesis_lib.system.device import peak_memory_mib
 
 WIDTH = 2048  # of the features

@@ -11,7 +11,7 @@ from thesis_lib.data.statistics import data_statistics
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.testing import final_test
-from thesis_lib.reporting import tables
+from thesis_lib.reporting.tables import runs as tables
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json

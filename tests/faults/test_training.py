@@ -246,7 +246,7 @@ def test_memory_that_is_really_short_is_one_line(workbook, mib, what):
     code = (
         "import resource, sys, torch\n"
         "from thesis_lib.cli.command_line import main\n"
-        "from thesis_lib.reporting import tables\n"
+        "from thesis_lib.reporting.tables import runs as tables\n"
         "from thesis_lib.training import pretraining\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         f"resource.setrlimit(resource.RLIMIT_AS, (used + {mib} * 2**20,) * 2)\n"

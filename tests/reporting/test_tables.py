@@ -14,17 +14,17 @@ from thesis_lib.evaluation.statistics.comparison import Comparison, compare_with
 from thesis_lib.evaluation.statistics.metrics import large_class_metrics
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting import numbers as numbers_module
-from thesis_lib.reporting import tables
 from thesis_lib.reporting.catalogue.figures import FIGURES, Entry, draw
 from thesis_lib.reporting.catalogue.tables import write_table
-from thesis_lib.reporting.published_results import (
+from thesis_lib.reporting.results import results_of_data, results_of_runs
+from thesis_lib.reporting.tables import runs as tables
+from thesis_lib.reporting.tables.published import (
     published_probe_table,
     published_table,
     reproduced_table,
     reproduces_dyb,
 )
-from thesis_lib.reporting.results import results_of_data, results_of_runs
-from thesis_lib.reporting.retrieval_tables import curve_table, retrieval_table, size_table
+from thesis_lib.reporting.tables.retrieval import curve_table, retrieval_table, size_table
 from thesis_lib.runs.artifacts import read_predictions, read_retrieval
 from thesis_lib.runs.directory import find_runs
 from thesis_lib.system.files import read_json, write_json

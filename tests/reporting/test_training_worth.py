@@ -9,7 +9,7 @@ from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting.catalogue.figures import draw
 from thesis_lib.reporting.catalogue.tables import write_table
 from thesis_lib.reporting.results import results_of_runs
-from thesis_lib.reporting.training_worth import (
+from thesis_lib.reporting.tables.training_worth import (
     accuracy_against_hours,
     is_untrained,
     training_seconds,

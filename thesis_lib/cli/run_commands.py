@@ -96,7 +96,7 @@ def pretrain(options: argparse.Namespace) -> int:
     if not config.force:
         RunDirectory(config).check_config()
 
-    from thesis_lib.reporting.tables import run_cost
+    from thesis_lib.reporting.tables.runs import run_cost
     from thesis_lib.training.pretraining import pretrain
 
     run = pretrain(config)
@@ -110,7 +110,7 @@ def probe(options: argparse.Namespace) -> int:
     run = find_run(options)
 
     from thesis_lib.evaluation.probing import best_checkpoint, probe_checkpoints
-    from thesis_lib.reporting.tables import percent_with_interval
+    from thesis_lib.reporting.tables.runs import percent_with_interval
     from thesis_lib.system.files import read_json
 
     chosen = best_checkpoint(probe_checkpoints(run))
@@ -129,7 +129,7 @@ def test(options: argparse.Namespace) -> int:
     run = find_run(options)
 
     from thesis_lib.evaluation.testing import final_test
-    from thesis_lib.reporting.tables import percent_with_interval
+    from thesis_lib.reporting.tables.runs import percent_with_interval
 
     result = final_test(run)
     shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])
@@ -142,7 +142,7 @@ def retrieve(options: argparse.Namespace) -> int:
     run = find_run(options)
 
     from thesis_lib.evaluation.retrieval import retrieve
-    from thesis_lib.reporting.tables import percent_with_interval
+    from thesis_lib.reporting.tables.runs import percent_with_interval
 
     result = retrieve(run)
     shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])

@@ -25,7 +25,7 @@ HOMES = {
     "describe_report": "report",
     "meant_data_set": "report",
     "verify": "verification",
-    "run_cost": "tables",
-    "percent_with_interval": "tables",
+    "run_cost": "tables.runs",
+    "percent_with_interval": "tables.runs",
 }
 __getattr__, __dir__, __all__ = face(__name__, HOMES)

@@ -16,7 +16,7 @@ from thesis_lib.reporting.results import (
     results_of_runs,
 )
 from thesis_lib.reporting.table_files import read_source
-from thesis_lib.reporting.training_worth import is_untrained
+from thesis_lib.reporting.tables.training_worth import is_untrained
 from thesis_lib.runs.directory import find_runs
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import write_text

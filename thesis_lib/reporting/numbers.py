@@ -10,9 +10,9 @@ from thesis_lib.errors import InputError
 from thesis_lib.evaluation.statistics import METRICS, Comparison, compare_with_head
 from thesis_lib.methods import UNTRAINED
 from thesis_lib.reporting.latex import comment, escape_latex
-from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks
 from thesis_lib.reporting.results import Results, data_results, results_of_run
-from thesis_lib.reporting.tables import is_measured, percent
+from thesis_lib.reporting.tables.leaks import leak_table, metrics_without_leaks
+from thesis_lib.reporting.tables.runs import is_measured, percent
 from thesis_lib.runs.artifacts import read_metrics, trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done

@@ -19,8 +19,8 @@ from thesis_lib.evaluation.statistics import (
     compare_with_head,
     confusion_counts,
 )
-from thesis_lib.reporting.published_results import reproduces_dyb
-from thesis_lib.reporting.training_worth import worth_sentence
+from thesis_lib.reporting.tables.published import reproduces_dyb
+from thesis_lib.reporting.tables.training_worth import worth_sentence
 from thesis_lib.runs.artifacts import (
     check_data_name,
     check_trained_on,

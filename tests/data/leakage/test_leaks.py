@@ -16,7 +16,7 @@ from thesis_lib.data.leakage import leaks as module
 from thesis_lib.data.leakage.leaks import ANY, KINDS, example_pairs, find_leaks, nearest_hashes
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.statistics.metrics import METRICS, classification_metrics
-from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks
+from thesis_lib.reporting.tables.leaks import leak_table, metrics_without_leaks
 
 CLASSES = ("001_Acartia sp.", "NA", 'x, "y" z')
 

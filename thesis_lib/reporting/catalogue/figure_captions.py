@@ -10,8 +10,8 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.methods import HEADS, LINEAR, METHODS, REGIONS, UNTRAINED
 from thesis_lib.reporting.results import Results
-from thesis_lib.reporting.retrieval_tables import CHOSEN_ON
-from thesis_lib.reporting.tables import percent, percent_with_interval, weights_words
+from thesis_lib.reporting.tables.retrieval import CHOSEN_ON
+from thesis_lib.reporting.tables.runs import percent, percent_with_interval, weights_words
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.system.files import read_json
 

@@ -19,10 +19,10 @@ from thesis_lib.figures import sizes as of_sizes
 from thesis_lib.figures import training as of_training
 from thesis_lib.figures.style import run_color, save, set_style
 from thesis_lib.methods import HEADS, LINEAR, METHODS, UNTRAINED
-from thesis_lib.reporting import tables
 from thesis_lib.reporting.catalogue import figure_captions as captions
 from thesis_lib.reporting.results import Results
-from thesis_lib.reporting.training_worth import accuracy_against_hours, floors
+from thesis_lib.reporting.tables import runs as tables
+from thesis_lib.reporting.tables.training_worth import accuracy_against_hours, floors
 from thesis_lib.runs.artifacts import (
     read_best_curves,
     read_calibration,

@@ -9,9 +9,9 @@ import pandas as pd
 
 from thesis_lib.evaluation.ood import FOLDS
 from thesis_lib.evaluation.pruning import MARGIN
-from thesis_lib.reporting import tables
 from thesis_lib.reporting.results import Results
-from thesis_lib.reporting.retrieval_tables import CHOSEN_ON
+from thesis_lib.reporting.tables import runs as tables
+from thesis_lib.reporting.tables.retrieval import CHOSEN_ON
 from thesis_lib.system.files import read_json
 
 

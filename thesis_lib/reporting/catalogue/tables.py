@@ -17,16 +17,17 @@ from thesis_lib.evaluation.statistics import (
     most_confused,
     per_class_table,
 )
-from thesis_lib.reporting import retrieval_tables, tables
 from thesis_lib.reporting.catalogue import table_captions as captions
-from thesis_lib.reporting.leak_tables import leak_table, metrics_without_leaks
-from thesis_lib.reporting.published_results import (
+from thesis_lib.reporting.results import Results
+from thesis_lib.reporting.table_files import write_table as write_files
+from thesis_lib.reporting.tables import retrieval as retrieval_tables
+from thesis_lib.reporting.tables import runs as tables
+from thesis_lib.reporting.tables.leaks import leak_table, metrics_without_leaks
+from thesis_lib.reporting.tables.published import (
     published_probe_table,
     reproduced_table,
 )
-from thesis_lib.reporting.results import Results
-from thesis_lib.reporting.table_files import write_table as write_files
-from thesis_lib.reporting.training_worth import worth_table
+from thesis_lib.reporting.tables.training_worth import worth_table
 from thesis_lib.system.files import read_json
 
 Bold = Collection[tuple[int, str]]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from thesis_lib.evaluation.statistics import Comparison
 from thesis_lib.methods import UNTRAINED
-from thesis_lib.reporting.tables import (
+from thesis_lib.reporting.tables.runs import (
     accuracy_table,
     percent_with_interval,
     weights_words,

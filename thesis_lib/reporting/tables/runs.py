@@ -8,7 +8,7 @@ import pandas as pd
 
 from thesis_lib.evaluation.statistics import METRICS, Comparison
 from thesis_lib.methods import REGIONS, UNTRAINED
-from thesis_lib.reporting.published_results import is_reproduction, published_table, reproduces_dyb
+from thesis_lib.reporting.tables.published import is_reproduction, published_table, reproduces_dyb
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import smooth

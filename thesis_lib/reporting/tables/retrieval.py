@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from thesis_lib.evaluation.statistics import METRICS, compare_with_head
-from thesis_lib.reporting.tables import metrics_row, percent, percent_with_interval
+from thesis_lib.reporting.tables.runs import metrics_row, percent, percent_with_interval
 from thesis_lib.runs.artifacts import read_retrieval
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
