@@ -15,8 +15,9 @@ its bias (``bc``), and test sets from the smoothed confusion matrix (``smoothed`
 ``large``: the same over the classes with 10 or more test images). For accuracy: Wilson's interval.
 
 A second table has the other intervals that the workbook prints: the difference of two accuracies on
-the same images (Newcombe), and the validation accuracy of the best of several checkpoints (Wilson).
-Whether an image is easy decides most of whether each of them classifies it correctly.
+the same images (Newcombe), the validation accuracy of the best of several checkpoints (Wilson), and
+the mean accuracy over seeds and the difference of two such means. Whether an image is easy decides
+most of whether each classifier is right; the seed shifts all images of a classifier alike.
 
 Prints Markdown tables: the percentage of intervals that contain the true value, and the mean width
 in percentage points. The Monte Carlo error is 0.7 points with 1,000 draws and 2.2 with 100.
@@ -37,6 +38,7 @@ from thesis_lib.evaluation.statistics.intervals import (
     wilson_interval,
 )
 from thesis_lib.evaluation.statistics.metrics import LARGE
+from thesis_lib.evaluation.statistics.seeds import compare_means, interval_of_mean, shared_margin
 
 RESAMPLES = 1000
 DYB = (
@@ -149,16 +151,22 @@ def measure(name: str, accuracy: float, spread: str, sampling: str, draws: int) 
 
 
 def correct_images(
-    accuracies: np.ndarray, images: int, draws: int, random: np.random.Generator
+    accuracies: np.ndarray,
+    images: int,
+    draws: int,
+    random: np.random.Generator,
+    seed_sd: float = 0.0,
 ) -> np.ndarray:
     """Return (draws, images, classifiers): whether classifiers of given accuracies are correct.
 
     Classifier c is correct on an image if easiness of the image + noise of the classifier, two
-    normal variables of variance 0.8 and 0.2, is below the quantile of its accuracy.
+    normal variables of variance 0.8 and 0.2, is below the quantile of its accuracy. A seed of
+    standard deviation ``seed_sd`` is added to all images of a classifier.
     """
     easy = random.normal(scale=np.sqrt(0.8), size=(draws, images, 1))
     noise = random.normal(scale=np.sqrt(0.2), size=(draws, images, len(accuracies)))
-    return easy + noise < norm.ppf(accuracies)
+    seeds = random.normal(scale=seed_sd, size=(draws, 1, len(accuracies)))
+    return easy + noise + seeds < norm.ppf(accuracies) * np.sqrt(1 + seed_sd**2)
 
 
 def measure_others(draws: int) -> None:
@@ -179,6 +187,34 @@ def measure_others(draws: int) -> None:
             limits = np.array([wilson_interval(total, images) for total in totals.max(1)])
             truth = np.array(accuracies)[totals.argmax(1)]
             _print_other("best of seven (Wilson)", images, accuracies, limits, truth)
+
+
+def measure_seeds(draws: int) -> None:
+    """Print the coverage of the intervals over seeds and test images."""
+    print(
+        "\n| interval | images | seeds | SD over seeds (points) | contains the truth (mean width) |"
+    )
+    print("|---|---|---|---|---|")
+    random = np.random.default_rng(1)
+    for images in (60, 274, 2000):
+        for seeds in (2, 3, 6, 10):
+            for seed_sd in (0.0, 0.05, 0.2):
+                means, pairs = [], []
+                for _ in range(draws):
+                    both = correct_images(np.full(2 * seeds, 0.9), images, 1, random, seed_sd)[0]
+                    one, other = both[:, :seeds], both[:, seeds:]
+                    bounds = [wilson_interval(int(n), images) for n in one.sum(0)]
+                    means.append(
+                        interval_of_mean(one.mean(0), np.array(bounds), shared_margin(one))
+                    )
+                    pair = compare_means("a", "b", one, other)
+                    pairs.append((pair.low, pair.high))
+                points = f"{100 * norm.pdf(norm.ppf(0.9)) * seed_sd:.1f}"
+                for words, limits, truth in (("mean", means, 0.9), ("difference", pairs, 0.0)):
+                    low, high = np.array(limits).T
+                    inside, width = (low <= truth) & (truth <= high), 100 * (high - low).mean()
+                    print(f"| {words} | {images:,} | {seeds} | {points} | "
+                          f"{100 * inside.mean():.1f} ({width:.1f}) |", flush=True)  # fmt: skip
 
 
 def _print_other(
@@ -205,6 +241,7 @@ def main() -> None:
                 for sampling in ("by class", "at random"):
                     measure(name, accuracy, spread, sampling, options.draws)
     measure_others(options.draws)
+    measure_seeds(options.draws)
 
 
 if __name__ == "__main__":

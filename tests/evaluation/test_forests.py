@@ -21,7 +21,7 @@ from thesis_lib.heads import ForestHead
 from thesis_lib.prediction.export import export_run
 from thesis_lib.prediction.finished_model import load_run_model
 from thesis_lib.prediction.predictions import predict_images
-from thesis_lib.reporting.catalogue.figures import draw
+from thesis_lib.reporting.figure_files import draw
 from thesis_lib.reporting.results import results_of_run
 from thesis_lib.runs.artifacts import read_predictions, read_probe
 from thesis_lib.runs.directory import RunDirectory

@@ -19,7 +19,7 @@ from thesis_lib.evaluation.pruning import THRESHOLDS, Queries, choose_threshold,
 from thesis_lib.evaluation.retrieval import retrieve, stored_table
 from thesis_lib.evaluation.statistics.comparison import compare_with_head
 from thesis_lib.evaluation.testing import final_test
-from thesis_lib.reporting.results import misleading
+from thesis_lib.reporting.tables.retrieval import misleading
 from thesis_lib.runs.artifacts import read_predictions, read_retrieval, read_retrieval_predictions
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import stage_states

@@ -102,6 +102,11 @@ def of_runs():
     batch_sizes = {run: int(run[-2:]) for run in backbones}
     runs = pd.DataFrame({"run": backbones.keys(), "backbone": backbones.values()})
     runs = runs.assign(batch_size=32, accuracy=0.95, low=0.94, high=0.96, published=0.951)
+    seeds = pd.DataFrame(
+        {"configuration": [*backbones] * 2, "mean": 0.95, "low": 0.93, "high": 0.99}
+    )
+    seeds["metric"] = np.repeat(["accuracy", "macro F1"], 4)
+    seeds["values"] = [(0.95,)] + [(0.945, 0.95, 0.955)] * 7
     sizes = pd.DataFrame({"split": ["train", "val"] * 4, "width": 8, "height": 8})
     edges = np.arange(15) / 15
     bins = {"low": edges, "high": edges + 1 / 15, "images": np.arange(15) ** 3}
@@ -115,10 +120,11 @@ def of_runs():
     ood = pd.DataFrame({"score": scores, "auroc": 0.9, "fpr": np.arange(15) / 20})
     return {
         "retrieval_curve": figures.retrieval.retrieval_curve(
-            pd.concat([curve, tested]), 0.89, "C0", 0.94
+            pd.concat([curve, tested]), 0.89, "C0", 0.94, curve.assign(accuracy=0.95)
         ),
         "retrieval_curves": figures.retrieval.retrieval_curve(
-            pd.concat([curve.assign(split="train"), curve.assign(split="test")]), 1.0, "C0"
+            pd.concat([curve.assign(split="train"), curve.assign(split="test")]),
+            *(1.0, "C0", None, curve[:0]),
         ),
         "ood": figures.retrieval.ood(ood),
         "pretraining": figures.training.pretraining(
@@ -130,7 +136,7 @@ def of_runs():
         "pretraining_imported": figures.training.pretraining(
             imported, checkpoints([30, 40], 30, None), "C0", "SupCon loss"
         ),
-        "loss_curves": figures.training.loss_curves(
+        "loss_curves": figures.runs.loss_curves(
             dict.fromkeys(backbones, raw), backbones, batch_sizes, "SupCon loss"
         ),
         "checkpoint_accuracy": figures.training.checkpoint_accuracy(probe, 40, "C0", "linear head"),
@@ -143,14 +149,15 @@ def of_runs():
         "head_curves": figures.training.head_curves(curves, 40),
         "head_curves_one": figures.training.head_curves(curves[:5], 30),
         "head_learning_rates": figures.training.head_learning_rates(rates, 40),
-        "runs_accuracy": figures.results.runs_accuracy(runs),
-        "accuracy_against_hours": figures.training.accuracy_against_hours(
+        "runs_accuracy": figures.runs.runs_accuracy(runs),
+        "accuracy_against_hours": figures.runs.accuracy_against_hours(
             runs.assign(hours=[0, 0.2, 3, 90], method=["frozen", "supcon", "supcon", "simclr"]),
             {"most frequent class": 0.16, "random by prevalence": 0.08},
         ),
-        "accuracy_against_hours_untrained": figures.training.accuracy_against_hours(
+        "accuracy_against_hours_untrained": figures.runs.accuracy_against_hours(
             runs.assign(hours=0, method="frozen"), {}
         ),
+        "seeds": figures.runs.seeds(seeds),
         "reliability": figures.results.reliability(reliability, (0.0735, 0.0366)),
         "image_sizes": figures.sizes.image_sizes(sizes),
         "visible_share": figures.sizes.visible_share(visible_shares(sizes), 0.8),
@@ -400,6 +407,14 @@ def test_texts_neither_overlap_nor_leave_the_canvas(drawn):
     assert not [fault for name, figure in drawn.items() for fault in faults_of(name, figure)]
 
 
+@pytest.mark.parametrize("text_width", [85, 120])
+def test_figures_of_runs_fit_narrow_columns(text_width):
+    figures.set_style(text_width)
+    for name, figure in of_runs().items():
+        assert figure.get_size_inches()[0] * 25.4 == pytest.approx(text_width), name
+        assert not faults_of(name, figure)
+
+
 @pytest.mark.parametrize("kind", ["confusion_matrix", "embedding"])
 @pytest.mark.parametrize("classes", [ONE_LONG, LONG, THREE_HUNDRED], ids=["one", "all", "300"])
 def test_long_and_many_names_leave_the_key_on_the_page(kind, classes):
@@ -427,7 +442,7 @@ def test_runs_without_training_stand_beside_each_other(drawn):
 def test_many_runs_without_training_stay_on_the_axes():
     runs = pd.DataFrame({"run": [f"run {i}" for i in range(20)], "backbone": "lenet5", "hours": 0})
     runs = runs.assign(method="frozen", accuracy=0.9, low=0.8, high=0.95)
-    axes = figures.training.accuracy_against_hours(runs, {}).axes[0]
+    axes = figures.runs.accuracy_against_hours(runs, {}).axes[0]
     dots = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
     places = sorted(line.get_xdata()[0] for line in dots)
     assert len(set(places)) == 20
@@ -488,7 +503,7 @@ def test_a_backbone_has_one_color_whatever_else_is_drawn():
     table = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0]})
     for runs in (["lenet5"], ["resnet50", "lenet5"], ["lenet5", "resnet50"]):
         same = dict(zip(runs, runs, strict=True))
-        drawn = figures.training.loss_curves(
+        drawn = figures.runs.loss_curves(
             dict.fromkeys(runs, table), same, dict.fromkeys(runs, 32), "SupCon loss"
         )
         lines = {line.get_label(): line.get_color() for line in drawn.axes[0].lines}
@@ -524,7 +539,7 @@ def test_batch_sizes_differ_by_line_style():
 def test_a_smoothed_loss_is_drawn_in_full_over_the_pale_raw_one():
     table = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.0, 1.5]})
     smooth = table.assign(smoothed=[1.9, 1.4, 1.3])
-    figure = figures.training.loss_curves(
+    figure = figures.runs.loss_curves(
         {"a": table, "b": smooth}, dict.fromkeys("ab", "lenet5"), {"a": 32, "b": 64}, "loss"
     )
     only, raw, over = figure.axes[0].lines
@@ -538,7 +553,7 @@ def test_a_smoothed_loss_is_drawn_in_full_over_the_pale_raw_one():
 def test_runs_that_differ_in_neither_backbone_nor_batch_size_differ_by_marker():
     table = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.0, 1.5]})
     same = {"a": "lenet5", "b": "lenet5", "c": "lenet5", "d": "resnet50"}
-    figure = figures.training.loss_curves(
+    figure = figures.runs.loss_curves(
         dict.fromkeys(same, table), same, dict.fromkeys(same, 32), "SupCon loss"
     )
     markers = [line.get_marker() for line in figure.axes[0].lines]

@@ -353,10 +353,11 @@ def test_verify_says_what_it_cannot_check(done, capsys):
 def test_notebooks_write_every_table_of_the_catalogue(done):
     written = {path.stem for path in done.rglob("*.csv")}
     assert set(TABLES) - written == {
-        *("published_probe", "reproduced"),  # for DYB-PlanktonNet only
+        *("published_probe", "published_lookup", "reproduced"),  # for DYB-PlanktonNet only
         "retrieval_test_curve",  # on request
         "large_classes",  # no class of these data has 10 test images
         "training_worth",  # for runs of several methods or initial weights
+        *("seeds", "seed_pairs"),  # for runs of several seeds
     }
 
 

@@ -14,11 +14,13 @@ from thesis_lib.evaluation.statistics.comparison import Comparison, compare_with
 from thesis_lib.evaluation.statistics.metrics import large_class_metrics
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting import numbers as numbers_module
-from thesis_lib.reporting.catalogue.figures import FIGURES, Entry, draw
+from thesis_lib.reporting.catalogue.figures import FIGURES, Entry
 from thesis_lib.reporting.catalogue.tables import write_table
-from thesis_lib.reporting.results import results_of_data, results_of_runs
+from thesis_lib.reporting.figure_files import draw
+from thesis_lib.reporting.results import results_of_data, results_of_run, results_of_runs
 from thesis_lib.reporting.tables import runs as tables
 from thesis_lib.reporting.tables.published import (
+    published_lookup,
     published_probe_table,
     published_table,
     reproduced_table,
@@ -26,7 +28,7 @@ from thesis_lib.reporting.tables.published import (
 )
 from thesis_lib.reporting.tables.retrieval import curve_table, retrieval_table, size_table
 from thesis_lib.runs.artifacts import read_predictions, read_retrieval
-from thesis_lib.runs.directory import find_runs
+from thesis_lib.runs.directory import RunDirectory, find_runs
 from thesis_lib.system.files import read_json, write_json
 from thesis_lib.system.progress import elapsed_words
 from thesis_lib.training.pretraining import pretrain
@@ -191,6 +193,31 @@ def test_published_tables_hold_the_published_values(tested):
     assert published["accuracy"].tolist() == [95.10, 94.86, 95.30]
     assert (table["source"] != "published").sum() == 2
     assert len(published_table("classes")) == 87
+
+
+def test_the_published_look_up_table_stands_beside_that_of_resnet50_on_dyb(tested):
+    retrieve(tested[0])
+    results = results_of_run(tested[0], "retrieve")
+    assert published_lookup(tested[0]).empty and write_table("published_lookup", results).empty
+    run = RunDirectory(tested[0].config.updated(backbone="resnet50"))
+    shutil.move(tested[0].path, run.path)
+    write_json(run.config_file, run.config.to_dict())
+    assert published_lookup(run).empty
+    classes = published_table("classes")["class"].tolist()
+    write_json(run.test_file, read_json(run.test_file) | {"classes": classes})
+    results = results_of_run(run, "retrieve")
+    table = write_table("published_lookup", results)
+    assert len(table) == 21 and table["threshold"].tolist()[::20] == ["1.00", "0.80"]
+    row = table[table["threshold"] == "0.89"].iloc[0]
+    assert (row["accuracy (published)"], row["MiB (published)"]) == (95.07, 142.84)
+    own = read_retrieval(run).set_index(["threshold", "split"]).loc[(0.89, "val")]
+    assert row["accuracy"] == pytest.approx(100 * own["accuracy"])
+    assert (
+        "selected the threshold" in read_json(results.folder / "published_lookup.json")["caption"]
+    )
+    assert "selected the threshold" in FIGURES["retrieval_curve"].caption(results)
+    labels = [line.get_label() for line in draw("retrieval_curve", results).axes[0].lines]
+    assert "published, test" in labels
 
 
 def test_unfinished_runs_are_left_out(workbook, tiny_config):

@@ -6,8 +6,8 @@ import pytest
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.evaluation.statistics.comparison import compare_runs
 from thesis_lib.evaluation.testing import final_test
-from thesis_lib.reporting.catalogue.figures import draw
 from thesis_lib.reporting.catalogue.tables import write_table
+from thesis_lib.reporting.figure_files import draw
 from thesis_lib.reporting.results import results_of_runs
 from thesis_lib.reporting.tables.training_worth import (
     accuracy_against_hours,

@@ -9,15 +9,23 @@ from torch import Tensor
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import Labelled
-from thesis_lib.evaluation.linear_heads import best_row
+from thesis_lib.evaluation.linear_heads import best_row, train_heads
 from thesis_lib.heads import ForestHead
-from thesis_lib.methods import REGIONS
+from thesis_lib.methods import LINEAR, REGIONS
 from thesis_lib.system import machine
 
 COMPONENTS = 50  # Panaiotis et al. (2026) classify the components of deep features by a forest
 TREES = (100, 200, 300)
 # Features that a split may choose from, as a share of all; by default scikit-learn's square root
 FEATURE_SHARES = ("sqrt", 0.3)
+
+
+def train_head(
+    train: Labelled, val: Labelled, num_classes: int, config: RunConfig
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """Train the head that the settings ask for: see :func:`train_heads`, :func:`train_forest`."""
+    train_one = train_heads if config.head == LINEAR else train_forest
+    return train_one(train, val, num_classes, config)
 
 
 def train_forest(

@@ -14,9 +14,9 @@ from torch import Tensor
 from thesis_lib.data.cache import Images
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import FrozenBackbone, Labelled, labels_of, report_empty
-from thesis_lib.evaluation.forests import train_forest
+from thesis_lib.evaluation.forests import train_head
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
-from thesis_lib.evaluation.linear_heads import best_row, train_heads
+from thesis_lib.evaluation.linear_heads import best_row
 from thesis_lib.evaluation.statistics.calibration import choose_temperature
 from thesis_lib.evaluation.statistics.comparison import compare
 from thesis_lib.evaluation.statistics.intervals import wilson_interval
@@ -195,7 +195,6 @@ def _probe_checkpoint(
     """Train the heads of a checkpoint, and return the content of ``heads/head_<epoch>.pth``."""
     device, labels = backbone.device, labels_of(val.split)
     crops, evaluated, val_features = features[0], features[1][0], features[2][0]
-    train_head = train_heads if backbone.config.head == LINEAR else train_forest
     weights, curve = train_head(
         Labelled(crops, labels_of(train.split).to(device)),
         Labelled(val_features.to(device), labels.to(device)),

@@ -10,6 +10,7 @@ import pandas as pd
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import FrozenBackbone, Labelled
 from thesis_lib.evaluation.knn import LookupTable, unit_vectors
+from thesis_lib.evaluation.learning_curve import measure_learning_curve
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.ood import measure_ood
 from thesis_lib.evaluation.pruning import (
@@ -126,12 +127,19 @@ def _choose(stage: Stage, features: np.ndarray, val: np.ndarray | None, seconds:
     curve, found = pruning_curve(table, kept, queries, neighbours)
     threshold = choose_threshold(curve)
     chosen = THRESHOLDS.index(threshold)
+    heads = run.config.updated(head_learning_rates=(_head_learning_rate(run),))
     ood = measure_ood(
         Labelled(features[known], train.labels[known]),
         kept[chosen][known],
         ood_queries,
         dataset.classes,
-        run.config.updated(head_learning_rates=(_head_learning_rate(run),)),
+        heads,
+    )
+    write_csv(
+        run.learning_curve_file,
+        measure_learning_curve(
+            Labelled(features[known], train.labels[known]), ood_queries, len(dataset.classes), heads
+        ),
     )
     StoredTable(
         table,

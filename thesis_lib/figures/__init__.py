@@ -22,6 +22,7 @@ HOMES = {
     "data_set": None,
     "results": None,
     "retrieval": None,
+    "runs": None,
     "sizes": None,
     "style": None,
     "training": None,

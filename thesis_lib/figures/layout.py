@@ -14,6 +14,7 @@ from matplotlib.textpath import text_to_path
 from PIL import Image
 
 from thesis_lib.figures.style import (
+    BODY,
     INCH,
     PAGE_HEIGHT_MM,
     POINT,
@@ -130,6 +131,11 @@ def wrap(text: str, width: float, size: float, max_lines: int) -> list[str]:
     end = max((gap for gap in gaps if gap <= fits), default=min(gaps, default=len(text)))
     line = shorten(text[:end].rstrip(), width, size)
     return [line, *wrap(text[end:], width, size, max_lines - 1)] if text[end:] else [line]
+
+
+def beside(words: str, panels: int = 2) -> str:
+    """Break a title or label of one of several panels side by side into lines that fit it."""
+    return "\n".join(wrap(words, 0.78 * text_width() / panels, BODY, max_lines=3))
 
 
 def thumbnail_grid(

@@ -17,6 +17,7 @@ from thesis_lib.figures.axes import (
 )
 from thesis_lib.figures.labels import label_points
 from thesis_lib.figures.layout import (
+    beside,
     draw_image,
     figure_over_key,
     page,
@@ -35,8 +36,6 @@ from thesis_lib.figures.style import (
     SMALL,
     TICK,
     class_numbers,
-    run_color,
-    run_line_style,
     text_width,
 )
 
@@ -213,36 +212,25 @@ def per_class_f1(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def runs_accuracy(table: pd.DataFrame) -> Figure:
-    """Plot the test accuracy of runs with 95 % intervals, with the first row on top.
+def learning_curve(table: pd.DataFrame) -> Figure:
+    """Plot accuracy and macro F1 of the head against the number of labelled images per class.
 
-    table: columns run, backbone, batch_size, accuracy, low, high (fractions), and optionally
-    published (fraction or NaN), which is drawn as a hollow diamond.
+    table: one row per number of images; columns images_per_class, accuracy, f1 and the limits of
+    their intervals, <metric>_low and <metric>_high (fractions).
     """
-    figure, axes = subplots(18 + 6 * len(table))
-    for i, run in enumerate(table.itertuples()):
-        style: dict[str, Any] = {
-            "color": run_color(run.backbone),
-            "marker": run_line_style(run.batch_size)["marker"],
-        }
-        axes.plot([run.low, run.high], [i, i], color=style["color"])
-        axes.plot(run.accuracy, i, **style, markersize=5)
-    if "published" in table and table["published"].notna().any():
-        hollow: dict[str, Any] = {
-            "marker": "D",
-            "facecolors": "none",
-            "edgecolors": "black",
-            "linewidths": 0.8,
-        }
-        rows = np.arange(len(table))
-        axes.scatter(table["published"], rows, s=24, zorder=3, label="published", **hollow)
-        legend(figure, axes, "upper")
-    names = [shorten(run, 0.4 * text_width(), TICK) for run in table["run"]]
-    axes.set_yticks(range(len(table)), names)
-    axes.set(ylim=(len(table) - 0.4, -0.6), xlabel="test accuracy (95 % interval)")
-    axes.tick_params(axis="y", length=0)
-    percent_ticks(axes.xaxis)
-    axes.xaxis.grid(True, color="0.9", linewidth=0.5)
+    figure, axes = subplots(75)
+    x = table["images_per_class"]
+    lines = (("accuracy", "accuracy", PALETTE[0]), ("f1", "macro F1", PALETTE[1]))
+    for metric, words, color in lines:
+        low, high = table[f"{metric}_low"], table[f"{metric}_high"]
+        axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.vlines(x, low, high, color=color, alpha=0.4, linewidth=0.8)  # visible for one point
+        axes.plot(x, table[metric], "o-", color=color, markersize=3, label=words)
+    axes.set(xscale="log", xlabel="labelled images per class, at most", ylabel="validation images")
+    axes.set_xticks(x, [f"{size:,}" for size in x])
+    axes.minorticks_off()
+    percent_ticks(axes.yaxis)
+    legend(figure, axes, "upper")
     return figure
 
 
@@ -270,7 +258,7 @@ def reliability(table: pd.DataFrame, errors: Sequence[float]) -> Figure:
         middle, width = (bins["low"] + bins["high"]) / 2, bins["high"] - bins["low"]
         upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8)
         upper.bar(middle, bins["accuracy"].fillna(0), 0.94 * width, color=PALETTE[column])
-        upper.set(xlim=(0, 1), ylim=(0, 1), title=f"{title}\nECE {100 * error:.2f} %")
+        upper.set(xlim=(0, 1), ylim=(0, 1), title=f"{beside(title)}\nECE {100 * error:.2f} %")
         lower.bar(middle, bins["images"], 0.94 * width, color="0.5")
         lower.set(xlabel="confidence", yscale="log")
         lower.set_ylim(0.7, 1.5 * table["images"].max())

@@ -1,12 +1,14 @@
 """Figures of cosine retrieval: the pruning curve and out-of-distribution (OOD) detection."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from thesis_lib.figures.axes import legend, percent_ticks
 from thesis_lib.figures.layout import subplots
-from thesis_lib.figures.style import PALETTE, SPLIT_COLORS, TICK
+from thesis_lib.figures.style import PALETTE, SPLIT_COLORS, TICK, text_width
 
 SPLIT_WORDS = {
     "val": "validation",
@@ -16,13 +18,18 @@ SPLIT_WORDS = {
 
 
 def retrieval_curve(
-    curve: pd.DataFrame, threshold: float, color: str, head: float | None = None
+    curve: pd.DataFrame,
+    threshold: float,
+    color: str,
+    head: float | None,
+    published: pd.DataFrame,
 ) -> Figure:
     """Plot accuracy, size and search time of a look-up table against the pruning threshold.
 
     curve: one row per threshold and split; columns threshold, split, accuracy, accuracy_low,
     accuracy_high (fractions), images, index_mib, seconds_per_image; threshold: the chosen one;
-    head: validation accuracy of the head (fraction), or None to leave it out.
+    head: validation accuracy of the head (fraction), or None to leave it out; published: columns
+    threshold, accuracy, index_mib, seconds_per_image of a published table, or no rows.
     """
     figure, (accuracy, size, time) = subplots(125, nrows=3, sharex=True, height_ratios=[2.2, 1, 1])
     for split, points in curve.sort_values("threshold").groupby("split", sort=False):
@@ -41,6 +48,12 @@ def retrieval_curve(
     if head is not None:
         words = "head, validation"
         accuracy.axhline(head, color="0.3", linewidth=0.8, linestyle="dashed", label=words)
+    if len(published):
+        values = published.assign(seconds_per_image=1000 * published["seconds_per_image"])
+        columns = ("accuracy", "index_mib", "seconds_per_image")
+        hollow: dict[str, Any] = {"color": "0.3", "markerfacecolor": "none", "markersize": 3}
+        for panel, column in zip((accuracy, size, time), columns, strict=True):
+            panel.plot(values["threshold"], values[column], "D", **hollow, label="published, test")
     for panel in (accuracy, size, time):
         panel.axvline(threshold, color="0.3", linewidth=0.8, linestyle="dotted")
     accuracy.annotate(
@@ -80,6 +93,8 @@ def ood(rows: pd.DataFrame) -> Figure:
             axes.plot(values.mean(), place, "|", color=ink, markersize=16, markeredgewidth=2)
         axes.set(xlabel=words, ylim=(len(scores) - 0.5, -0.5))
         axes.set_yticks(range(len(scores)), scores)
-        axes.xaxis.set_major_locator(MaxNLocator(4))  # "92.5 %" is wide
+        axes.xaxis.set_major_locator(
+            MaxNLocator(max(1, int(text_width() // 50)))
+        )  # "92.5 %" is wide
         percent_ticks(axes.xaxis)
     return figure

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from thesis_lib.figures.axes import legend, log_colorbar, percent_ticks, plain_log_ticks
 from thesis_lib.figures.class_rows import class_panels, name_rows
-from thesis_lib.figures.layout import subplots
+from thesis_lib.figures.layout import beside, subplots
 from thesis_lib.figures.style import (
     PALETTE,
     SPLIT_COLORS,
@@ -50,7 +50,7 @@ def image_sizes(sizes: pd.DataFrame) -> Figure:
         if len(values):
             cumulative.ecdf(values, color=SPLIT_COLORS[split], linewidth=width, label=split)
     cumulative.set(xscale="log", xlim=(longer.min() / 1.6, longer.max() * 1.6))
-    cumulative.set(xlabel="longer side (pixels)", ylabel="images up to this size")
+    cumulative.set(xlabel=beside("longer side (pixels)", 3), ylabel="images up to this size")
     percent_ticks(cumulative.yaxis)
     for axis in (plane.xaxis, plane.yaxis, cumulative.xaxis):
         plain_log_ticks(axis)

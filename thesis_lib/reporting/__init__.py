@@ -13,7 +13,7 @@ from thesis_lib.lazy import face
 
 # public name -> the module that defines it; None: the name is itself a public module
 HOMES = {
-    "draw": "catalogue.figures",
+    "draw": "figure_files",
     "write_table": "catalogue.tables",
     "write_numbers": "numbers",
     "results_of_data": "results",

@@ -32,6 +32,7 @@ ORDER = {
     ),
     "comparison": (
         *("t/test", "t/large_classes", "f/runs_accuracy", "t/comparison_matrix", "t/comparison"),
+        *("t/seeds", "f/seeds", "t/seed_pairs"),
         *("t/choices", "t/training_worth", "f/accuracy_against_hours"),
         *("t/retrieval", "t/retrieval_size", "t/probe", "t/published_probe", "t/reproduced"),
         "t/cost",
@@ -51,7 +52,8 @@ ORDER = {
     ),
     "retrieve": (
         *("t/table_choice", "t/retrieval", "t/retrieval_size", "f/retrieval_curve"),
-        *("t/retrieval_curve", "t/retrieval_test_curve", "f/nearest_images", "t/ood", "f/ood"),
+        *("t/retrieval_curve", "t/retrieval_test_curve", "t/published_lookup"),
+        *("f/nearest_images", "f/learning_curve", "t/learning_curve", "t/ood", "f/ood"),
     ),
 }
 FEW_PAIRS = 6  # with more pairs, only significant differences are listed one by one

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from thesis_lib.errors import InputError
-from thesis_lib.evaluation.statistics import METRICS, Comparison, compare_with_head
+from thesis_lib.evaluation.statistics import METRICS, Comparison, Summary, compare_with_head
 from thesis_lib.methods import UNTRAINED
 from thesis_lib.reporting.latex import comment, escape_latex
 from thesis_lib.reporting.results import Results, data_results, results_of_run
@@ -93,6 +93,8 @@ def chapter_numbers(results: Results) -> dict[str, str]:
         if is_done(run, "retrieve"):
             numbers |= _retrieval_numbers(run)
     numbers |= _pair_numbers(results.pairs)
+    for name, summaries in results.over_seeds.items():
+        numbers |= _seed_numbers(name, summaries)
     if find_data(results.config.data).is_dir():
         numbers |= _data_numbers(results)
     return numbers
@@ -161,6 +163,20 @@ def _pair_numbers(pairs: Sequence[Comparison]) -> dict[str, str]:
     if pairs:
         numbers["pairs of runs"] = str(len(pairs))
         numbers["pairs shown to differ"] = str(sum(pair.is_shown for pair in pairs))
+    return numbers
+
+
+def _seed_numbers(name: str, summaries: Mapping[str, Summary]) -> dict[str, str]:
+    """What is quoted of a configuration with several seeds: each metric's mean, SD and interval."""
+    numbers = {f"{name} seeds": str(len(summaries["accuracy"].values))}
+    if numbers[f"{name} seeds"] == "1":
+        return {}
+    for metric, summary in summaries.items():
+        words = f"{name} over seeds test {metric}"
+        numbers[words] = percent(summary.mean)
+        numbers[f"{words} sd"] = percent(summary.sd)
+        numbers[f"{words} low"] = percent(summary.low)
+        numbers[f"{words} high"] = percent(summary.high)
     return numbers
 
 

@@ -15,15 +15,22 @@ from thesis_lib.data.legend import find_legend
 from thesis_lib.data.statistics import DataStatistics, data_statistics
 from thesis_lib.evaluation.statistics import (
     Comparison,
+    SeedComparison,
+    Summary,
+    by_configuration,
+    compare_configurations,
     compare_runs,
     compare_with_head,
     confusion_counts,
 )
 from thesis_lib.reporting.tables.published import reproduces_dyb
+from thesis_lib.reporting.tables.retrieval import learning_sentence, misleading
+from thesis_lib.reporting.tables.seeds import over_seeds, seeds_sentence
 from thesis_lib.reporting.tables.training_worth import worth_sentence
 from thesis_lib.runs.artifacts import (
     check_data_name,
     check_trained_on,
+    read_learning_curve,
     read_ood,
     read_predictions,
     read_retrieval,
@@ -43,7 +50,7 @@ FILES = {
     "probe": ("probe_file", "probe_curves_file", "selection_file"),
     "test": ("test_file", "predictions_file", "embedding_file", "calibration_file"),
     "retrieve": (
-        *("retrieval_file", "ood_file", "table_choice_file"),
+        *("retrieval_file", "ood_file", "learning_curve_file", "table_choice_file"),
         *("retrieval_test_file", "retrieval_predictions_file"),
     ),
     "comparison": (
@@ -173,9 +180,34 @@ class Results:
         return read_ood(self.run)
 
     @cached_property
+    def learning_curve(self) -> pd.DataFrame:
+        """The head's accuracy against the number of images per class; empty for earlier runs."""
+        return read_learning_curve(self.run)
+
+    @property
+    def learning_sentence(self) -> str:
+        """How much the last step of the learning curve gained, as a sentence."""
+        return learning_sentence(self.learning_curve)
+
+    @cached_property
     def pairs(self) -> list[Comparison]:
         """The comparisons of all pairs of tested runs."""
         return compare_runs(self.runs)
+
+    @cached_property
+    def over_seeds(self) -> dict[str, dict[str, Summary]]:
+        """Each configuration's metrics over its seeds; empty if there is a single seed of each."""
+        return over_seeds(self.runs)
+
+    @cached_property
+    def seed_pairs(self) -> list[SeedComparison]:
+        """The comparisons of all pairs of configurations, if some have several seeds."""
+        return compare_configurations(by_configuration(self.runs)) if self.over_seeds else []
+
+    @property
+    def seeds_sentence(self) -> str:
+        """How many seeds the configurations have, as a sentence."""
+        return seeds_sentence(self.runs)
 
     @property
     def worth_sentence(self) -> str:
@@ -264,18 +296,3 @@ def stage_commits(run: RunDirectory) -> dict[str, str]:
     """Return the git commit of the code with which each stage of a run was last executed."""
     entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
     return {entry["stage"]: entry.get("git_commit") or "unknown" for entry in entries}
-
-
-def misleading(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Select test images whose nearest image in the table has another class, most similar first.
-
-    Args:
-        predictions: as returned by :func:`thesis_lib.runs.artifacts.read_retrieval_predictions`.
-
-    Returns:
-        Columns path, true, nearest, nearest_class, similarity.
-    """
-    classes = predictions["nearest"].map(lambda file: Path(file).parent.name)
-    wrong = predictions.assign(nearest_class=classes)[classes != predictions["true"]]
-    wrong = wrong.sort_values("similarity", ascending=False, kind="stable")
-    return wrong[["path", "true", "nearest", "nearest_class", "similarity"]].reset_index(drop=True)

@@ -154,6 +154,15 @@ def read_ood(run: RunDirectory) -> pd.DataFrame:
     return _read_table(run.ood_file, "delete it and run `thesis retrieve` again")
 
 
+def read_learning_curve(run: RunDirectory) -> pd.DataFrame:
+    """Read ``learning_curve.csv``: one row per number of images; empty for earlier runs."""
+    import pandas as pd
+
+    if not run.learning_curve_file.is_file():
+        return pd.DataFrame()
+    return _read_table(run.learning_curve_file, "delete it and run `thesis retrieve` again")
+
+
 def _read_table(file: Path, remedy: str, texts: tuple[str, ...] = ()) -> pd.DataFrame:
     """Read a CSV file; some columns as strings, also where they look like numbers or ``NA``.
 

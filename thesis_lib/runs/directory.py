@@ -49,6 +49,7 @@ class RunDirectory:
         self.table_file = self.path / "table.safetensors"
         self.table_choice_file = self.path / "table.json"
         self.ood_file = self.path / "ood.csv"
+        self.learning_curve_file = self.path / "learning_curve.csv"
         self.retrieval_file = self.path / "retrieval.csv"
         self.retrieval_test_file = self.path / "retrieval.json"
         self.retrieval_predictions_file = self.path / "retrieval_predictions.csv"

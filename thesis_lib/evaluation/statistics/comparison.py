@@ -132,6 +132,24 @@ def holm(p_values: list[float]) -> list[float]:
     return found.tolist()
 
 
+def check_same_images(a: str, right_a: pd.Series, b: str, right_b: pd.Series) -> None:
+    """Check that two classifiers were tested on the same images.
+
+    Args:
+        a, b: names of the classifiers.
+        right_a, right_b: (n,) values for each image, indexed by its path.
+
+    Raises:
+        InputError: if the images differ. The message names both classifiers.
+    """
+    if not right_a.index.sort_values().equals(right_b.index.sort_values()):
+        only = right_a.index.symmetric_difference(right_b.index)
+        raise InputError(
+            f"{a} and {b} were tested on different images and cannot be compared ({len(only)} "
+            f"are not in both, such as {only[0]!r}); test both on the same files"
+        )
+
+
 def compare_all(right: Mapping[str, pd.Series]) -> list[Comparison]:
     """Compare all pairs of classifiers, with p-values adjusted for the number of pairs.
 
@@ -143,15 +161,16 @@ def compare_all(right: Mapping[str, pd.Series]) -> list[Comparison]:
     """
     pairs = []
     for a, b in itertools.combinations(right, 2):
-        if not right[a].index.sort_values().equals(right[b].index.sort_values()):
-            only = right[a].index.symmetric_difference(right[b].index)
-            raise InputError(
-                f"{a} and {b} were tested on different images and cannot be compared ({len(only)} "
-                f"are not in both, such as {only[0]!r}); test both on the same files"
-            )
+        check_same_images(a, right[a], b, right[b])
         pairs.append(compare(a, b, right[a].to_numpy(), right[b].loc[right[a].index].to_numpy()))
     adjusted = holm([pair.p for pair in pairs])
     return [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
+
+
+def right_images(run: RunDirectory) -> pd.Series:
+    """Return whether a tested run classifies each test image (index: its path) correctly."""
+    predictions = read_predictions(run).set_index("path")
+    return predictions["true"] == predictions["predicted"]
 
 
 def compare_runs(runs: Sequence[RunDirectory]) -> list[Comparison]:
@@ -162,12 +181,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> list[Comparison]:
     Raises:
         InputError: if two runs were tested on different images. The message names both.
     """
-    right = {}
-    for run in runs:
-        if is_done(run, "test"):
-            predictions = read_predictions(run).set_index("path")
-            right[run.path.name] = predictions["true"] == predictions["predicted"]
-    return compare_all(right)
+    return compare_all({run.path.name: right_images(run) for run in runs if is_done(run, "test")})
 
 
 def comparison_table(pairs: Sequence[Comparison]) -> pd.DataFrame:

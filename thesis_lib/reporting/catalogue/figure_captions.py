@@ -10,10 +10,16 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.methods import HEADS, LINEAR, METHODS, REGIONS, UNTRAINED
 from thesis_lib.reporting.results import Results
+from thesis_lib.reporting.tables.published import published_lookup
 from thesis_lib.reporting.tables.retrieval import CHOSEN_ON
 from thesis_lib.reporting.tables.runs import percent, percent_with_interval, weights_words
 from thesis_lib.runs.artifacts import read_metrics, read_probe
 from thesis_lib.system.files import read_json
+
+PUBLISHED_LOOKUP = (
+    " Published: ResNet50, measured on the test images, on which its authors also selected the "
+    "threshold."
+)
 
 
 def _run_words(results: Results) -> str:
@@ -155,11 +161,12 @@ def runs_accuracy(results: Results) -> str:
 def retrieval_curve(results: Results) -> str:
     choice = read_json(results.run.table_choice_file)
     kept = 100 * choice["images"] / choice["of_images"]
+    published = "" if published_lookup(results.run).empty else PUBLISHED_LOOKUP
     return (
         "Accuracy, size and search time of the look-up table against the pruning threshold, on "
         f"{CHOSEN_ON[choice['chosen_on']]} ({_run_words(results)}). The selected threshold, "
         f"{choice['threshold']:.2f}, keeps {choice['images']:,} of {choice['of_images']:,} images "
-        f"({kept:.1f} %)."
+        f"({kept:.1f} %).{published}"
     )
 
 

@@ -10,18 +10,20 @@ from thesis_lib.data.datasets import sample_images
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.data.leakage import example_pairs
 from thesis_lib.data.loaders import example_views
-from thesis_lib.errors import InputError
 from thesis_lib.evaluation.statistics import per_class_table, worst_mistakes
 from thesis_lib.figures import data_set as of_data
 from thesis_lib.figures import results as of_results
 from thesis_lib.figures import retrieval as of_retrieval
+from thesis_lib.figures import runs as of_runs
 from thesis_lib.figures import sizes as of_sizes
 from thesis_lib.figures import training as of_training
-from thesis_lib.figures.style import run_color, save, set_style
+from thesis_lib.figures.style import run_color
 from thesis_lib.methods import HEADS, LINEAR, METHODS, UNTRAINED
 from thesis_lib.reporting.catalogue import figure_captions as captions
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import runs as tables
+from thesis_lib.reporting.tables.published import published_lookup
+from thesis_lib.reporting.tables.seeds import seeds_points
 from thesis_lib.reporting.tables.training_worth import accuracy_against_hours, floors
 from thesis_lib.runs.artifacts import (
     read_best_curves,
@@ -45,39 +47,6 @@ class Entry:
 
     make: Callable[[Results], Figure | None]
     caption: Callable[[Results], str]
-
-
-def draw(name: str, results: Results, save_it: bool = True) -> Figure | None:
-    """Draw a figure, save it as PDF and PNG, and return it for display.
-
-    A figure that cannot be drawn is named and left out, so that the notebook goes on.
-
-    Args:
-        name: a key of :data:`FIGURES`.
-        results: the results to show; the figure is saved in their folder.
-        save_it: if False, the figure is not saved, as in notebook 02 before the run exists.
-
-    Returns:
-        The figure, or None if the results contain nothing to draw or it cannot be drawn.
-
-    Raises:
-        InputError: if what it shows is missing or has changed.
-    """
-    set_style(results.config.text_width)
-    try:
-        figure = FIGURES[name].make(results)
-        if figure is not None and save_it:
-            save(figure, results.folder / name, {**results.source, "name": name})
-    except InputError:
-        raise
-    except Exception as error:  # a library's error for unforeseen results
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"!! the figure {name} cannot be drawn and is left out: {reason}")
-        figure = None
-    if figure is None and save_it:
-        for ending in (".pdf", ".png"):  # of earlier results
-            (results.folder / f"{name}{ending}").unlink(missing_ok=True)
-    return figure
 
 
 def _visible_share(results: Results) -> Figure:
@@ -171,6 +140,7 @@ def _retrieval_curve(results: Results) -> Figure:
         read_json(run.table_choice_file)["threshold"],
         run_color(run.config.backbone),
         selection.get("val_accuracy"),
+        published_lookup(run),
     )
 
 
@@ -193,18 +163,18 @@ def _ood(results: Results) -> Figure | None:
 
 def _runs_accuracy(results: Results) -> Figure | None:
     accuracy = tables.accuracy_table(results.runs)
-    return of_results.runs_accuracy(accuracy) if len(accuracy) else None
+    return of_runs.runs_accuracy(accuracy) if len(accuracy) else None
 
 
 def _accuracy_against_hours(results: Results) -> Figure | None:
     table = accuracy_against_hours(results.runs)
-    return of_training.accuracy_against_hours(table, floors(results.runs)) if len(table) else None
+    return of_runs.accuracy_against_hours(table, floors(results.runs)) if len(table) else None
 
 
 def _loss_curves(method: str) -> Callable[[Results], Figure | None]:
     def make(results: Results) -> Figure | None:
         losses = tables.loss_tables(results.runs, method)
-        return of_training.loss_curves(*losses, METHODS[method]) if losses[0] else None
+        return of_runs.loss_curves(*losses, METHODS[method]) if losses[0] else None
 
     return make
 
@@ -266,6 +236,14 @@ FIGURES = {
     ),
     "retrieval_curve": Entry(_retrieval_curve, captions.retrieval_curve),
     "nearest_images": Entry(_nearest_images, captions.nearest_images),
+    "learning_curve": Entry(
+        lambda r: of_results.learning_curve(r.learning_curve) if len(r.learning_curve) else None,
+        captions.of_run(
+            "Accuracy and macro F1 on the validation images against the number of labelled images "
+            "per class on which the head was trained, with 95 % intervals over random choices of "
+            "the images and over validation images ({run}). The backbone is the same throughout."
+        ),
+    ),
     "ood": Entry(
         _ood,
         captions.of_run(
@@ -276,6 +254,14 @@ FIGURES = {
     ),
     # all runs: notebook 06
     "runs_accuracy": Entry(_runs_accuracy, captions.runs_accuracy),
+    "seeds": Entry(
+        lambda r: of_runs.seeds(seeds_points(r.over_seeds)) if r.over_seeds else None,
+        captions.fixed(
+            "Test accuracy and macro F1 of each configuration: every seed (dots), and their mean "
+            "with its 95 % interval over seeds and test images (diamonds). With a single seed, the "
+            "interval is that over test images alone."
+        ),
+    ),
     "accuracy_against_hours": Entry(
         _accuracy_against_hours,
         captions.fixed(

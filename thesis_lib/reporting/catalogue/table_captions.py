@@ -9,6 +9,7 @@ import pandas as pd
 
 from thesis_lib.evaluation.ood import FOLDS
 from thesis_lib.evaluation.pruning import MARGIN
+from thesis_lib.evaluation.statistics import ENOUGH
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import runs as tables
 from thesis_lib.reporting.tables.retrieval import CHOSEN_ON
@@ -158,6 +159,16 @@ def curve(results: Results, table: pd.DataFrame) -> str:
     )
 
 
+def published_lookup(results: Results, table: pd.DataFrame) -> str:
+    choice = read_json(results.run.table_choice_file)
+    return (
+        "The published look-up table of ResNet50 features and that of this run, at each pruning "
+        "threshold: metrics (%) and size of the feature vectors. The published values were "
+        "measured on the test images, on which their authors also selected the threshold; those "
+        f"of this run on {CHOSEN_ON[choice['chosen_on']]}."
+    )
+
+
 def ood(results: Results, table: pd.DataFrame) -> str:
     return (
         "Out-of-distribution (OOD) detection of classes that were left out of the look-up table "
@@ -174,6 +185,26 @@ def comparison(results: Results, table: pd.DataFrame) -> str:
         "percentage points with its paired 95 % interval, and the p value of the exact McNemar "
         f"test, unadjusted and Holm-adjusted. Significant at the 5 % level: {shown} of "
         f"{len(table)}."
+    )
+
+
+def seeds(results: Results, table: pd.DataFrame) -> str:
+    caption = (
+        "Metrics (%) on the test images, averaged over training runs that differ only in their "
+        "seed: mean ± standard deviation over the seeds, and the 95 % interval of the mean over "
+        "seeds and test images."
+    )
+    if (table["seeds"] == 1).any():
+        caption += " With a single seed, the interval is that over test images alone."
+    return caption
+
+
+def seed_pairs(results: Results, table: pd.DataFrame) -> str:
+    return (
+        "Pairwise comparison of configurations, with their seeds as replicates: difference in mean "
+        "accuracy in percentage points with its 95 % interval over seeds and test images, and the "
+        "Holm-adjusted p value of Welch's t test with the variance from the test images added. "
+        f"With fewer than {ENOUGH} seeds, a configuration is not tested: look at the interval."
     )
 
 

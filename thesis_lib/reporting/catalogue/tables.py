@@ -24,9 +24,11 @@ from thesis_lib.reporting.tables import retrieval as retrieval_tables
 from thesis_lib.reporting.tables import runs as tables
 from thesis_lib.reporting.tables.leaks import leak_table, metrics_without_leaks
 from thesis_lib.reporting.tables.published import (
+    published_lookup_table,
     published_probe_table,
     reproduced_table,
 )
+from thesis_lib.reporting.tables.seeds import seed_pairs_table, seeds_table
 from thesis_lib.reporting.tables.training_worth import worth_table
 from thesis_lib.system.files import read_json
 
@@ -186,6 +188,8 @@ TABLES = {
             "significant at the 5 % level."
         ),
     ),
+    "seeds": Table(lambda r: seeds_table(r.over_seeds), captions.seeds),
+    "seed_pairs": Table(lambda r: seed_pairs_table(r.seed_pairs), captions.seed_pairs),
     "without_leaks": Table(_without_leaks, captions.without_leaks),
     "counted_as_zero": Table(
         _counted_as_zero,
@@ -204,6 +208,16 @@ TABLES = {
             "values were not used to select the threshold."
         ),
         decimals=3,
+    ),
+    "published_lookup": Table(lambda r: published_lookup_table(r.run), captions.published_lookup),
+    "learning_curve": Table(
+        lambda r: retrieval_tables.learning_table(r.learning_curve),
+        captions.fixed(
+            "Accuracy and macro F1 (%) on the validation images of heads trained on at most so "
+            "many images of each class, with 95 % intervals over random choices of the images and "
+            "over validation images. The backbone is the same throughout, and the head epoch was "
+            "selected on the same images."
+        ),
     ),
     "ood": Table(lambda r: ood_table(r.ood), captions.ood),
     "cost": Table(

@@ -7,6 +7,7 @@ import pandas as pd
 
 from thesis_lib.evaluation.statistics import METRICS
 from thesis_lib.methods import LINEAR
+from thesis_lib.runs.artifacts import read_retrieval
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
 from thesis_lib.system.files import read_json
@@ -28,8 +29,9 @@ def published_table(name: str) -> pd.DataFrame:
 
     Args:
         name: "probe" (checkpoint, backbone, batch_size, val_accuracy, head_epoch), "test"
-            (backbone, batch_size, backbone_epoch, head_epoch, accuracy, precision, recall, f1)
-            or "classes" (class, train, val, test).
+            (backbone, batch_size, backbone_epoch, head_epoch, accuracy, precision, recall, f1),
+            "lookup" (threshold, the metrics, seconds_per_image, index_mib; of ResNet50) or
+            "classes" (class, train, val, test).
     """
     file = {"classes": "dyb_class_counts"}.get(name, f"published_{name}")
     return pd.read_csv(files("thesis_lib.reporting") / "published" / f"{file}.csv")
@@ -70,3 +72,38 @@ def reproduced_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     columns = ["backbone", "batch_size", "source", "checkpoint", "head_epoch", *METRICS]
     table = pd.DataFrame(rows)[columns].sort_values(["backbone", "batch_size"], kind="stable")
     return table.rename(columns={"batch_size": "batch size", "head_epoch": "head epoch"})
+
+
+def published_lookup(run: RunDirectory) -> pd.DataFrame:
+    """Return the published look-up table at each threshold if a run can be compared with it.
+
+    It was measured with ResNet50 on the test images of DYB-PlanktonNet, on which its threshold was
+    selected, too.
+
+    Returns:
+        The columns of ``retrieval.csv`` that were published: threshold, the metrics (fractions),
+        seconds_per_image and index_mib; empty for other data or backbones.
+    """
+    curve = published_table("lookup")
+    curve[list(METRICS)] /= 100
+    comparable = run.config.backbone.split(".")[0] == "resnet50" and is_reproduction(run)
+    return curve if comparable and reproduces_dyb([run]) else curve[:0]
+
+
+def published_lookup_table(run: RunDirectory) -> pd.DataFrame:
+    """Tabulate the published look-up table and a run's own, one row per threshold, in percent.
+
+    The run's own values are those on the images on which its threshold was selected.
+    """
+    published = published_lookup(run)
+    if published.empty:
+        return published
+    own = read_retrieval(run)
+    own = own[own["split"] == read_json(run.table_choice_file)["chosen_on"]]
+    both = published.merge(own, on="threshold", suffixes=(" (published)", ""))
+    both = both.sort_values("threshold", ascending=False)
+    columns = {"threshold": both["threshold"].map("{:.2f}".format)}
+    for end in (" (published)", ""):
+        columns |= {name + end: 100 * both[name + end] for name in METRICS}
+        columns |= {f"MiB{end}": both[f"index_mib{end}"]}
+    return pd.DataFrame(columns).reset_index(drop=True)

@@ -1,6 +1,7 @@
 """Build the display tables about the cosine look-up tables of runs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -84,6 +85,34 @@ def curve_table(run: RunDirectory, split: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def learning_table(curve: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate the head's metrics (%) against the number of labelled images, one row for each.
+
+    curve: as returned by :func:`thesis_lib.runs.artifacts.read_learning_curve`.
+    """
+    if curve.empty:
+        return curve
+    table = curve[["images_per_class", "images", "draws"]].rename(
+        columns={"images_per_class": "images per class"}
+    )
+    for name in ("accuracy", "f1"):
+        limits = zip(curve[name], curve[f"{name}_low"], curve[f"{name}_high"], strict=True)
+        table[name] = [percent_with_interval(value, (low, high)) for value, low, high in limits]
+    return table
+
+
+def learning_sentence(curve: pd.DataFrame) -> str:
+    """Say how much the last step of the learning curve gained."""
+    if len(curve) < 2:
+        return "There are too few images for a learning curve."
+    before, after = curve.iloc[-2], curve.iloc[-1]
+    gains = [100 * (after[name] - before[name]) for name in ("accuracy", "f1")]
+    return (
+        f"From {before['images']:,.0f} to {after['images']:,.0f} labelled images, accuracy changed "
+        f"by {gains[0]:+.2f} and macro F1 by {gains[1]:+.2f} points."
+    )
+
+
 def _difference(difference: float, low: float, high: float, p: float) -> str:
     """Format a difference in percentage points with its interval and p value."""
     p_value = "< 0.001" if p < 0.001 else f"= {p:.3f}"
@@ -107,3 +136,18 @@ def choice_table(choice: dict[str, Any]) -> pd.DataFrame:
         "feature extraction (s per image)": f"{choice['feature_seconds_per_image']:.4f}",
     }
     return pd.DataFrame(facts.items(), columns=["look-up table", "value"])
+
+
+def misleading(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Select test images whose nearest image in the table has another class, most similar first.
+
+    Args:
+        predictions: as returned by :func:`thesis_lib.runs.artifacts.read_retrieval_predictions`.
+
+    Returns:
+        Columns path, true, nearest, nearest_class, similarity.
+    """
+    classes = predictions["nearest"].map(lambda file: Path(file).parent.name)
+    wrong = predictions.assign(nearest_class=classes)[classes != predictions["true"]]
+    wrong = wrong.sort_values("similarity", ascending=False, kind="stable")
+    return wrong[["path", "true", "nearest", "nearest_class", "similarity"]].reset_index(drop=True)

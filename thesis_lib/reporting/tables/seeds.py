@@ -1,0 +1,93 @@
+"""Tabulate the results of configurations over seeds, and their comparisons."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from thesis_lib.evaluation.statistics import (
+    METRICS,
+    SeedComparison,
+    Summary,
+    by_configuration,
+    summarize,
+)
+from thesis_lib.reporting.tables.runs import percent
+from thesis_lib.runs.directory import RunDirectory
+
+PLOTTED = {"accuracy": "accuracy", "f1": "macro F1"}  # and their names in the figure
+
+
+def over_seeds(runs: Sequence[RunDirectory]) -> dict[str, dict[str, Summary]]:
+    """Summarise each configuration: its name -> metric -> summary; empty without a second seed."""
+    groups = by_configuration(runs)
+    if all(len(group) == 1 for group in groups.values()):
+        return {}
+    return {name: summarize(group) for name, group in groups.items()}
+
+
+def summary_cell(summary: Summary) -> str:
+    """Format a metric in percent as ``95.10 ± 0.32 (94.21 to 95.80)``: mean, SD and interval."""
+    spread = "" if np.isnan(summary.sd) else f" ± {percent(summary.sd)}"
+    return f"{percent(summary.mean)}{spread} ({percent(summary.low)} to {percent(summary.high)})"
+
+
+def seeds_table(summaries: Mapping[str, Mapping[str, Summary]]) -> pd.DataFrame:
+    """Tabulate mean, standard deviation and interval (%) of the metrics of each configuration."""
+    rows = []
+    for name, found in summaries.items():
+        row = {"configuration": name, "seeds": len(found["accuracy"].values)}
+        rows.append(row | {metric: summary_cell(found[metric]) for metric in METRICS})
+    return pd.DataFrame(rows)
+
+
+def seed_pairs_table(pairs: Sequence[SeedComparison]) -> pd.DataFrame:
+    """Tabulate the differences in mean accuracy (points), one row per pair of configurations."""
+    rows = [
+        {
+            "configuration a": pair.a,
+            "configuration b": pair.b,
+            "seeds": f"{pair.seeds[0]} and {pair.seeds[1]}",
+            "b - a (points)": f"{100 * pair.difference:+.2f} "
+            f"({100 * pair.low:+.2f} to {100 * pair.high:+.2f})",
+            "p (Holm)": "" if np.isnan(pair.p_holm) else f"{pair.p_holm:.3g}",
+            "shown": pair.verdict,
+        }
+        for pair in pairs
+    ]
+    return pd.DataFrame(rows)
+
+
+def seeds_points(summaries: Mapping[str, Mapping[str, Summary]]) -> pd.DataFrame:
+    """Collect the data for the figure: one row per configuration and plotted metric.
+
+    Returns:
+        Columns configuration, metric, mean, low, high (fractions) and values (one per seed).
+    """
+    return pd.DataFrame(
+        {
+            "configuration": name,
+            "metric": words,
+            "mean": found[metric].mean,
+            "low": found[metric].low,
+            "high": found[metric].high,
+            "values": found[metric].values,
+        }
+        for name, found in summaries.items()
+        for metric, words in PLOTTED.items()
+    )
+
+
+def seeds_sentence(runs: Sequence[RunDirectory]) -> str:
+    """Say how many seeds the tested configurations have, and what the intervals mean."""
+    groups = by_configuration(runs)
+    single = [name for name, group in groups.items() if len(group) == 1]
+    if len(single) == len(groups):
+        return (
+            "Each configuration was trained with a single seed: the intervals do not include how "
+            "much the results vary with the seed. `thesis run --seed 1 2 3` trains several."
+        )
+    if single:
+        return f"Trained with a single seed: {', '.join(single)}."
+    counts = sorted({len(group) for group in groups.values()})
+    return f"Seeds of each configuration: {' or '.join(map(str, counts))}."
