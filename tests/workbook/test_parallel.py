@@ -166,7 +166,7 @@ def test_runs_at_once_end_with_the_one_that_started_them(life, number):
     start, printed = life
     process = start(epochs=100_000)
     runs = [RunDirectory(config) for config in configs(epochs=100_000)]
-    assert wait_until(lambda: all(len(read_metrics(run)) > 5 for run in runs), 90)
+    assert wait_until(lambda: all(len(read_metrics(run)) > 5 for run in runs), 300)
     if number == signal.SIGINT:  # as a terminal sends it
         os.killpg(process.pid, number)
     else:

@@ -31,7 +31,14 @@ ORDER = {
         "f/leaking_pairs",
     ),
     "comparison": (
-        *("t/test", "t/large_classes", "f/runs_accuracy", "t/comparison_matrix", "t/comparison"),
+        *(
+            "t/test",
+            "t/large_classes",
+            "t/strata",
+            "f/runs_accuracy",
+            "t/comparison_matrix",
+            "t/comparison",
+        ),
         *("t/seeds", "f/seeds", "t/seed_pairs"),
         *("t/choices", "t/training_worth", "f/accuracy_against_hours"),
         *("t/retrieval", "t/retrieval_size", "t/probe", "t/published_probe", "t/reproduced"),
@@ -44,7 +51,7 @@ ORDER = {
         "f/head_learning_rates",
     ),
     "test": (
-        *("t/test", "t/large_classes", "t/by_size", "t/counted_as_zero"),
+        *("t/test", "t/large_classes", "t/strata", "t/by_size", "t/counted_as_zero"),
         *("t/choices", "t/without_leaks"),
         "f/confusion_matrix",
         *("f/confusion_matrix_counts", "t/most_confused", "t/per_class", "f/per_class_f1"),

@@ -25,7 +25,6 @@ from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import data_runs_folder, find_data, relative_to_root
 
-NEED_DATA = ("class_counts", "imbalance", "channels", "leakage", "without_leaks", "by_size")
 CLOSE = 1e-9  # tolerance between a stored metric and the recomputed one
 
 
@@ -137,7 +136,7 @@ def _check_table(stem: Path, folder: Path, known: Known, verdict: Verdict) -> No
         verdict.unknown.append(f"{name}, which is not a table of the workbook")
         return
     source = read_source(recorded)
-    if stem.name in NEED_DATA and not find_data(source["data"]).is_dir():
+    if TABLES[stem.name].needs_data and not find_data(source["data"]).is_dir():
         verdict.unknown.append(f"{name}, whose data set {source['data']} is missing")
         return
     results = known.results_of(source)

@@ -173,8 +173,9 @@ def _our_name(key: str) -> str:
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Convert SupContrast's options to fields of RunConfig."""
     given = {ours: options[name] for name, ours in OPTIONS.items() if options.get(name) is not None}
-    # SupContrast neither pads images nor cuts off rows.
-    settings: dict[str, Any] = {"fit": "crop", "crop_bottom": 0, **given}
+    # SupContrast neither pads images nor cuts off rows, and has torchvision's interpolation.
+    settings: dict[str, Any] = {"fit": "crop", "crop_bottom": 0, "interpolation": "bilinear"}
+    settings |= given
     for name, number in (("mean", float), ("std", float), ("decay_epochs", int)):
         text = settings.get(name)
         if isinstance(text, str):  # as typed on SupContrast's command line

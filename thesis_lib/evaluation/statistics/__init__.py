@@ -19,6 +19,7 @@ HOMES = {
     "confusion_counts": "metrics",
     "large_class_metrics": "metrics",
     "metrics_by_size": "metrics",
+    "metrics_by_stratum": "strata",
     "most_confused": "metrics",
     "per_class_table": "metrics",
     "summarize": "seeds",

@@ -194,44 +194,77 @@ def compare_configurations(
 def compare_means(a: str, b: str, right_a: np.ndarray, right_b: np.ndarray) -> SeedComparison:
     """Compare the mean accuracies of two configurations on the same test images.
 
-    The margins over seeds (Student's, for either configuration) and over test images (Newcombe's
-    paired margin, averaged over all pairs of runs, times the share that remains in the difference
-    of the means) are squared and added, as in :func:`interval_of_mean`.
+    The margin over seeds is Welch's, and that over test images 1.96 standard errors, without the
+    part that :func:`interaction` finds in the margin over seeds already. Both are squared and
+    added. For a single seed of each, the interval is Newcombe's over test images.
 
     Args:
         a, b: names of the configurations.
         right_a, right_b: (n, seeds of a), (n, seeds of b) bool, whether each image is classified
             correctly with each seed.
     """
-    runs = [(one, other) for one in right_a.T for other in right_b.T]
-    pairs = [compare(a, b, *both) for both in runs]
-    limits = np.array([[pair.low, pair.high] for pair in pairs])
-    differences = np.array([[pair.difference] for pair in pairs])
-    shared = shared_margin(np.stack([other * 1.0 - one for one, other in runs], axis=1))
-    below, above = shared * np.abs(limits - differences).mean(0)
-    means_a, means_b = right_a.mean(0), right_b.mean(0)
-    seeds = np.hypot(_seed_margin(means_a), _seed_margin(means_b))
-    difference, counts = float(differences.mean()), (len(means_a), len(means_b))
-    low, high = difference - np.hypot(seeds, below), difference + np.hypot(seeds, above)
+    both, counts = (right_a, right_b), (right_a.shape[1], right_b.shape[1])
+    if max(counts) == 1:
+        pair = compare(a, b, right_a[:, 0], right_b[:, 0])
+        return SeedComparison(a, b, counts, pair.difference, pair.low, pair.high, float("nan"))
+    per_image = right_b.mean(1) - right_a.mean(1)
+    difference = float(per_image.mean())
+    over_seeds = [
+        right.mean(0).var(ddof=1) / n if n > 1 else 0.0
+        for right, n in zip(both, counts, strict=True)
+    ]
+    noise = sum(interaction(right) / n for right, n in zip(both, counts, strict=True))
+    over_images = max(per_image.var(ddof=1) - noise, 0) / len(per_image)
+    margin = np.hypot(
+        student.ppf(0.975, _freedom(over_seeds, counts)) * np.sqrt(sum(over_seeds)),
+        1.96 * np.sqrt(over_images),
+    )
     p = float("nan")
     if min(counts) >= ENOUGH:
-        p = welch_p(means_a, means_b, right_b.mean(1) - right_a.mean(1))
-    return SeedComparison(a, b, counts, difference, float(low), float(high), p)
+        p = welch_p(difference, over_seeds, counts, over_images)
+    return SeedComparison(
+        a, b, counts, difference, float(difference - margin), float(difference + margin), p
+    )
 
 
-def welch_p(means_a: np.ndarray, means_b: np.ndarray, per_image: np.ndarray) -> float:
-    """Compute the two-sided p value of Welch's t test, with the variance from the test images.
+def interaction(right: np.ndarray) -> float:
+    """Estimate the variance of the results of single images and seeds around both their means.
+
+    It is the mean square of the residuals of a two-way analysis of variance, for a (n, S) array;
+    0 for a single seed, for which it is unknown.
+    """
+    n, seeds = right.shape
+    if seeds == 1:
+        return 0.0
+    residuals = right - right.mean(0) - right.mean(1)[:, None] + right.mean()
+    return float((residuals**2).sum() / ((n - 1) * (seeds - 1)))
+
+
+def _freedom(parts: Sequence[float], counts: Sequence[int], more: float = 0.0) -> float:
+    """Return the degrees of freedom of a sum of variances (Welch and Satterthwaite).
 
     Args:
-        means_a, means_b: accuracies for each seed.
-        per_image: (n,) difference of the mean correctness on each image.
+        parts: variances of means, estimated from as many values as ``counts`` says.
+        counts: numbers of values.
+        more: another variance, which is known.
     """
-    parts = [means.var(ddof=1) / len(means) for means in (means_a, means_b)]
-    variance = sum(parts) + per_image.var(ddof=1) / len(per_image)
+    estimated = sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True) if part)
+    return (sum(parts) + more) ** 2 / estimated if estimated else np.inf
+
+
+def welch_p(
+    difference: float, over_seeds: Sequence[float], counts: Sequence[int], over_images: float
+) -> float:
+    """Compute the two-sided p value of Welch's t test, with the variance over test images added.
+
+    Args:
+        difference: of the two means.
+        over_seeds: variances of both means over seeds.
+        counts: numbers of seeds.
+        over_images: variance of the difference over test images.
+    """
+    variance = sum(over_seeds) + over_images
     if not variance:
-        return float(means_a.mean() == means_b.mean())
-    estimated = sum(
-        part**2 / (len(means) - 1) for part, means in zip(parts, (means_a, means_b), strict=True)
-    )
-    freedom = variance**2 / estimated if estimated else np.inf
-    return float(2 * student.sf(abs(per_image.mean()) / np.sqrt(variance), freedom))
+        return float(difference == 0)
+    freedom = _freedom(over_seeds, counts, over_images)
+    return float(2 * student.sf(abs(difference) / np.sqrt(variance), freedom))

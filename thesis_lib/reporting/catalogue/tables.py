@@ -29,6 +29,7 @@ from thesis_lib.reporting.tables.published import (
     reproduced_table,
 )
 from thesis_lib.reporting.tables.seeds import seed_pairs_table, seeds_table
+from thesis_lib.reporting.tables.strata import strata_table
 from thesis_lib.reporting.tables.training_worth import worth_table
 from thesis_lib.system.files import read_json
 
@@ -41,12 +42,14 @@ class Table:
 
     ``make`` computes the table from the results. ``caption`` writes its caption as plain text
     and ``bold`` selects the cells to print bold, both from the results and the table.
+    ``needs_data``: it is computed from the data set, not from the runs alone.
     """
 
     make: Callable[[Results], pd.DataFrame]
     caption: Callable[[Results, pd.DataFrame], str]
     decimals: int = 2
     bold: Callable[[Results, pd.DataFrame], Bold] = lambda results, table: ()
+    needs_data: bool = False
 
 
 def write_table(name: str, results: Results, folder: Path | None = None) -> pd.DataFrame:
@@ -156,10 +159,12 @@ def _reproduced(results: Results) -> pd.DataFrame:
 
 
 TABLES = {
-    "class_counts": Table(_class_counts, captions.class_counts),
-    "imbalance": Table(lambda r: class_imbalance(r.dataset.counts()), captions.imbalance),
-    "channels": Table(_channels, captions.channels, decimals=4),
-    "leakage": Table(lambda r: leak_table(r.leaks, r.dataset), captions.leakage),
+    "class_counts": Table(_class_counts, captions.class_counts, needs_data=True),
+    "imbalance": Table(
+        lambda r: class_imbalance(r.dataset.counts()), captions.imbalance, needs_data=True
+    ),
+    "channels": Table(_channels, captions.channels, decimals=4, needs_data=True),
+    "leakage": Table(lambda r: leak_table(r.leaks, r.dataset), captions.leakage, needs_data=True),
     "probe": Table(_probe, captions.probe),
     "test": Table(lambda r: tables.test_table(r.runs), captions.test, bold=_best_accuracy),
     "large_classes": Table(
@@ -190,12 +195,21 @@ TABLES = {
     ),
     "seeds": Table(lambda r: seeds_table(r.over_seeds), captions.seeds),
     "seed_pairs": Table(lambda r: seed_pairs_table(r.seed_pairs), captions.seed_pairs),
-    "without_leaks": Table(_without_leaks, captions.without_leaks),
+    "without_leaks": Table(_without_leaks, captions.without_leaks, needs_data=True),
     "counted_as_zero": Table(
         _counted_as_zero,
         captions.fixed("Classes that count as 0 in the macro means, and the reason."),
     ),
-    "by_size": Table(_by_size, captions.by_size),
+    "by_size": Table(_by_size, captions.by_size, needs_data=True),
+    "strata": Table(
+        lambda r: strata_table(r.runs, r.dataset.counts()["train"].to_dict()),
+        captions.fixed(
+            "Test metrics (%) over the classes with many, some and few training images, with 95 % "
+            "intervals. Accuracy is that on the test images of these classes; precision, recall "
+            "and F1 are averages over the classes."
+        ),
+        needs_data=True,
+    ),
     "most_confused": Table(lambda r: most_confused(r.confusion, r.classes), captions.most_confused),
     "per_class": Table(_per_class, captions.per_class, decimals=3),
     "retrieval": Table(lambda r: retrieval_tables.retrieval_table(r.runs), captions.retrieval),
