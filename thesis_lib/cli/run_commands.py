@@ -18,12 +18,15 @@ def demo(options: argparse.Namespace) -> int:
     """Make a demo data set and run the whole workbook on it."""
     from thesis_lib.data.demo import demo_configs, prepare_demo_data, prepare_demo_weights
     from thesis_lib.workbook.grid import run_grid
+    from thesis_lib.workbook.parallel import jobs_of_machine, run_in_parallel
 
     configs = demo_configs(options.data)
     prepare_demo_data(configs[0].data)
     if any(config.weights for config in configs):
         prepare_demo_weights()
-    return _report(run_grid(configs, options.dry_run), configs[0].data_name, options.dry_run)
+    run_all = run_in_parallel(configs, jobs_of_machine(configs[0]))
+    failures = run_grid(configs, options.dry_run, run_all)
+    return _report(failures, configs[0].data_name, options.dry_run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -39,9 +39,9 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
         {**settings, "batch_size": size} for settings in (LENET5, RESNET) for size in (32, 64)
     ),
     "flowcam": (
+        {**FLOWCAM, **SUPCON, "learning_rate": 0.05},  # first, as it takes longest
         {**FLOWCAM, "backbone": "efficientnet_lite0", "method": "frozen", **PRETRAINED},
         {**FLOWCAM, "method": "regions"},
-        {**FLOWCAM, **SUPCON, "learning_rate": 0.05},
     ),
 }
 

@@ -48,6 +48,12 @@ def run_in_parallel(configs: Sequence[RunConfig], num_jobs: int) -> Callable[[Ru
     return lambda runs: _execute_all(runs, shares)
 
 
+def jobs_of_machine(config: RunConfig) -> int:
+    """Return how many small runs can be executed at once: one per GPU, or else per core."""
+    gpus = visible_gpus() if config.device in ("auto", "cuda") else []
+    return len(gpus) // config.devices or machine.num_cores(config.devices)
+
+
 def _shares(config: RunConfig, num_jobs: int) -> list[dict[str, str]]:
     """Return, for each run at a time, the environment variables that give it GPUs or cores."""
     gpus = visible_gpus() if config.device in ("auto", "cuda") else []

@@ -203,7 +203,7 @@ def seed_pairs(results: Results, table: pd.DataFrame) -> str:
     return (
         "Pairwise comparison of configurations, with their seeds as replicates: difference in mean "
         "accuracy in percentage points with its 95 % interval over seeds and test images, and the "
-        "Holm-adjusted p value of Welch's t test with the variance from the test images added. "
+        "Holm-adjusted p value of Welch's t test with the variance over test images added. "
         f"With fewer than {ENOUGH} seeds, a configuration is not tested: look at the interval."
     )
 
