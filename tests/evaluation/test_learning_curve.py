@@ -44,7 +44,7 @@ def test_more_images_of_each_class_give_better_heads_and_the_last_row_has_all():
 
 @pytest.mark.parametrize("head", ["linear", "forest"])
 def test_the_last_row_is_the_head_on_all_images(head):
-    config = CONFIG.updated(head=head)
+    config = CONFIG.updated(head=head, head_batch_size=8)
     train, val = features([30, 20, 15]), features([20, 20, 20], seed=1)
     last = measure_learning_curve(train, val, 3, config).iloc[-1]
     tensors = [Labelled(*map(torch.from_numpy, data)) for data in (train, val)]

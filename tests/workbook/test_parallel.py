@@ -17,13 +17,14 @@ from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.system import machine
 from thesis_lib.system.locks import locked
 from thesis_lib.system.signals import EXIT_RESUMABLE
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
 from thesis_lib.workbook import parallel
 from thesis_lib.workbook.grid import grid_configs
-from thesis_lib.workbook.parallel import run_in_parallel, visible_gpus
+from thesis_lib.workbook.parallel import jobs_of_machine, run_in_parallel, visible_gpus
 from thesis_lib.workbook.plan import plan_of
 
 SETTINGS = {"data": "data/tiny", "image_size": 32, "learning_rate": 0.05, "save_every": 1000}
@@ -54,6 +55,15 @@ def test_gpus_are_else_those_that_the_driver_lists(monkeypatch, tmp_path):
     smi.unlink()
     if shutil.which("nvidia-smi") is None:
         assert visible_gpus() == []
+
+
+def test_the_demo_executes_a_run_per_gpu_or_else_per_core(monkeypatch):
+    config = configs()[0].updated(device="auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert jobs_of_machine(config) == 3
+    assert jobs_of_machine(config.updated(device="cpu")) == machine.num_cores()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert jobs_of_machine(config) == machine.num_cores()
 
 
 def test_each_run_gets_gpus_of_its_own_or_is_refused(monkeypatch):

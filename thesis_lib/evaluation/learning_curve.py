@@ -18,9 +18,9 @@ from thesis_lib.evaluation.statistics.metrics import classification_metrics
 from thesis_lib.evaluation.statistics.seeds import interval_of_mean, shared_margin
 from thesis_lib.heads import create_head
 
-SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+SIZES = (10, 20, 50, 100, 200, 500)
 DRAWS = 5  # random choices of the images
-LEAST_BATCH = 8
+STEPS, LEAST_BATCH = 20, 8  # a head needs about 20 steps in each of its epochs
 SHOWN = ("accuracy", "f1")
 
 
@@ -29,8 +29,8 @@ def measure_learning_curve(
 ) -> pd.DataFrame:
     """Train heads on growing numbers of images per class and evaluate them on validation images.
 
-    A class with fewer images contributes all of them. The batch size shrinks with the number of
-    images, so that all heads are trained for about as many steps.
+    A class with fewer images contributes all of them. With few images the batches are smaller than
+    ``head_batch_size``, so that the heads are trained for enough steps.
 
     Args:
         train: (n, d) features of the training images, and integer labels.
@@ -82,7 +82,7 @@ def _predictions(
     train: Labelled, chosen: np.ndarray, val: Labelled, num_classes: int, config: RunConfig
 ) -> np.ndarray:
     """Train a head on the chosen images and return its predictions for the validation images."""
-    batch_size = round(config.head_batch_size * len(chosen) / len(train.labels))
+    batch_size = min(max(len(chosen) // STEPS, LEAST_BATCH), config.head_batch_size)
     features = torch.from_numpy(val.features)
     weights, _ = train_head(
         Labelled(
@@ -90,7 +90,7 @@ def _predictions(
         ),
         Labelled(features, torch.from_numpy(val.labels)),
         num_classes,
-        config.updated(head_batch_size=max(batch_size, LEAST_BATCH)),
+        config.updated(head_batch_size=batch_size),
     )
     with torch.inference_mode():
         return create_head(weights)(features).argmax(1).numpy()
