@@ -226,7 +226,8 @@ def learning_curve(table: pd.DataFrame) -> Figure:
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         axes.vlines(x, low, high, color=color, alpha=0.4, linewidth=0.8)  # visible for one point
         axes.plot(x, table[metric], "o-", color=color, markersize=3, label=words)
-    axes.set(xscale="log", xlabel="labelled images per class, at most", ylabel="validation images")
+    axes.set(xscale="log", xlabel="labelled images per class, at most")
+    axes.set_ylabel("on the validation images")
     axes.set_xticks(x, [f"{size:,}" for size in x])
     axes.minorticks_off()
     percent_ticks(axes.yaxis)

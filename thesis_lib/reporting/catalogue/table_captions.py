@@ -190,9 +190,9 @@ def comparison(results: Results, table: pd.DataFrame) -> str:
 
 def seeds(results: Results, table: pd.DataFrame) -> str:
     caption = (
-        "Metrics (%) on the test images, averaged over training runs that differ only in their "
-        "seed: mean ± standard deviation over the seeds, and the 95 % interval of the mean over "
-        "seeds and test images."
+        "Accuracy and macro F1 (%) on the test images, averaged over runs that differ only in "
+        "their seed: mean ± standard deviation over the seeds, and the 95 % interval of the mean "
+        "over seeds and test images."
     )
     if (table["seeds"] == 1).any():
         caption += " With a single seed, the interval is that over test images alone."

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from thesis_lib.evaluation.statistics import (
-    METRICS,
     SeedComparison,
     Summary,
     by_configuration,
@@ -15,7 +14,7 @@ from thesis_lib.evaluation.statistics import (
 from thesis_lib.reporting.tables.runs import percent
 from thesis_lib.runs.directory import RunDirectory
 
-PLOTTED = {"accuracy": "accuracy", "f1": "macro F1"}  # and their names in the figure
+SHOWN = {"accuracy": "accuracy", "f1": "macro F1"}  # and their names in the figure
 
 
 def over_seeds(runs: Sequence[RunDirectory]) -> dict[str, dict[str, Summary]]:
@@ -33,11 +32,11 @@ def summary_cell(summary: Summary) -> str:
 
 
 def seeds_table(summaries: Mapping[str, Mapping[str, Summary]]) -> pd.DataFrame:
-    """Tabulate mean, standard deviation and interval (%) of the metrics of each configuration."""
+    """Tabulate mean, SD and interval (%) of accuracy and macro F1 of each configuration."""
     rows = []
     for name, found in summaries.items():
         row = {"configuration": name, "seeds": len(found["accuracy"].values)}
-        rows.append(row | {metric: summary_cell(found[metric]) for metric in METRICS})
+        rows.append(row | {metric: summary_cell(found[metric]) for metric in SHOWN})
     return pd.DataFrame(rows)
 
 
@@ -74,7 +73,7 @@ def seeds_points(summaries: Mapping[str, Mapping[str, Summary]]) -> pd.DataFrame
             "values": found[metric].values,
         }
         for name, found in summaries.items()
-        for metric, words in PLOTTED.items()
+        for metric, words in SHOWN.items()
     )
 
 
