@@ -18,13 +18,13 @@ def demo(options: argparse.Namespace) -> int:
     """Make a demo data set and run the whole workbook on it."""
     from thesis_lib.data.demo import demo_configs, prepare_demo_data, prepare_demo_weights
     from thesis_lib.workbook.grid import run_grid
-    from thesis_lib.workbook.parallel import jobs_of_machine, run_in_parallel
+    from thesis_lib.workbook.parallel import run_in_parallel
 
     configs = demo_configs(options.data)
     prepare_demo_data(configs[0].data)
     if any(config.weights for config in configs):
         prepare_demo_weights()
-    run_all = run_in_parallel(configs, jobs_of_machine(configs[0]))
+    run_all = run_in_parallel(configs)
     failures = run_grid(configs, options.dry_run, run_all)
     return _report(failures, configs[0].data_name, options.dry_run)
 
@@ -113,16 +113,17 @@ def probe(options: argparse.Namespace) -> int:
     run = find_run(options)
 
     from thesis_lib.evaluation.probing import best_checkpoint, probe_checkpoints
-    from thesis_lib.reporting.tables.runs import percent_with_interval
+    from thesis_lib.reporting.tables.runs import head_facts, percent_with_interval
     from thesis_lib.system.files import read_json
 
     chosen = best_checkpoint(probe_checkpoints(run))
     interval = chosen["val_accuracy_low"], chosen["val_accuracy_high"]
+    selection = read_json(run.selection_file)
+    head = ", ".join(f"{words} {value}" for words, value in head_facts(selection).items())
     print(
-        f"{run.path.name}: chosen checkpoint {chosen['checkpoint']:.0f}, head epoch "
-        f"{chosen['head_epoch']:.0f}: validation accuracy "
-        f"{percent_with_interval(chosen['val_accuracy'], interval)} %\n"
-        f"{read_json(run.selection_file)['against_last']}"
+        f"{run.path.name}: chosen checkpoint {chosen['checkpoint']:.0f}, {head}: validation "
+        f"accuracy {percent_with_interval(chosen['val_accuracy'], interval)} %\n"
+        f"{selection['against_last']}"
     )
     return 0
 

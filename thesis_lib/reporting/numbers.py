@@ -12,7 +12,7 @@ from thesis_lib.methods import UNTRAINED
 from thesis_lib.reporting.latex import comment, escape_latex
 from thesis_lib.reporting.results import Results, data_results, results_of_run
 from thesis_lib.reporting.tables.leaks import leak_table, metrics_without_leaks
-from thesis_lib.reporting.tables.runs import is_measured, percent
+from thesis_lib.reporting.tables.runs import head_facts, is_measured, percent
 from thesis_lib.runs.artifacts import read_metrics, trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
@@ -121,7 +121,7 @@ def _selection_numbers(run: RunDirectory) -> dict[str, str]:
     low, high = selection["val_accuracy_interval"]
     return {
         f"{name} checkpoint": str(selection["checkpoint"]),
-        f"{name} head epoch": str(selection["head_epoch"]),
+        **{f"{name} {words}": str(value) for words, value in head_facts(selection).items()},
         f"{name} val accuracy": percent(selection["val_accuracy"]),
         f"{name} val accuracy low": percent(low),
         f"{name} val accuracy high": percent(high),

@@ -32,16 +32,20 @@ SECONDS_TO_END = 12.0
 Runs = Sequence[Sequence[Task]]
 
 
-def run_in_parallel(configs: Sequence[RunConfig], num_jobs: int) -> Callable[[Runs], list[str]]:
+def run_in_parallel(
+    configs: Sequence[RunConfig], num_jobs: int | None = None
+) -> Callable[[Runs], list[str]]:
     """Return a function for the ``run_all`` argument of `run_grid` that runs in parallel.
 
     Args:
         configs: configs of the runs.
-        num_jobs: number of runs at a time.
+        num_jobs: number of runs at a time; by default one per GPU, or else one per core.
 
     Raises:
         InputError: if ``num_jobs`` is less than 1, or there are GPUs but too few of them.
     """
+    if num_jobs is None:
+        num_jobs = jobs_of_machine(configs[0])
     if num_jobs < 1:
         raise InputError(f"--jobs must be at least 1, not {num_jobs}")
     shares = _shares(configs[0], min(num_jobs, len(configs)))

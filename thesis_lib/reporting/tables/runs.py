@@ -152,8 +152,8 @@ def choices_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _head_facts(selection: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts about the chosen head: a forest has no learning rate."""
+def head_facts(selection: dict[str, Any]) -> dict[str, Any]:
+    """Return head epoch and learning rate of the chosen head, or the trees of a forest."""
     if selection["head_learning_rate"] is None:
         return {"trees of the random forest": selection["head_epoch"]}
     rate = f"{selection['head_learning_rate']:g}"
@@ -165,7 +165,7 @@ def selection_table(selection: dict[str, Any]) -> pd.DataFrame:
     accuracy = percent_with_interval(selection["val_accuracy"], selection["val_accuracy_interval"])
     facts = {
         "checkpoint (epoch)": selection["checkpoint"],
-        **_head_facts(selection),
+        **head_facts(selection),
         "validation accuracy (%)": accuracy,
         "validation images": f"{selection['val_images']:,}",
         "plateau of the loss (epoch)": selection["plateau"] or "none",
