@@ -151,7 +151,7 @@ def test_split_says_what_it_did(workbook, capsys):
     (source / "small" / "one.png").write_bytes(b"")
     assert main(["split", str(source), str(destination), "--min-images", "4"]) == 0
     out = capsys.readouterr().out
-    assert "left out: 'small' (1 images, fewer than 4)" in out
+    assert "left out: 'small' (1 image, fewer than 4)" in out
     assert "train: 42 images of 3 classes" in out
     assert main(["split", str(source), str(destination)]) == 2
     assert "never overwritten" in capsys.readouterr().err

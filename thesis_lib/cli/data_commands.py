@@ -77,7 +77,8 @@ def _split_by_recipe(options: argparse.Namespace, source: Path, given: dict[str,
     left_out = split_listing(listing, options.destination, asked)
     print("\n".join(listing.describe()).replace(str(source), str(options.source)))
     for name, num_images in left_out.items():
-        print(f"left out: {name!r} ({num_images} images, fewer than {options.min_images})")
+        images = "1 image" if num_images == 1 else f"{num_images} images"
+        print(f"left out: {name!r} ({images}, fewer than {options.min_images})")
     if grouping_of(listing, asked) is not None:
         print("\n".join(describe_groups(options.destination / "manifest.csv")))
 
