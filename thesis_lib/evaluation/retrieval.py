@@ -128,19 +128,15 @@ def _choose(stage: Stage, features: np.ndarray, val: np.ndarray | None, seconds:
     threshold = choose_threshold(curve)
     chosen = THRESHOLDS.index(threshold)
     heads = run.config.updated(head_learning_rates=(_head_learning_rate(run),))
+    known_images = Labelled(features[known], train.labels[known])
     ood = measure_ood(
-        Labelled(features[known], train.labels[known]),
+        known_images,
         kept[chosen][known],
         ood_queries,
         dataset.classes,
         heads,
     )
-    write_csv(
-        run.learning_curve_file,
-        measure_learning_curve(
-            Labelled(features[known], train.labels[known]), ood_queries, len(dataset.classes), heads
-        ),
-    )
+    curve_of_sizes = measure_learning_curve(known_images, ood_queries, len(dataset.classes), heads)
     StoredTable(
         table,
         np.array(THRESHOLDS),
@@ -153,6 +149,7 @@ def _choose(stage: Stage, features: np.ndarray, val: np.ndarray | None, seconds:
     ).save(run.table_file)
     write_csv(run.retrieval_file, curve)
     write_csv(run.ood_file, ood)
+    write_csv(run.learning_curve_file, curve_of_sizes)
     row = curve.iloc[chosen]
     choice = {
         "checkpoint": table_checkpoint(run),
