@@ -134,7 +134,7 @@ def wrap(text: str, width: float, size: float, max_lines: int) -> list[str]:
 
 
 def beside(words: str, panels: int = 2) -> str:
-    """Break a title or label of one of several panels side by side into lines that fit it."""
+    """Break the title or label of one of several panels into lines that fit the panel."""
     return "\n".join(wrap(words, 0.78 * text_width() / panels, BODY, max_lines=3))
 
 

@@ -159,7 +159,7 @@ def _seed_margin(values: np.ndarray) -> float:
 def shared_margin(values: np.ndarray) -> float:
     """Return the standard error over test images of a mean over runs, relative to a single run's.
 
-    It is 1 if all runs have the same images right, and less otherwise.
+    It is 1 if all runs classify the same images correctly, and less otherwise.
 
     Args:
         values: (n, S), for each image and run, such as whether it is classified correctly.
