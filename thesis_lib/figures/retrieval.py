@@ -93,8 +93,7 @@ def ood(rows: pd.DataFrame) -> Figure:
             axes.plot(values.mean(), place, "|", color=ink, markersize=16, markeredgewidth=2)
         axes.set(xlabel=words, ylim=(len(scores) - 0.5, -0.5))
         axes.set_yticks(range(len(scores)), scores)
-        axes.xaxis.set_major_locator(
-            MaxNLocator(max(1, int(text_width() // 50)))
-        )  # "92.5 %" is wide
+        most = max(1, int(text_width() // 50))  # "92.5 %" is wide
+        axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 4, 5, 10]))
         percent_ticks(axes.xaxis)
     return figure
