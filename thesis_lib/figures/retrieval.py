@@ -93,7 +93,7 @@ def ood(rows: pd.DataFrame) -> Figure:
             axes.plot(values.mean(), place, "|", color=ink, markersize=16, markeredgewidth=2)
         axes.set(xlabel=words, ylim=(len(scores) - 0.5, -0.5))
         axes.set_yticks(range(len(scores)), scores)
-        most = max(1, int(text_width() // 50))  # "92.5 %" is wide
-        axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 4, 5, 10]))
+        intervals = max(1, min(4, int(text_width() // 28)))  # "92.5 %" is wide
+        axes.xaxis.set_major_locator(MaxNLocator(intervals))
         percent_ticks(axes.xaxis)
     return figure
