@@ -57,6 +57,7 @@ def test_strata_stand_beside_each_other_for_each_run(probed):
     final_test(probed)
     results = results_of_run(probed, "test")
     assert write_table("strata", results).empty  # all classes have less than 20 training images
+    assert list(write_table("strata", results)) == []
     names = list(results.dataset.counts().index)
     images = dict(zip(names, (300, 30, 3), strict=True))
     table = strata_table([probed], images)

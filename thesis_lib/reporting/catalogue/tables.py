@@ -55,7 +55,7 @@ class Table:
 def write_table(name: str, results: Results, folder: Path | None = None) -> pd.DataFrame:
     """Compute a table, write it as CSV, Markdown and LaTeX, and return it for display.
 
-    An empty table is not written.
+    An empty table is not written, and is returned without columns, so that a notebook shows none.
 
     Args:
         name: a key of :data:`TABLES`.
@@ -64,16 +64,17 @@ def write_table(name: str, results: Results, folder: Path | None = None) -> pd.D
     """
     entry = TABLES[name]
     table = entry.make(results)
-    if len(table):
-        write_files(
-            table,
-            (folder or results.folder) / name,
-            entry.caption(results, table),
-            {**results.source, "name": name},
-            entry.decimals,
-            entry.bold(results, table),
-            results.config.text_width,
-        )
+    if table.empty:
+        return pd.DataFrame()
+    write_files(
+        table,
+        (folder or results.folder) / name,
+        entry.caption(results, table),
+        {**results.source, "name": name},
+        entry.decimals,
+        entry.bold(results, table),
+        results.config.text_width,
+    )
     return table
 
 
