@@ -15,7 +15,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.evaluation.features import Labelled
 from thesis_lib.evaluation.forests import train_head
 from thesis_lib.evaluation.statistics.metrics import classification_metrics
-from thesis_lib.evaluation.statistics.seeds import interval_of_mean, shared_margin
+from thesis_lib.evaluation.statistics.seeds import summarize
 from thesis_lib.heads import create_head
 
 SIZES = (10, 20, 50, 100, 200, 500)
@@ -56,12 +56,10 @@ def measure_learning_curve(
             "images": len(chosen),
             "draws": len(metrics),
         }
-        shared = shared_margin(np.stack(right, axis=1))
+        found = summarize(metrics, np.stack(right, axis=1))
         for name in SHOWN:
-            values = np.array([found[name] for found in metrics])
-            bounds = np.array([found[f"{name}_interval"] for found in metrics])
-            low, high = interval_of_mean(values, bounds, shared)
-            row |= {name: values.mean(), f"{name}_low": max(low, 0), f"{name}_high": min(high, 1)}
+            row[name] = found[name].mean
+            row |= {f"{name}_low": found[name].low, f"{name}_high": found[name].high}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -93,7 +93,7 @@ def chapter_numbers(results: Results) -> dict[str, str]:
         if is_done(run, "retrieve"):
             numbers |= _retrieval_numbers(run)
     numbers |= _pair_numbers(results.pairs)
-    for name, summaries in results.over_seeds.items():
+    for name, summaries in results.over_seeds.summaries.items():
         numbers |= _seed_numbers(name, summaries)
     if find_data(results.config.data).is_dir():
         numbers |= _data_numbers(results)

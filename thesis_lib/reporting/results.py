@@ -15,17 +15,13 @@ from thesis_lib.data.legend import find_legend
 from thesis_lib.data.statistics import DataStatistics, data_statistics
 from thesis_lib.evaluation.statistics import (
     Comparison,
-    SeedComparison,
-    Summary,
-    by_configuration,
-    compare_configurations,
     compare_runs,
     compare_with_head,
     confusion_counts,
 )
 from thesis_lib.reporting.tables.published import reproduces_dyb
 from thesis_lib.reporting.tables.retrieval import learning_sentence, misleading
-from thesis_lib.reporting.tables.seeds import over_seeds, seeds_sentence
+from thesis_lib.reporting.tables.seeds import OverSeeds
 from thesis_lib.reporting.tables.training_worth import worth_sentence
 from thesis_lib.runs.artifacts import (
     check_data_name,
@@ -195,19 +191,9 @@ class Results:
         return compare_runs(self.runs)
 
     @cached_property
-    def over_seeds(self) -> dict[str, dict[str, Summary]]:
-        """Each configuration's metrics over its seeds; empty if there is a single seed of each."""
-        return over_seeds(self.runs)
-
-    @cached_property
-    def seed_pairs(self) -> list[SeedComparison]:
-        """The comparisons of all pairs of configurations, if some have several seeds."""
-        return compare_configurations(by_configuration(self.runs)) if self.over_seeds else []
-
-    @property
-    def seeds_sentence(self) -> str:
-        """How many seeds the configurations have, as a sentence."""
-        return seeds_sentence(self.runs)
+    def over_seeds(self) -> OverSeeds:
+        """The results of the tested runs over their seeds."""
+        return OverSeeds(self.runs)
 
     @property
     def worth_sentence(self) -> str:

@@ -20,8 +20,8 @@ from thesis_lib.evaluation.statistics.seeds import (
     compare_means,
     interaction,
     interval_of_mean,
+    right_by_seed,
     shared_margin,
-    summarize,
     welch_p,
 )
 from thesis_lib.evaluation.testing import final_test
@@ -29,7 +29,7 @@ from thesis_lib.reporting.catalogue.tables import write_table
 from thesis_lib.reporting.figure_files import draw
 from thesis_lib.reporting.numbers import chapter_numbers
 from thesis_lib.reporting.results import results_of_runs
-from thesis_lib.reporting.tables.seeds import seeds_sentence
+from thesis_lib.reporting.tables.seeds import OverSeeds
 from thesis_lib.reporting.verification import verify
 from thesis_lib.runs.artifacts import read_predictions
 from thesis_lib.runs.directory import RunDirectory, find_runs
@@ -187,7 +187,7 @@ def test_runs_are_grouped_by_all_settings_but_the_seed(tested):
 
 def test_seeds_stand_in_table_figure_numbers_and_chapter(tested):
     results = results_of_runs(tested.config)
-    assert "single seed" in results.seeds_sentence
+    assert "single seed" in results.over_seeds.sentence
     assert write_table("seeds", results).empty and write_table("seed_pairs", results).empty
     assert draw("seeds", results) is None
     assert not any("over seeds" in words for words in chapter_numbers(results))
@@ -210,7 +210,7 @@ def test_seeds_stand_in_table_figure_numbers_and_chapter(tested):
     assert numbers["lenet5-bs8 seeds"] == "2"
     assert numbers["lenet5-bs8 over seeds test accuracy"] == f"{100 * np.mean(values):.2f}"
     assert not any(words.startswith("lenet5-bs8-frozen over seeds") for words in numbers)
-    assert "single seed: lenet5-bs8-frozen" in seeds_sentence(results.runs)
+    assert "single seed: lenet5-bs8-frozen" in results.over_seeds.sentence
     caption = read_json(results.folder / "seeds.json")["caption"]
     assert "With a single seed" in caption
     assert not [fault for fault in verify(results.folder).differ if "seed" in fault.split(":")[0]]
@@ -224,8 +224,12 @@ def test_runs_on_different_test_images_are_refused(tested):
     predictions = read_predictions(other)
     predictions.loc[0, "path"] = "test/zero/elsewhere.png"
     write_csv(other.predictions_file, predictions)
-    groups = by_configuration(find_runs("tiny"))
+    results = OverSeeds(find_runs("tiny"))
     with pytest.raises(InputError, match=r"tested on different images.*test both on the same"):
-        summarize(groups["lenet5-bs8"])
+        results.summaries  # noqa: B018
     with pytest.raises(InputError, match="tested on different images"):
-        compare_configurations(groups)
+        results.pairs  # noqa: B018
+    frozen = with_seed(tested, 9, 0, method="frozen")
+    right = {run.path.name: right_by_seed([run]) for run in (other, frozen)}
+    with pytest.raises(InputError, match="tested on different images"):
+        compare_configurations(right)

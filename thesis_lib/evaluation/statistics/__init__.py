@@ -22,6 +22,7 @@ HOMES = {
     "metrics_by_stratum": "strata",
     "most_confused": "metrics",
     "per_class_table": "metrics",
+    "right_by_seed": "seeds",
     "summarize": "seeds",
     "worst_mistakes": "metrics",
 }

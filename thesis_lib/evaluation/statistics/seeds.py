@@ -9,6 +9,7 @@ measures how often the intervals contain the true value.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,6 @@ from thesis_lib.evaluation.statistics.comparison import (
 from thesis_lib.evaluation.statistics.metrics import METRICS
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
-from thesis_lib.system.files import read_json
 
 ENOUGH = 6  # seeds of each configuration for a test; with fewer it would hardly find anything
 
@@ -119,14 +119,18 @@ def right_by_seed(group: Sequence[RunDirectory]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def summarize(group: Sequence[RunDirectory]) -> dict[str, Summary]:
-    """Summarise each of METRICS over the seeds of a configuration: metric -> summary."""
-    tests = [read_json(run.test_file) for run in group]
-    shared = shared_margin(right_by_seed(group).to_numpy())
+def summarize(results: Sequence[Mapping[str, Any]], right: np.ndarray) -> dict[str, Summary]:
+    """Summarise each of METRICS over results on the same images, such as those of several seeds.
+
+    Args:
+        results: S results of :func:`thesis_lib.evaluation.classification_metrics`.
+        right: (n, S) whether each image is classified correctly.
+    """
+    shared = shared_margin(right)
     found = {}
     for name in METRICS:
-        values = np.array([test[name] for test in tests])
-        bounds = np.array([test[f"{name}_interval"] for test in tests])
+        values = np.array([result[name] for result in results])
+        bounds = np.array([result[f"{name}_interval"] for result in results])
         low, high = interval_of_mean(values, bounds, shared)
         sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
         found[name] = Summary(tuple(values.tolist()), sd, max(low, 0.0), min(high, 1.0))
@@ -168,20 +172,17 @@ def shared_margin(values: np.ndarray) -> float:
     return float(np.sqrt(values.mean(axis=1).var() / single)) if single else 1.0
 
 
-def compare_configurations(
-    groups: Mapping[str, Sequence[RunDirectory]],
-) -> list[SeedComparison]:
+def compare_configurations(right: Mapping[str, pd.DataFrame]) -> list[SeedComparison]:
     """Compare the accuracies of all pairs of configurations, with the seeds as replicates.
 
     Args:
-        groups: as returned by :func:`by_configuration`.
+        right: name of a configuration -> what :func:`right_by_seed` returns for its runs.
 
     Raises:
-        InputError: if two runs were tested on different images.
+        InputError: if two configurations were tested on different images.
     """
-    right = {name: right_by_seed(group) for name, group in groups.items()}
     pairs = []
-    for a, b in combinations(groups, 2):
+    for a, b in combinations(right, 2):
         check_same_images(a, right[a].iloc[:, 0], b, right[b].iloc[:, 0])
         pairs.append(compare_means(a, b, right[a].to_numpy(), right[b].to_numpy()))
     tested = [index for index, pair in enumerate(pairs) if not np.isnan(pair.p_holm)]

@@ -166,6 +166,11 @@ def _runs_accuracy(results: Results) -> Figure | None:
     return of_runs.runs_accuracy(accuracy) if len(accuracy) else None
 
 
+def _seeds(results: Results) -> Figure | None:
+    summaries = results.over_seeds.summaries
+    return of_runs.seeds(seeds_points(summaries)) if summaries else None
+
+
 def _accuracy_against_hours(results: Results) -> Figure | None:
     table = accuracy_against_hours(results.runs)
     return of_runs.accuracy_against_hours(table, floors(results.runs)) if len(table) else None
@@ -255,7 +260,7 @@ FIGURES = {
     # all runs: notebook 06
     "runs_accuracy": Entry(_runs_accuracy, captions.runs_accuracy),
     "seeds": Entry(
-        lambda r: of_runs.seeds(seeds_points(r.over_seeds)) if r.over_seeds else None,
+        _seeds,
         captions.fixed(
             "Test accuracy and macro F1 of each configuration: every seed (dots), and their mean "
             "with its 95 % interval over seeds and test images (diamonds). With a single seed, the "

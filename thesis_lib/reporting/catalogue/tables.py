@@ -194,8 +194,8 @@ TABLES = {
             "significant at the 5 % level."
         ),
     ),
-    "seeds": Table(lambda r: seeds_table(r.over_seeds), captions.seeds),
-    "seed_pairs": Table(lambda r: seed_pairs_table(r.seed_pairs), captions.seed_pairs),
+    "seeds": Table(lambda r: seeds_table(r.over_seeds.summaries), captions.seeds),
+    "seed_pairs": Table(lambda r: seed_pairs_table(r.over_seeds.pairs), captions.seed_pairs),
     "without_leaks": Table(_without_leaks, captions.without_leaks, needs_data=True),
     "counted_as_zero": Table(
         _counted_as_zero,

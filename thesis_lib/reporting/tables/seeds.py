@@ -1,6 +1,7 @@
 """Tabulate the results of configurations over seeds, and their comparisons."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -9,20 +10,64 @@ from thesis_lib.evaluation.statistics import (
     SeedComparison,
     Summary,
     by_configuration,
+    compare_configurations,
+    right_by_seed,
     summarize,
 )
 from thesis_lib.reporting.tables.runs import percent
 from thesis_lib.runs.directory import RunDirectory
+from thesis_lib.system.files import read_json
 
 SHOWN = {"accuracy": "accuracy", "f1": "macro F1"}  # and their names in the figure
 
 
-def over_seeds(runs: Sequence[RunDirectory]) -> dict[str, dict[str, Summary]]:
-    """Summarise each configuration: its name -> metric -> summary; empty without a second seed."""
-    groups = by_configuration(runs)
-    if all(len(group) == 1 for group in groups.values()):
-        return {}
-    return {name: summarize(group) for name, group in groups.items()}
+class OverSeeds:
+    """The results of tested runs over their seeds, for each configuration (all other settings).
+
+    ``groups``: name of a configuration -> its runs, ordered by seed.
+    """
+
+    def __init__(self, runs: Sequence[RunDirectory]) -> None:
+        self.groups = by_configuration(runs)
+
+    @cached_property
+    def _right(self) -> dict[str, pd.DataFrame]:
+        return {name: right_by_seed(group) for name, group in self.groups.items()}
+
+    @property
+    def are_several(self) -> bool:
+        """Whether any configuration was trained with several seeds."""
+        return any(len(group) > 1 for group in self.groups.values())
+
+    @cached_property
+    def summaries(self) -> dict[str, dict[str, Summary]]:
+        """Name of a configuration -> metric -> summary; empty without a second seed."""
+        if not self.are_several:
+            return {}
+        found = {}
+        for name, group in self.groups.items():
+            results = [read_json(run.test_file) for run in group]
+            found[name] = summarize(results, self._right[name].to_numpy())
+        return found
+
+    @cached_property
+    def pairs(self) -> list[SeedComparison]:
+        """The comparisons of all pairs of configurations; empty without a second seed."""
+        return compare_configurations(self._right) if self.are_several else []
+
+    @property
+    def sentence(self) -> str:
+        """How many seeds the configurations have, and what the intervals mean, as a sentence."""
+        single = [name for name, group in self.groups.items() if len(group) == 1]
+        if not self.are_several:
+            return (
+                "Each configuration was trained with a single seed: the intervals do not include "
+                "how much the results vary with the seed. `thesis run --seed 1 2 3` trains several."
+            )
+        if single:
+            return f"Trained with a single seed: {', '.join(single)}."
+        counts = sorted({len(group) for group in self.groups.values()})
+        return f"Seeds of each configuration: {' or '.join(map(str, counts))}."
 
 
 def summary_cell(summary: Summary) -> str:
@@ -75,18 +120,3 @@ def seeds_points(summaries: Mapping[str, Mapping[str, Summary]]) -> pd.DataFrame
         for name, found in summaries.items()
         for metric, words in SHOWN.items()
     )
-
-
-def seeds_sentence(runs: Sequence[RunDirectory]) -> str:
-    """Say how many seeds the tested configurations have, and what the intervals mean."""
-    groups = by_configuration(runs)
-    single = [name for name, group in groups.items() if len(group) == 1]
-    if len(single) == len(groups):
-        return (
-            "Each configuration was trained with a single seed: the intervals do not include how "
-            "much the results vary with the seed. `thesis run --seed 1 2 3` trains several."
-        )
-    if single:
-        return f"Trained with a single seed: {', '.join(single)}."
-    counts = sorted({len(group) for group in groups.values()})
-    return f"Seeds of each configuration: {' or '.join(map(str, counts))}."
