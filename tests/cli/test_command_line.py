@@ -181,6 +181,20 @@ def test_full_disk_or_forbidden_folder_is_one_line(workbook, capsys, monkeypatch
     assert error.strip() == "thesis: error: No space left on device (runs/tiny/x)"
 
 
+def test_short_memory_is_one_line(workbook, capsys, monkeypatch):
+    def starve(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("thesis_lib.data.statistics.read_pixels", starve)
+    options = ["--data", "data/tiny", "--backbone", "lenet5", "--batch-size", "8"]
+    assert main(["pretrain", *options]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("thesis: error: out of memory while") and "\n" not in error
+    monkeypatch.setattr("thesis_lib.training.pretraining.pretrain", starve)
+    assert main(["pretrain", *options]) == 1
+    assert capsys.readouterr().err.startswith("thesis: error: out of memory; close other programs")
+
+
 def test_name_of_two_runs_is_not_taken_for_one_of_them(trained, capsys):
     other = trained.config.updated(data="data/other")
     split_dataset(Path("classes"), Path("data/other"))

@@ -14,8 +14,10 @@ import torch
 
 from thesis_lib.cli.command_line import main
 from thesis_lib.data import transforms
+from thesis_lib.data.datasets import open_dataset
 from thesis_lib.data.framing import Frame
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews
+from thesis_lib.data.statistics import data_statistics
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.probing import probe_checkpoints
 from thesis_lib.runs.directory import RunDirectory, read_json
@@ -243,6 +245,7 @@ def test_error_of_the_code_in_a_worker_is_not_called_a_killed_worker(
 @pytest.mark.parametrize(("mib", "what"), [(512, "batch_size 40"), (60, "backbone resnet50")])
 def test_memory_that_is_really_short_is_one_line(workbook, mib, what):
     """The limit is set by the system, so torch's own allocator fails: in a step, or before it."""
+    data_statistics(open_dataset("data/tiny"))  # measured before memory becomes short
     code = (
         "import resource, sys, torch\n"
         "from thesis_lib.cli.command_line import main\n"

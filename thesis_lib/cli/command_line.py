@@ -72,6 +72,10 @@ def _reported(action: Callable[[], int]) -> int:
     except Terminated as ended:
         _say(f"stopped by {ended.signal.name}; run the same command again to resume")
         return EXIT_RESUMABLE
+    except MemoryError:
+        advice = "close other programs, or use a machine with more memory"
+        processes.report_error(f"thesis: error: out of memory; {advice}")
+        return 1
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         processes.report_error(f"thesis: error: {error.strerror or error}{where}")

@@ -1,7 +1,6 @@
 """The decoded images of a split, optionally cached in memory."""
 
 import collections
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from thesis_lib.data.statistics import DataStatistics
 from thesis_lib.errors import InputError
 from thesis_lib.system import machine, processes
 from thesis_lib.system.progress import track
+from thesis_lib.system.threads import map_in_threads
 
 AUTO_CACHE_BYTES = 256 * 2**20  # largest cache that `cache = auto` keeps in memory
 FREE_SHARE = 0.9  # largest share of the free memory that a cache may take
@@ -49,11 +49,11 @@ class Images:
         def copy(index: int) -> None:
             self[index][:] = self.split.read(index)
 
-        with ThreadPoolExecutor(machine.num_cores(processes.local_world_size())) as pool:
-            copied = pool.map(copy, range(len(self)))
-            if self.starts[-1] > AUTO_CACHE_BYTES:
-                copied = track(copied, len(self), "decoding", "image")
-            collections.deque(copied, maxlen=0)  # raises the errors of the threads
+        num_threads = machine.num_cores(processes.local_world_size())
+        copied = map_in_threads(copy, range(len(self)), num_threads)
+        if self.starts[-1] > AUTO_CACHE_BYTES:
+            copied = track(copied, len(self), "decoding", "image")
+        collections.deque(copied, maxlen=0)  # raises the errors of the threads
 
 
 def chosen_cache(config: RunConfig, size: int) -> str:

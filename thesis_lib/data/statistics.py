@@ -1,6 +1,5 @@
 """Measure a data set: image sizes, unreadable files, channel mean and std, class imbalance."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from thesis_lib.system import machine
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.system.paths import data_runs_folder, relative_to_root
 from thesis_lib.system.progress import track
+from thesis_lib.system.threads import map_in_threads
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,11 @@ def measure(dataset: DataSet) -> DataStatistics:
         found = np.array(image.histogram()).reshape(3, 256) if split == "train" else None
         return (split, name, file, *image.size, ""), found
 
-    with ThreadPoolExecutor(machine.num_cores()) as pool:
-        results = pool.map(read, files)
-        for row, found in track(results, len(files), "data statistics", "image"):
-            rows.append(row)
-            if found is not None:
-                levels += found
+    results = map_in_threads(read, files, machine.num_cores())
+    for row, found in track(results, len(files), "data statistics", "image"):
+        rows.append(row)
+        if found is not None:
+            levels += found
 
     pixels = int(levels[0].sum())
     if not pixels:

@@ -20,6 +20,7 @@ HOMES = {
     "processes": None,
     "progress": None,
     "signals": None,
+    "threads": None,
     "torch_errors": None,
 }
 __getattr__, __dir__, __all__ = face(__name__, HOMES)

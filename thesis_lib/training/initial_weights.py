@@ -165,6 +165,8 @@ def _of_timm(config: RunConfig, backbone: nn.Module) -> InitialWeights:
     try:
         options = size_options(name, config.image_size)
         whole = timm.create_model(name, pretrained=True, num_classes=0, **options)
+    except MemoryError:
+        raise
     except Exception as error:  # of the network, the hub's client or the disk
         reason = " ".join(f"{type(error).__name__} {error}".split())[:120]
         raise InputError(

@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> SupContrastCheckpoint:
     content = load_trusted(path)
     try:
         return _interpret(path, content)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # options and weights may have any type
         reason = f"{type(error).__name__} {error}".split("\n")[0]
@@ -159,6 +159,8 @@ def load_trusted(path: Path) -> Any:
             f"{path} {what} is not loaded for safety: only tensors, plain values and an "
             "argparse.Namespace are"
         ) from None
+    except MemoryError:
+        raise
     except Exception as error:  # torch raises many types for files that are not checkpoints
         reason = f"{type(error).__name__} {error}".split("\n")[0]
         raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from None

@@ -1,7 +1,6 @@
 """Hash every image of a data set: an exact hash of its pixels, and a perceptual hash."""
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from thesis_lib.system import machine
 from thesis_lib.system.files import read_json, write_csv, write_json
 from thesis_lib.system.paths import data_runs_folder
 from thesis_lib.system.progress import track
+from thesis_lib.system.threads import map_in_threads
 
 HASHES = ["file", "modified", "pixels", "perceptual"]
 
@@ -88,9 +88,9 @@ def _hash_images(dataset: DataSet, files: list[str]) -> pd.DataFrame:
         perceptual = str(imagehash.phash(Image.fromarray(pixels)))
         return file, modified, _pixel_hash(pixels), perceptual
 
-    with ThreadPoolExecutor(machine.num_cores()) as pool:
-        results = track(pool.map(read, files), len(files), "image hashes", "image")
-        rows = [row for row in results if row is not None]
+    results = map_in_threads(read, files, machine.num_cores())
+    tracked = track(results, len(files), "image hashes", "image")
+    rows = [row for row in tracked if row is not None]
     return pd.DataFrame(rows, columns=HASHES, dtype=str)
 
 

@@ -79,7 +79,7 @@ def _readable(source: Path) -> Iterator[None]:
     """Turn any error raised while reading damaged bytes into a one-line InputError."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except UnicodeDecodeError as error:
         raise InputError(

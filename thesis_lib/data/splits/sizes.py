@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from thesis_lib.data.sources.listing import Listing
 from thesis_lib.errors import InputError, first_few, nearest
 from thesis_lib.system import machine
 from thesis_lib.system.progress import track
+from thesis_lib.system.threads import map_in_threads
 
 MAJOR_AXIS = "major_axis_mm"  # column of manifest.csv
 # In micrometres; some exports, such as those of UVP5, give millimetres.
@@ -46,8 +46,8 @@ def measure_sizes(
             return math.nan
         return found.major * size_of(name, file) / 1000 if found else math.nan
 
-    with ThreadPoolExecutor(machine.num_cores()) as pool:
-        measured = list(track(pool.map(measure, images), len(images), "sizes", "image"))
+    results = map_in_threads(measure, images, machine.num_cores())
+    measured = list(track(results, len(images), "sizes", "image"))
     for image, length in zip(images, measured, strict=True):
         text = f"{length:.4g}" if math.isfinite(length) else ""
         listing.facts[image] = listing.facts.get(image, {}) | {MAJOR_AXIS: text}
@@ -78,8 +78,8 @@ def check_rows_left(listing: Listing, files: Mapping[str, Sequence[str]], crop_b
     if not crop_bottom:
         return
     paths = [listing.files[name][file] for name, found in files.items() for file in found]
-    with ThreadPoolExecutor(machine.num_cores()) as pool:
-        heights = dict(zip(paths, pool.map(image_height, paths), strict=True))
+    found_heights = map_in_threads(image_height, paths, machine.num_cores())
+    heights = dict(zip(paths, found_heights, strict=True))
     known = {str(path): height for path, height in heights.items() if height is not None}
     too_low = [path for path, height in known.items() if height <= crop_bottom]
     if too_low:
