@@ -112,6 +112,7 @@ def of_runs():
     bins = {"low": edges, "high": edges + 1 / 15, "images": np.arange(15) ** 3}
     bins["accuracy"] = np.where(np.arange(15) > 3, edges, np.nan)
     reliability = pd.concat([pd.DataFrame({"temperature": t, **bins}) for t in (1, 25.68)])
+    share = np.arange(1, 101) / 100
     curve = pd.DataFrame({"threshold": np.arange(80, 101) / 100, "split": "val"})
     curve = curve.assign(accuracy=0.93, accuracy_low=0.92, accuracy_high=0.94)
     curve = curve.assign(index_mib=curve.index * 9.0, seconds_per_image=curve.index * 1e-4)
@@ -158,7 +159,12 @@ def of_runs():
             runs.assign(hours=0, method="frozen"), {}
         ),
         "seeds": figures.runs.seeds(seeds),
-        "reliability": figures.results.reliability(reliability, (0.0735, 0.0366)),
+        "reliability": figures.confidence.reliability(reliability, (0.0735, 0.0366)),
+        "rejection": figures.confidence.rejection(
+            pd.DataFrame({"coverage": share, "accuracy": 1 - 0.1 * share, "oracle": 1.0}),
+            {"accuracy": 0.95, "oracle": 0.999},
+            {"90 %": (1.0, 0.9), "95 %": (0.51, 0.948), "99 %": (0.5, 0.95)},
+        ),
         "image_sizes": figures.sizes.image_sizes(sizes),
         "visible_share": figures.sizes.visible_share(visible_shares(sizes), 0.8),
         "no_mistakes": figures.results.mistakes([], []),
@@ -321,7 +327,7 @@ def test_reliability_without_scaling_is_one_diagram():
     bins = pd.DataFrame({"low": edges, "high": edges + 1 / 15, "images": 3, "accuracy": edges})
     for temperature, diagrams in ((1.0, 1), (2.5, 2)):
         table = pd.concat([bins.assign(temperature=t) for t in (1.0, temperature)])
-        figure = figures.results.reliability(table, (0.07, 0.03))
+        figure = figures.confidence.reliability(table, (0.07, 0.03))
         titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
         assert len(titles) == diagrams and len(figure.axes) == 2 * diagrams
 

@@ -17,7 +17,7 @@ from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.models import create_backbone, linear_head
 from thesis_lib.prediction.ecotaxa import columns, import_hints, object_ids, write_ecotaxa
 from thesis_lib.prediction.finished_model import FinishedModel
-from thesis_lib.prediction.predictions import Prediction
+from thesis_lib.prediction.predictions import UNCLASSIFIED, UNKNOWN, Prediction
 
 CLASSES = ["001_zero with blank", "002_one.dot", "003_δύο"]
 PREDEFINED = {
@@ -73,7 +73,8 @@ def refusals(table):
         elif Image.open(image).format not in ("PNG", "JPEG", "GIF"):
             found.append("image format")
         status, category = (cells[f"object_annotation_{x}"] for x in ("status", "category"))
-        if status not in ("predicted", "dubious", "validated") or not category:
+        is_annotated = status in ("predicted", "dubious", "validated") and category
+        if not is_annotated and (status or category):  # both empty: an object without category
             found.append("status or category")
     ids = [row[header.index("object_id")] for row in rows]
     if len(set(ids)) < len(ids):  # they would become one object with several images
@@ -94,7 +95,7 @@ def prediction(path, **changes):
         "nearest_image": "train/003_δύο/001.png",
         "nearest_class": "003_δύο",
         "similarity": 0.98765,
-        "looks_unlike": False,
+        "label": "003_δύο",
     }
     return Prediction(path, **(fields | changes))
 
@@ -113,7 +114,15 @@ def read(table):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("a/1.png", "b/1.png", "b/2.jpg", "a/δείγμα.png", 'a/he "said".png', "3.gif"):
+    for name in (
+        "a/1.png",
+        "b/1.png",
+        "b/2.jpg",
+        "b/3.png",
+        "a/δείγμα.png",
+        'a/he "said".png',
+        "3.gif",
+    ):
         draw(tmp_path / name)
     return tmp_path
 
@@ -137,7 +146,7 @@ def test_table_follows_the_rules_and_holds_the_predictions(folder):
     assert table["object_confidence_3"].astype(float).tolist() == [0.1] * 6
     assert set(table["object_nearest_image"]) == {"train/003_δύο/001.png"}
     assert table["object_similarity"].astype(float).tolist() == [0.98765] * 6
-    assert set(table["object_looks_unlike"]) == {"0"} and set(table["img_rank"]) == {"1"}
+    assert set(table["object_rejected"]) == {"0"} and set(table["img_rank"]) == {"1"}
     assert not (folder / "ecotaxa_new.tsv.unreadable.csv").exists()
 
 
@@ -150,10 +159,11 @@ def test_columns_stay_within_the_limits_for_any_number_of_classes(classes):
 
 def test_awkward_values_stay_in_their_cells(folder):
     found = [
-        prediction("a/1.png", classes=("a\tb\nc", '"quoted', "x" * 300)),
+        prediction("a/1.png", classes=("a\tb\nc", '"quoted', "x" * 300), label="a\tb\nc"),
         prediction("b/2.jpg", nearest_image="train/" + "long/" * 100 + "end.png"),
-        prediction("3.gif", nearest_image="", nearest_class="", similarity=None, looks_unlike=None),
-        prediction("b/1.png", looks_unlike=True),
+        prediction("3.gif", nearest_image="", nearest_class="", similarity=None),
+        prediction("b/1.png", label="", rejected=UNKNOWN),
+        prediction("b/3.png", label="", rejected=UNCLASSIFIED),
     ]
     assert written("ecotaxa_new.tsv", found) == 0
     assert refusals(folder / "ecotaxa_new.tsv") == []
@@ -162,7 +172,10 @@ def test_awkward_values_stay_in_their_cells(folder):
     assert table["object_predicted_2"].iloc[0] == '"quoted'
     assert table["object_nearest_image"].iloc[1].endswith("long/end.png")
     assert table["object_similarity"].tolist()[2] == ""
-    assert table["object_looks_unlike"].tolist() == ["0", "0", "", "1"]
+    assert table["object_rejected"].tolist() == ["0", "0", "0", "1", "2"]
+    # an image without a label is imported without a category, so EcoTaxa counts it as no taxon
+    assert table["object_annotation_category"].tolist()[3:] == ["", ""]
+    assert table["object_annotation_status"].tolist()[2:] == ["predicted", "", ""]
 
 
 def test_images_that_cannot_be_imported_are_listed_beside_the_table(folder):
@@ -276,6 +289,7 @@ def made_up_model(table=True):
         stored if table else None,
         "" if table else "the data are gone",
         {CLASSES[0]: "zero<other"},
+        pd.DataFrame(columns=["true", "predicted", "confidence"]),
     )
 
 

@@ -67,6 +67,7 @@ def test_timm_and_onnx_give_the_runs_probabilities(workbook, tiny_config, backbo
     )  # the same permissions for all
     assert sorted(f.name for f in folder.iterdir()) == [
         *("config.json", "model.onnx", "model.safetensors", "table.safetensors"),
+        "validation.csv",
     ]
     images, expected = images_of(run)
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

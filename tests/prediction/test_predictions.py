@@ -33,10 +33,18 @@ from thesis_lib.evaluation.testing import final_test
 from thesis_lib.prediction import new_images
 from thesis_lib.prediction import predictions as module
 from thesis_lib.prediction.export import export_run
-from thesis_lib.prediction.finished_model import TABLE_NAME, load_exported_model, load_run_model
+from thesis_lib.prediction.finished_model import (
+    TABLE_NAME,
+    VALIDATION_NAME,
+    load_exported_model,
+    load_run_model,
+)
 from thesis_lib.prediction.new_images import find_images
 from thesis_lib.prediction.predictions import (
     IMAGES_PER_BATCH,
+    UNCLASSIFIED,
+    UNKNOWN,
+    choose_limits,
     predict_images,
     ranked,
     write_predictions,
@@ -46,7 +54,7 @@ from thesis_lib.system.files import read_json
 from thesis_lib.training import checkpoints
 from thesis_lib.training.pretraining import pretrain
 
-NEIGHBOUR = ["nearest_image", "nearest_class", "similarity", "looks_unlike"]
+NEIGHBOUR = ["nearest_image", "nearest_class", "similarity"]
 
 
 @pytest.fixture(scope="module")
@@ -171,16 +179,44 @@ def test_nearest_image_is_the_nearest_of_the_table(here):
     assert all(Path("data/tiny", file).is_file() for file in found["nearest_image"])
 
 
-def test_looks_unlike_threshold_comes_from_the_validation_images(here):
+def test_similarity_of_unknown_images_comes_from_the_validation_images(here):
     stored = StoredTable.load(here.run.table_file)
     images, model = find_images(["data/tiny/val"]), load_run_model(here.run)
     for share in (0.01, 0.3, 0.99):
-        found = list(predict_images(model, images, share))
+        found = list(predict_images(model, images, choose_limits(model, share)))
         similarity = np.array([one.similarity for one in found])
         assert np.abs(np.sort(similarity) - stored.known_similarity).max() < 1e-5
-        flagged = [one.looks_unlike for one in found]
+        flagged = [one.rejected == UNKNOWN for one in found]
+        assert [one.label == "" for one in found] == flagged
         assert sum(flagged) == int(share * len(images))
         assert max(similarity[flagged], default=-1) <= min(similarity[~np.array(flagged)])
+
+
+def test_wanted_precision_is_reached_on_the_validation_images(here, tmp_path, capsys):
+    """By run and by export; what is rejected has no label, and the confidence says why."""
+    unlike = ["--false-positive-rate", "0.001"]
+    for place in (here.run.path.name, str(here.export)):
+        command = ["predict", place, "data/tiny/val", "--output", "x.csv", *unlike]
+        for wanted in (0.5, 0.9, 1.0):
+            assert main([*command, "--wanted-precision", str(wanted)]) == 0
+            found = read("x.csv")
+            true = found["path"].str.split("/").str[-2]
+            kept = found["label"] != ""
+            assert kept.any() and (found["label"] == true)[kept].mean() >= wanted
+            assert set(found["rejected"][~kept]) <= {UNCLASSIFIED}
+            rest = found["confidence"].astype(float)
+            assert rest[~kept].max() < rest[kept].min() if (~kept).any() else True
+            said = capsys.readouterr().out
+            assert f"for a precision of {wanted:.1%}: {(~kept).sum()}\n" in said
+    for bad in ("0", "1.5"):
+        assert main([*command, "--wanted-precision", bad]) == 2
+        assert "wanted precision must be above 0 and at most 1" in capsys.readouterr().err
+    (here.export / VALIDATION_NAME).rename(tmp_path / VALIDATION_NAME)
+    try:
+        assert main([*command, "--wanted-precision", "0.9"]) == 2
+        assert "confidences of the validation images are unknown" in capsys.readouterr().err
+    finally:
+        (tmp_path / VALIDATION_NAME).rename(here.export / VALIDATION_NAME)
 
 
 def test_export_gives_the_runs_predictions_when_everything_else_is_gone(here, tmp_path):
@@ -193,7 +229,7 @@ def test_export_gives_the_runs_predictions_when_everything_else_is_gone(here, tm
     assert main(["predict", "model", *places, "--output", "of_export.csv"]) == 0
     found = read("of_export.csv")
     pd.testing.assert_frame_equal(found, expected, rtol=0, atol=1e-5)
-    assert found["nearest_image"].all() and found["looks_unlike"].dtype == bool
+    assert found["nearest_image"].all() and (found["label"] == found["predicted"]).any()
 
 
 def test_workers_change_nothing(alone):
@@ -263,6 +299,8 @@ def test_unreadable_images_are_listed_with_the_reason(alone, capsys):
         row = rows.pop(f"new/{shown.get(name, name)}")
         assert reason in row.pop("problem") and set(row.values()) == {row["path"], ""}
     for row in rows.values():
+        rejected = row.pop("rejected")
+        assert row.pop("label") == ("" if rejected else row["predicted"])
         assert row.pop("problem") == "" and all(row.values())
 
 
@@ -419,7 +457,7 @@ def test_higher_false_positive_rate_flags_more_images(here, capsys):
     for share in ("0.01", "0.5", "0.99"):
         command = ["predict", "model", "data/tiny/val", "--output", "x.csv"]
         assert main([*command, "--false-positive-rate", share]) == 0
-        flagged.append((read("x.csv")["looks_unlike"].astype(str).str.lower() == "true").sum())
+        flagged.append((read("x.csv")["rejected"] == UNKNOWN).sum())
         assert f"unlike all training images: {flagged[-1]} (" in capsys.readouterr().out
     assert flagged == [0, 4, 8]
 
@@ -501,7 +539,7 @@ def test_first_use_makes_the_table_and_without_data_there_is_none(workbook, tiny
     Path("data/tiny").rename("data/elsewhere")
     assert main(["predict", run.path.name, "new", "--output", "without.csv"]) == 0
     out = capsys.readouterr().out
-    assert "nearest_image, similarity and looks_unlike stay empty: there is no data folder" in out
+    assert "similarity stay empty, and no image is called unknown: there is no data folder" in out
     assert "look unlike" not in out.splitlines()[-1]
     without = read("without.csv")
     assert (without[NEIGHBOUR] == "").all(axis=None) and without["confidence"].min() > 0.3
@@ -524,7 +562,7 @@ def test_first_use_makes_the_table_and_without_data_there_is_none(workbook, tiny
     capsys.readouterr()
     command = ["predict", run.path.name, "new", "--output", "again.csv"]
     assert main(command) == 0
-    assert "stay empty: there is no data folder" in capsys.readouterr().out
+    assert "no image is called unknown: there is no data folder" in capsys.readouterr().out
 
 
 def test_table_of_another_checkpoint_is_refused(workbook, tiny_config, capsys):

@@ -224,8 +224,15 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=FALSE_POSITIVE_RATE,
         metavar="X",
-        help="fraction of images of known classes that may be flagged as out-of-distribution "
+        help="fraction of images of known classes that may be called unknown "
         f"(default {FALSE_POSITIVE_RATE})",
+    )
+    predict.add_argument(
+        "--wanted-precision",
+        type=float,
+        metavar="X",
+        help="fraction of the labels that shall be right, such as 0.95: images with too low a "
+        "confidence stay unclassified; by default none does",
     )
     predict.add_argument(
         "--device", default=argparse.SUPPRESS, metavar="NAME", help="auto, cpu, cuda or mps"

@@ -27,7 +27,10 @@ def predict(options: argparse.Namespace) -> int:
     from thesis_lib.prediction.ecotaxa import import_hints, unreadable_file, write_ecotaxa
     from thesis_lib.prediction.new_images import find_images
     from thesis_lib.prediction.predictions import (
+        UNCLASSIFIED,
+        UNKNOWN,
         check_output,
+        choose_limits,
         counted,
         predict_images,
         write_predictions,
@@ -37,9 +40,13 @@ def predict(options: argparse.Namespace) -> int:
     images, output = find_images(options.images), options.output
     check_output(output, images)
     model = _finished_model(options)
-    found = predict_images(model, images, options.false_positive_rate)
+    limits = choose_limits(model, options.false_positive_rate, options.wanted_precision)
+    found = predict_images(model, images, limits)
     if model.table is None:
-        print(f"nearest_image, similarity and looks_unlike stay empty: {model.lacking}")
+        print(
+            "nearest_image and similarity stay empty, and no image is called unknown: "
+            f"{model.lacking}"
+        )
     if model.temperature == 1:
         print("the confidence is not calibrated: temperature scaling did not help on validation")
     counts: Counter[str] = Counter()
@@ -57,8 +64,13 @@ def predict(options: argparse.Namespace) -> int:
         why, where = "cannot be imported", f"in {unreadable_file(output)}"
     if model.table is not None:
         print(
-            f"look unlike all training images: {counts['unlike']:,} "
+            f"unknown, as they look unlike all training images: {counts[UNKNOWN]:,} "
             f"(as would {options.false_positive_rate:.1%} of images of known classes)"
+        )
+    if options.wanted_precision is not None:
+        print(
+            f"unclassified, as their confidence is too low for a precision of "
+            f"{options.wanted_precision:.1%}: {counts[UNCLASSIFIED]:,}"
         )
     problems = f"{left_out:,} {why}, listed {where}" if left_out else "all could be read"
     print(f"{output}: {counts['images']:,} images; {problems}")

@@ -16,6 +16,7 @@ from PIL import Image
 from thesis_lib.config import data_set_name
 from thesis_lib.data.images import MAX_PIXELS, class_folders, image_files, read_pixels
 from thesis_lib.data.sources.ecotaxa import CATEGORY
+from thesis_lib.data.sources.taxonomy import Taxonomy, read_taxonomy
 from thesis_lib.data.sources.text_tables import header_of, read_rows
 from thesis_lib.data.splits.sizes import MAJOR_AXIS
 from thesis_lib.data.splits.writer import DESCRIPTION
@@ -105,6 +106,11 @@ class DataSet:
             for row in self._manifest_with(MAJOR_AXIS)
             if row[MAJOR_AXIS]
         }
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy | None:
+        """Return the place of each class in a tree of taxa, if the data set has one."""
+        return read_taxonomy(self.root, self.classes)
 
     def _manifest_with(self, column: str) -> Iterator[dict[str, str]]:
         """Yield the rows of ``manifest.csv``, if there is one and it has this column."""

@@ -5,7 +5,8 @@ before any test image is read.
 
 Reads  ``checkpoints/`` and ``metrics.csv`` of a run; train and val images, later test images.
 Writes ``heads/``, ``probe.csv``, ``probe_curves.csv``, ``head.pth`` and ``selection.json`` (03);
-       ``predictions.csv``, ``embedding.csv``, ``calibration.csv`` and ``test.json`` (04);
+       ``predictions.csv``, ``embedding.csv``, ``calibration.csv``, ``confidences.csv`` and
+       ``test.json`` (04);
        ``table.safetensors``, ``table.json``, ``ood.csv``, ``learning_curve.csv``,
        ``retrieval.csv``, ``retrieval_predictions.csv`` and ``retrieval.json`` (05).
 Imports errors, methods, config, heads, system, data, runs, training.

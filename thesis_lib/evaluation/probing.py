@@ -172,7 +172,8 @@ def _read_head(file: Path, inputs: str) -> dict[str, Any] | None:
     """Read a head that was trained before; None if it is missing, damaged or has other inputs."""
     with contextlib.suppress(checkpoints.DamagedError):
         head = checkpoints.load(file) if file.is_file() else {}
-        return head if head.get("inputs") == inputs else None
+        is_current = "val_confidence" in head  # an earlier version did not save it
+        return head if is_current and head.get("inputs") == inputs else None
     return None
 
 
@@ -204,10 +205,14 @@ def _probe_checkpoint(
     with torch.inference_mode():
         logits = create_head(weights)(val_features)
     temperature, why_unscaled = choose_temperature(logits, labels)
+    confidence, predicted = (logits.double() / temperature).softmax(1).max(1)
     return {
         "temperature": temperature,
         "why_unscaled": why_unscaled,
-        "val_right": logits.argmax(1) == labels,
+        "val_right": predicted == labels,
+        "val_labels": labels,
+        "val_predicted": predicted,
+        "val_confidence": confidence,
         "knn_right": _knn_right(evaluated, train, val_features, val, classes),
         "classes": classes,
         "mean": backbone.mean,

@@ -1,6 +1,7 @@
 """Test the chosen backbone and head on the test split (stage 3), after the choice is saved."""
 
 import os
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from thesis_lib.evaluation.statistics.metrics import (
     floors,
     large_class_metrics,
 )
+from thesis_lib.evaluation.statistics.rejection import validation_confidences
 from thesis_lib.runs.artifacts import tested_before
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done, selection_digest
@@ -33,7 +35,8 @@ def final_test(run: RunDirectory) -> dict:
 
     Reads ``selection.json``, ``head.pth``, the chosen checkpoint and the test images. Writes
     ``predictions.csv`` (path, true, predicted, confidence, then each class's probability),
-    ``embedding.csv`` (x, y, true, predicted), ``calibration.csv`` and, last, ``test.json``.
+    ``embedding.csv`` (x, y, true, predicted), ``calibration.csv``, ``confidences.csv`` (the
+    calibrated confidence of each validation and test image) and, last, ``test.json``.
     Returns at once if they were made from the same selection. Earlier tests of other choices
     are listed in the ``history`` of ``test.json``.
 
@@ -87,6 +90,8 @@ def _test(stage: Stage) -> None:
     right = (predictions["true"] == predictions["predicted"]).to_numpy()
     tables = calibration(logits, right, temperature)
     write_csv(run.calibration_file, tables)
+    scaled = (logits.double() / temperature).softmax(1).amax(1).numpy()
+    write_csv(run.confidences_file, _confidences(head, predictions, scaled))
     half = len(tables) // 2
     absent = np.setdiff1d(np.arange(len(classes)), test.labels)
     result = classification_metrics(predictions["true"], predictions["predicted"], head["classes"])
@@ -110,6 +115,16 @@ def _test(stage: Stage) -> None:
     }
     write_json(run.test_file, result)
     run.superseded_test_file.unlink(missing_ok=True)
+
+
+def _confidences(
+    head: dict[str, Any], predictions: pd.DataFrame, confidence: np.ndarray
+) -> pd.DataFrame:
+    """Return the classes and calibrated confidences of the validation and test images."""
+    val = validation_confidences(head).assign(split="val")
+    test = predictions[["true", "predicted"]].assign(split="test", confidence=confidence)
+    table = pd.concat((val, test), ignore_index=True)
+    return table[["split", "true", "predicted", "confidence"]].round(6)
 
 
 def _history(run: RunDirectory, digest: str) -> list[dict]:

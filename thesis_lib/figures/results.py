@@ -1,4 +1,4 @@
-"""Figures of the final test: confusion matrix, embedding, mistakes, calibration, run accuracies."""
+"""Figures of the final test: confusion matrix, embedding, mistakes, F1, and the learning curve."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,6 @@ from thesis_lib.figures.axes import (
 )
 from thesis_lib.figures.labels import label_points
 from thesis_lib.figures.layout import (
-    beside,
     draw_image,
     figure_over_key,
     page,
@@ -232,40 +231,4 @@ def learning_curve(table: pd.DataFrame) -> Figure:
     axes.minorticks_off()
     percent_ticks(axes.yaxis)
     legend(figure, axes, "upper")
-    return figure
-
-
-def reliability(table: pd.DataFrame, errors: Sequence[float]) -> Figure:
-    """Plot accuracy against confidence, before and (unless it is 1) after temperature scaling.
-
-    A histogram below each panel shows the number of images per confidence bin.
-
-    table: one row per temperature and bin; columns temperature (two values, 1 first), low, high
-    (bounds of the bin), images (a count) and accuracy (fraction, NaN for an empty bin); errors:
-    expected calibration error (ECE) before and after scaling (fractions).
-    """
-    temperature = table["temperature"].iloc[-1]
-    titles = ["before temperature scaling", f"after temperature scaling (T = {temperature:.2f})"]
-    if temperature == 1:
-        titles = ["without temperature scaling"]
-    panels = {"nrows": 2, "ncols": len(titles), "height_ratios": (3, 1), "squeeze": False}
-    figure, axes = subplots(95, **panels, sharex=True, sharey="row")
-    layout: Any = figure.get_layout_engine()
-    layout.set(wspace=0.08)  # keeps the labels "100 %" and "0 %" apart
-    half = len(table) // 2
-    for column, (error, title) in enumerate(zip(errors, titles, strict=False)):
-        upper, lower = axes[:, column]
-        bins = table[column * half : (column + 1) * half]
-        middle, width = (bins["low"] + bins["high"]) / 2, bins["high"] - bins["low"]
-        upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8)
-        upper.bar(middle, bins["accuracy"].fillna(0), 0.94 * width, color=PALETTE[column])
-        upper.set(xlim=(0, 1), ylim=(0, 1), title=f"{beside(title)}\nECE {100 * error:.2f} %")
-        lower.bar(middle, bins["images"], 0.94 * width, color="0.5")
-        lower.set(xlabel="confidence", yscale="log")
-        lower.set_ylim(0.7, 1.5 * table["images"].max())
-        plain_log_ticks(lower.yaxis)
-        for axis in (upper.yaxis, lower.xaxis):
-            percent_ticks(axis)
-    axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("images")
     return figure

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from thesis_lib.data.images import UNWRITABLE
-from thesis_lib.prediction.predictions import Prediction, ranked
+from thesis_lib.prediction.predictions import UNCLASSIFIED, UNKNOWN, Prediction, ranked
 from thesis_lib.system.files import atomic_path
 
 # Bundle.TSV_FILTERS: the file names that EcoTaxa recognises as tables when it imports a folder.
@@ -24,17 +24,18 @@ MOST_FILE_NAME = 255  # maximum length of img_file_name (Image.orig_file_name)
 MOST_TEXT = 250  # maximum length of a free text column (ObjectFields.t01 to t20)
 # Image.SUPPORTED_FORMATS, as file endings
 SUFFIXES = (".gif", ".jpeg", ".jpg", ".png")
+REJECTED = {"": 0, UNKNOWN: 1, UNCLASSIFIED: 2}  # values of the column ``rejected``
 TEXT, NUMBER = "[t]", "[f]"  # column types, as the second row of the table gives them
 
 
 def columns(num_classes: int) -> dict[str, str]:
     """Return the table's columns and their EcoTaxa types, ``[t]`` (text) or ``[f]`` (number).
 
-    EcoTaxa requires a status for every category. There are no columns for the annotator and the
-    time of annotation: EcoTaxa ignores both for predictions and records its own
-    (TSVFile.ensure_consistent_fields). The columns from ``object_confidence`` on are free
-    columns. A project can have 500 numeric and 20 text columns, so ``looks_unlike`` is stored as
-    a number to leave text columns for other uses.
+    EcoTaxa requires a status for every category; an image that was rejected has neither. There are
+    no columns for the annotator and the time of annotation: EcoTaxa ignores both for predictions
+    and records its own (TSVFile.ensure_consistent_fields). The columns from ``object_confidence``
+    on are free columns. A project can have 500 numeric and 20 text columns, so ``rejected`` is
+    stored as a number (see REJECTED) to leave text columns for other uses.
 
     Args:
         num_classes: number of classes of the model.
@@ -47,7 +48,7 @@ def columns(num_classes: int) -> dict[str, str]:
         "nearest_image": TEXT,
         "nearest_class": TEXT,
         "similarity": NUMBER,
-        "looks_unlike": NUMBER,
+        "rejected": NUMBER,
     }
     return {
         "img_file_name": TEXT,
@@ -106,7 +107,8 @@ def _with_categories(
     for one in found:
         classes = tuple(categories.get(name, name) for name in one.classes)
         nearest = categories.get(one.nearest_class, one.nearest_class)
-        yield replace(one, classes=classes, nearest_class=nearest)
+        label = categories.get(one.label, one.label)
+        yield replace(one, classes=classes, nearest_class=nearest, label=label)
 
 
 def write_ecotaxa(
@@ -172,17 +174,16 @@ def _refusal(name: str, identity: str) -> str:
 
 def _cells(one: Prediction) -> list[str | float | None]:
     """Return the row's values from the column ``object_annotation_category`` on."""
-    first, *later = zip(one.classes, one.confidences, strict=True)
-    unlike = None if one.looks_unlike is None else int(one.looks_unlike)
+    later = list(zip(one.classes, one.confidences, strict=True))[1:]
     return [
-        _one_line(first[0]),
-        "predicted",
-        first[1],
+        _one_line(one.label),
+        "predicted" if one.label else "",
+        one.confidences[0],
         *(cell for name, share in later for cell in (_one_line(name)[:MOST_TEXT], share)),
         _one_line(one.nearest_image)[-MOST_TEXT:],  # keep the end, with the file name
         _one_line(one.nearest_class)[:MOST_TEXT],
         one.similarity,
-        unlike,
+        REJECTED[one.rejected],
     ]
 
 

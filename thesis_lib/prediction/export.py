@@ -24,12 +24,13 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data.transforms import EVALUATION_RESIZE
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.lookup_table import StoredTable
+from thesis_lib.evaluation.statistics import validation_confidences
 from thesis_lib.heads import Classifier
 from thesis_lib.methods import LINEAR
-from thesis_lib.prediction.finished_model import TABLE_NAME, table_of
+from thesis_lib.prediction.finished_model import TABLE_NAME, VALIDATION_NAME, table_of
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
-from thesis_lib.system.files import read_json
+from thesis_lib.system.files import read_json, write_csv
 from thesis_lib.system.paths import relative_to_root
 from thesis_lib.training import checkpoints
 
@@ -46,9 +47,10 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
     and class names.
     Divide the logits by the temperature in ``config.json`` to get the confidences of ``predict``.
 
-    ``table.safetensors`` is the pruned look-up table. It is built if it is missing; if it cannot
-    be built, a message says so and the folder is written without it. The folder is only put in
-    place once the exported models have reproduced the run's logits.
+    ``validation.csv`` has the predictions for the validation images, from which ``thesis predict``
+    chooses thresholds of confidence. ``table.safetensors`` is the pruned look-up table. It is built
+    if it is missing; if it cannot be built, a message says so and the folder is written without it.
+    The folder is only put in place once the exported models have reproduced the run's logits.
 
     Args:
         run: a run with a selection.
@@ -88,6 +90,7 @@ def export_run(run: RunDirectory, destination: Path | None = None) -> Path:
         _write_timm(partial, ours, run.config, facts)
         if table is not None:
             table.pruned().save(partial / TABLE_NAME)
+        write_csv(partial / VALIDATION_NAME, validation_confidences(facts))
         model = timm.create_model(f"local-dir:{partial}", pretrained=True).eval()
         with torch.inference_mode():
             _compare(model(images), expected, "timm's model")

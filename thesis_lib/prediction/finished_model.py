@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import timm
 from safetensors import SafetensorError
 from torch import nn
@@ -14,6 +15,7 @@ from thesis_lib.errors import InputError
 from thesis_lib.evaluation.features import FrozenBackbone
 from thesis_lib.evaluation.lookup_table import StoredTable
 from thesis_lib.evaluation.retrieval import stored_table
+from thesis_lib.evaluation.statistics import validation_confidences
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import EARLIER, is_done
 from thesis_lib.system import distributed
@@ -22,6 +24,7 @@ from thesis_lib.system.paths import relative_to_root, workbook_root
 from thesis_lib.training.checkpoints import load_classifier
 
 TABLE_NAME = "table.safetensors"  # the look-up table in an export folder
+VALIDATION_NAME = "validation.csv"  # there, the predictions for the validation images
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class FinishedModel:
 
     Logits of the ``head`` are divided by ``temperature`` to calibrate the confidence. ``table``
     is the look-up table of training images, or None if ``lacking`` says why there is none.
+    ``validation`` has true, predicted and calibrated confidence of each validation image.
     ``categories`` are the names in EcoTaxa of classes that come from one of its exports.
     """
 
@@ -40,6 +44,7 @@ class FinishedModel:
     table: StoredTable | None
     lacking: str
     categories: dict[str, str]
+    validation: pd.DataFrame
 
 
 def load_run_model(run: RunDirectory) -> FinishedModel:
@@ -78,6 +83,7 @@ def load_run_model(run: RunDirectory) -> FinishedModel:
         table,
         lacking,
         head["categories"],
+        validation_confidences(head),
     )
 
 
@@ -160,4 +166,14 @@ def load_exported_model(folder: Path, settings: dict[str, Any]) -> FinishedModel
         StoredTable.load(file) if file.is_file() else None,
         f"{folder} contains no {TABLE_NAME}",
         categories,
+        read_validation(folder),
     )
+
+
+def read_validation(folder: Path) -> pd.DataFrame:
+    """Read the validation images of an export; no rows if an earlier version wrote it."""
+    file = folder / VALIDATION_NAME
+    texts = {"true": str, "predicted": str}
+    if not file.is_file():
+        return pd.DataFrame(columns=[*texts, "confidence"])
+    return pd.read_csv(file, dtype=texts, keep_default_na=False)

@@ -51,11 +51,12 @@ ORDER = {
         "f/head_learning_rates",
     ),
     "test": (
-        *("t/test", "t/large_classes", "t/strata", "t/by_size", "t/counted_as_zero"),
-        *("t/choices", "t/without_leaks"),
+        *("t/test", "t/large_classes", "t/strata", "t/by_size", "t/taxa", "t/living"),
+        *("t/counted_as_zero", "t/choices", "t/without_leaks"),
         "f/confusion_matrix",
         *("f/confusion_matrix_counts", "t/most_confused", "t/per_class", "f/per_class_f1"),
-        *("f/reliability", "f/worst_mistakes", "f/embedding"),
+        *("f/reliability", "f/rejection", "t/rejection", "t/rejection_by_class"),
+        *("f/worst_mistakes", "f/embedding"),
     ),
     "retrieve": (
         *("t/table_choice", "t/retrieval", "t/retrieval_size", "f/retrieval_curve"),

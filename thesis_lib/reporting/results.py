@@ -26,6 +26,7 @@ from thesis_lib.reporting.tables.training_worth import worth_sentence
 from thesis_lib.runs.artifacts import (
     check_data_name,
     check_trained_on,
+    read_confidences,
     read_learning_curve,
     read_ood,
     read_predictions,
@@ -44,7 +45,10 @@ FILES = {
     "data": (),
     "pretrain": ("metrics_file",),
     "probe": ("probe_file", "probe_curves_file", "selection_file"),
-    "test": ("test_file", "predictions_file", "embedding_file", "calibration_file"),
+    "test": (
+        *("test_file", "predictions_file", "embedding_file", "calibration_file"),
+        "confidences_file",
+    ),
     "retrieve": (
         *("retrieval_file", "ood_file", "learning_curve_file", "table_choice_file"),
         *("retrieval_test_file", "retrieval_predictions_file"),
@@ -118,6 +122,11 @@ class Results:
     def predictions(self) -> pd.DataFrame:
         """The run's predictions, one row per test image."""
         return read_predictions(self.run)
+
+    @cached_property
+    def confidences(self) -> pd.DataFrame:
+        """The calibrated confidences of the run's validation and test images."""
+        return read_confidences(self.run)
 
     @cached_property
     def confusion(self) -> np.ndarray:

@@ -133,6 +133,20 @@ def read_calibration(run: RunDirectory) -> pd.DataFrame:
     return _read_table(run.calibration_file, "delete it and run `thesis test` again")
 
 
+def read_confidences(run: RunDirectory) -> pd.DataFrame:
+    """Read ``confidences.csv``: each val and test image's class and calibrated confidence.
+
+    Returns:
+        split, true, predicted, confidence; no rows for a run that was tested by an earlier version.
+    """
+    import pandas as pd
+
+    if not run.confidences_file.is_file():
+        return pd.DataFrame(columns=["split", "true", "predicted", "confidence"])
+    texts = ("split", "true", "predicted")
+    return _read_table(run.confidences_file, "delete it and run `thesis test` again", texts)
+
+
 def read_retrieval(run: RunDirectory) -> pd.DataFrame:
     """Read ``retrieval.csv``: one row per threshold and split."""
     return _read_table(run.retrieval_file, "delete it and run `thesis retrieve` again")

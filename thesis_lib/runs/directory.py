@@ -46,6 +46,7 @@ class RunDirectory:
         self.predictions_file = self.path / "predictions.csv"
         self.embedding_file = self.path / "embedding.csv"
         self.calibration_file = self.path / "calibration.csv"
+        self.confidences_file = self.path / "confidences.csv"
         self.table_file = self.path / "table.safetensors"
         self.table_choice_file = self.path / "table.json"
         self.ood_file = self.path / "ood.csv"

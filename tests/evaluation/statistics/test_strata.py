@@ -23,7 +23,7 @@ def answers():
 
 def test_metrics_of_each_stratum_are_those_of_scikit_learn_over_its_classes():
     true, predicted = answers()
-    table = metrics_by_stratum(true, predicted, TRAIN).set_index("stratum")
+    table = metrics_by_stratum(true, predicted, TRAIN).set_index("group")
     assert table["classes"].tolist() == [2, 2, 3]
     assert list(table.index) == ["many (> 100)", "some (20 to 100)", "few (< 20)"]
     for row, classes in zip(table.itertuples(), ("ab", "cd", "efg"), strict=True):
@@ -50,7 +50,7 @@ def test_a_single_stratum_has_the_metrics_of_all_classes():
 
 def test_a_stratum_without_test_images_is_left_out():
     table = metrics_by_stratum(["a", "b"], ["a", "a"], {"a": 500, "b": 30, "rare": 4})
-    assert table["stratum"].tolist() == ["many (> 100)", "some (20 to 100)"]
+    assert table["group"].tolist() == ["many (> 100)", "some (20 to 100)"]
 
 
 def test_strata_stand_beside_each_other_for_each_run(probed):

@@ -13,6 +13,8 @@ HOMES = {
     "apply_class_map": "class_map",
     "read_source": "recognition",
     "unpacked": "archives",
+    "Taxonomy": "taxonomy",
+    "read_taxonomy": "taxonomy",
     "split_by_manifest": "manifests",
     "manifest_counts": "manifests",
 }

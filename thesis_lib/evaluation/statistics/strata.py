@@ -1,6 +1,6 @@
-"""Compute metrics over the classes with many, some or few training images."""
+"""Compute metrics over groups of classes, such as those with many, some or few training images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,21 +27,38 @@ def metrics_by_stratum(
         train_images: all classes of the data set -> number of training images.
 
     Returns:
-        One row per stratum that has test images, from many to few: stratum, classes, images (of
-        these classes, in the test set), accuracy on these images with Wilson's 95 % interval, and
-        macro precision, recall and F1 over these classes with their 95 % intervals; fractions, the
-        limits in ``<metric>_low`` and ``<metric>_high``.
+        As :func:`metrics_of_groups`, from many to few.
     """
-    counts = confusion_counts(true, predicted, list(train_images))
+    stratum_of = {name: _stratum(number) for name, number in train_images.items()}
+    return metrics_of_groups(true, predicted, stratum_of, list(STRATA))
+
+
+def metrics_of_groups(
+    true: Labels, predicted: Labels, group_of: Mapping[str, str], groups: Sequence[str]
+) -> pd.DataFrame:
+    """Compute the metrics over the classes of each group.
+
+    Args:
+        true, predicted: (n,) class names of the test images.
+        group_of: all classes -> their group.
+        groups: the groups, in the order of the rows.
+
+    Returns:
+        One row per group that has test images: group, classes, images (of these classes, in the
+        test set), accuracy on these images with Wilson's 95 % interval, and macro precision, recall
+        and F1 over these classes with their 95 % intervals; fractions, the limits in
+        ``<metric>_low`` and ``<metric>_high``.
+    """
+    counts = confusion_counts(true, predicted, list(group_of))
     hits, rows = np.diagonal(counts), []
-    stratum_of = np.array([_stratum(number) for number in train_images.values()])
-    for name in STRATA:
-        counted = stratum_of == name
+    of_classes = np.array(list(group_of.values()))
+    for name in groups:
+        counted = of_classes == name
         images, right = int(counts[counted].sum()), int(hits[counted].sum())
         if not images:
             continue
         low, high = wilson_interval(right, images)
-        row = {"stratum": name, "classes": int(counted.sum()), "images": images}
+        row = {"group": name, "classes": int(counted.sum()), "images": images}
         row |= {"accuracy": right / images, "accuracy_low": low, "accuracy_high": high}
         measured = macro_metrics(hits, counts.sum(1), counts.sum(0), counted)
         values = dict(zip(MACRO, measured.tolist(), strict=True))

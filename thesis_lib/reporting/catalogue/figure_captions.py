@@ -141,6 +141,15 @@ def reliability(results: Results) -> str:
     return text
 
 
+def rejection(results: Results) -> str:
+    return (
+        "Accuracy of the test images that are kept if those with the lowest calibrated confidence "
+        f"are rejected, against their share ({_run_words(results)}). The oracle rejects every "
+        "mistake first. The dots are at the thresholds that reach the wanted precision on the "
+        "validation images."
+    )
+
+
 def mistakes(results: Results) -> str:
     wrong = int((results.predictions["true"] != results.predictions["predicted"]).sum())
     return (

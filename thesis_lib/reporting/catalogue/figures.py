@@ -10,7 +10,8 @@ from thesis_lib.data.datasets import sample_images
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.data.leakage import example_pairs
 from thesis_lib.data.loaders import example_views
-from thesis_lib.evaluation.statistics import per_class_table, worst_mistakes
+from thesis_lib.evaluation.statistics import area, per_class_table, thinned, worst_mistakes
+from thesis_lib.figures import confidence as of_confidence
 from thesis_lib.figures import data_set as of_data
 from thesis_lib.figures import results as of_results
 from thesis_lib.figures import retrieval as of_retrieval
@@ -23,6 +24,7 @@ from thesis_lib.reporting.catalogue import figure_captions as captions
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import runs as tables
 from thesis_lib.reporting.tables.published import published_lookup
+from thesis_lib.reporting.tables.rejection import kept_points, test_curve
 from thesis_lib.reporting.tables.seeds import seeds_points
 from thesis_lib.reporting.tables.training_worth import accuracy_against_hours, floors
 from thesis_lib.runs.artifacts import (
@@ -115,7 +117,15 @@ def _per_class_f1(results: Results) -> Figure:
 def _reliability(results: Results) -> Figure:
     test = read_json(results.run.test_file)
     errors = test["calibration_error"], test["calibration_error_scaled"]
-    return of_results.reliability(read_calibration(results.run), errors)
+    return of_confidence.reliability(read_calibration(results.run), errors)
+
+
+def _rejection(results: Results) -> Figure | None:
+    if results.confidences.empty:
+        return None
+    curve = test_curve(results.confidences)
+    areas = {column: area(curve, column) for column in ("accuracy", "oracle")}
+    return of_confidence.rejection(thinned(curve), areas, kept_points(results.confidences))
 
 
 def _worst_mistakes(results: Results) -> Figure:
@@ -230,6 +240,7 @@ FIGURES = {
         ),
     ),
     "reliability": Entry(_reliability, captions.reliability),
+    "rejection": Entry(_rejection, captions.rejection),
     "worst_mistakes": Entry(_worst_mistakes, captions.mistakes),
     "embedding": Entry(
         _embedding,

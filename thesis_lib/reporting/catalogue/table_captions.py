@@ -9,10 +9,12 @@ import pandas as pd
 
 from thesis_lib.evaluation.ood import FOLDS
 from thesis_lib.evaluation.pruning import MARGIN
-from thesis_lib.evaluation.statistics import ENOUGH
+from thesis_lib.evaluation.statistics import ENOUGH, FEWEST
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import runs as tables
+from thesis_lib.reporting.tables.rejection import SHOWN_BY_CLASS
 from thesis_lib.reporting.tables.retrieval import CHOSEN_ON
+from thesis_lib.reporting.tables.taxa import distance_sentence
 from thesis_lib.system.files import read_json
 
 
@@ -185,6 +187,38 @@ def comparison(results: Results, table: pd.DataFrame) -> str:
         "percentage points with its paired 95 % interval, and the p value of the exact McNemar "
         f"test, unadjusted and Holm-adjusted. Significant at the 5 % level: {shown} of "
         f"{len(table)}."
+    )
+
+
+def rejection(results: Results, table: pd.DataFrame) -> str:
+    return (
+        "Rejection of test images with low confidence: share of images that are kept, their "
+        "precision (the share classified correctly) with its 95 % interval, and macro recall (%), "
+        "where a rejected image counts as not found; recall lost in percentage points. The "
+        "thresholds reach the wanted precision on the validation images, with one threshold for "
+        f"all images or one for each class as which {FEWEST} or more of them are predicted. A "
+        "threshold rejects all if none reaches the precision."
+    )
+
+
+def rejection_by_class(results: Results, table: pd.DataFrame) -> str:
+    return (
+        "Rejection by class, for a precision of "
+        f"{100 * SHOWN_BY_CLASS:.0f} % on the validation images: share (%) of the test images "
+        "predicted as the class that are kept, and precision and recall (%) before and after. "
+        f"Classes as which fewer than {FEWEST} validation images are predicted have the threshold "
+        "for all images."
+    )
+
+
+def taxa(results: Results, table: pd.DataFrame) -> str:
+    taxonomy = results.dataset.taxonomy
+    lacking = sum(len(lineage) == 1 for lineage in taxonomy.lineages.values()) if taxonomy else 0
+    left = f" {lacking} classes are without a higher taxon." if lacking else ""
+    steps = distance_sentence(results.predictions, taxonomy) if taxonomy else ""
+    return (
+        "Test metrics (%) with the classes merged into taxa, from the highest level of the "
+        f"taxonomy down, with 95 % intervals.{left} {steps}"
     )
 
 

@@ -28,8 +28,10 @@ from thesis_lib.reporting.tables.published import (
     published_probe_table,
     reproduced_table,
 )
+from thesis_lib.reporting.tables.rejection import rejection_by_class_table, rejection_table
 from thesis_lib.reporting.tables.seeds import seed_pairs_table, seeds_table
 from thesis_lib.reporting.tables.strata import strata_table
+from thesis_lib.reporting.tables.taxa import living_table, taxa_table
 from thesis_lib.reporting.tables.training_worth import worth_table
 from thesis_lib.system.files import read_json
 
@@ -206,6 +208,22 @@ TABLES = {
         lambda r: strata_table(r.runs, r.dataset.counts()["train"].to_dict()),
         captions.fixed(
             "Test metrics (%) over the classes with many, some and few training images, with 95 % "
+            "intervals. Accuracy is that on the test images of these classes; precision, recall "
+            "and F1 are averages over the classes."
+        ),
+        needs_data=True,
+    ),
+    "rejection": Table(lambda r: rejection_table(r.confidences), captions.rejection),
+    "rejection_by_class": Table(
+        lambda r: rejection_by_class_table(r.confidences), captions.rejection_by_class
+    ),
+    "taxa": Table(
+        lambda r: taxa_table(r.predictions, r.dataset.taxonomy), captions.taxa, needs_data=True
+    ),
+    "living": Table(
+        lambda r: living_table(r.predictions, r.dataset.taxonomy),
+        captions.fixed(
+            "Test metrics (%) over the classes of organisms and over the others, with 95 % "
             "intervals. Accuracy is that on the test images of these classes; precision, recall "
             "and F1 are averages over the classes."
         ),

@@ -24,7 +24,7 @@ def strata_table(runs: Sequence[RunDirectory], train_images: Mapping[str, int]) 
             answers = read_predictions(run)
             table = metrics_by_stratum(answers["true"], answers["predicted"], train_images)
             for order, found in enumerate(table.to_dict("records")):
-                row = {"order": order, "training images": found["stratum"], "run": run.path.name}
+                row = {"order": order, "training images": found["group"], "run": run.path.name}
                 row |= {"classes": found["classes"], "test images": found["images"]}
                 for name in METRICS:
                     limits = found[f"{name}_low"], found[f"{name}_high"]
