@@ -157,7 +157,11 @@ def _parser() -> argparse.ArgumentParser:
         "stage 2 without a notebook: probe the checkpoints of a run",
     )
     test = _command(
-        added, "test", run_commands.test, "stage 3 without a notebook: test the selected checkpoint"
+        added,
+        "test",
+        run_commands.test,
+        "stage 3 without a notebook: test the selected checkpoint; `thesis test RUN --data OTHER` "
+        "tests it on another labelled data set",
     )
     retrieve = _command(
         added,

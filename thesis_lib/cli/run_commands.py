@@ -99,7 +99,7 @@ def pretrain(options: argparse.Namespace) -> int:
     if not config.force:
         RunDirectory(config).check_config()
 
-    from thesis_lib.reporting.tables.runs import run_cost
+    from thesis_lib.reporting.tables import run_cost
     from thesis_lib.training.pretraining import pretrain
 
     run = pretrain(config)
@@ -113,7 +113,7 @@ def probe(options: argparse.Namespace) -> int:
     run = find_run(options)
 
     from thesis_lib.evaluation.probing import best_checkpoint, probe_checkpoints
-    from thesis_lib.reporting.tables.runs import head_facts, percent_with_interval
+    from thesis_lib.reporting.tables import head_facts, percent_with_interval
     from thesis_lib.system.files import read_json
 
     chosen = best_checkpoint(probe_checkpoints(run))
@@ -129,12 +129,16 @@ def probe(options: argparse.Namespace) -> int:
 
 
 def test(options: argparse.Namespace) -> int:
-    """Test the selected checkpoint of one run."""
+    """Test the selected checkpoint of one run, on its own test split or on another data set."""
+    other = vars(options).pop("data", None) if options.run is not None else None
     run = find_run(options)
 
-    from thesis_lib.evaluation.testing import final_test
-    from thesis_lib.reporting.tables.runs import percent_with_interval
+    from thesis_lib.evaluation import final_test, judge_elsewhere
+    from thesis_lib.reporting.tables import elsewhere_sentence, percent_with_interval
 
+    if other is not None and data_set_name(other) != run.config.data_name:
+        print(f"{run.path.name}: {elsewhere_sentence(judge_elsewhere(run, other))}")
+        return 0
     result = final_test(run)
     shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])
     print(f"{run.path.name}: test accuracy {shown} % of {result['n']:,} images")
@@ -146,7 +150,7 @@ def retrieve(options: argparse.Namespace) -> int:
     run = find_run(options)
 
     from thesis_lib.evaluation.retrieval import retrieve
-    from thesis_lib.reporting.tables.runs import percent_with_interval
+    from thesis_lib.reporting.tables import percent_with_interval
 
     result = retrieve(run)
     shown = percent_with_interval(result["accuracy"], result["accuracy_interval"])

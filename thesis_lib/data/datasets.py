@@ -25,6 +25,7 @@ from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import find_data
 
 SPLITS = ("train", "val", "test")
+GROUP = "group"  # column of manifest.csv
 
 # Pillow warns above its limit and raises an error above twice that, before it decodes the image.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
@@ -105,6 +106,15 @@ class DataSet:
             f"{row['split']}/{row['class']}/{row['file']}": float(row[MAJOR_AXIS])
             for row in self._manifest_with(MAJOR_AXIS)
             if row[MAJOR_AXIS]
+        }
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """Return file -> its group, where ``thesis split`` grouped the images."""
+        return {
+            f"{row['split']}/{row['class']}/{row['file']}": row[GROUP]
+            for row in self._manifest_with(GROUP)
+            if row[GROUP]
         }
 
     @cached_property

@@ -8,7 +8,8 @@ Writes ``heads/``, ``probe.csv``, ``probe_curves.csv``, ``head.pth`` and ``selec
        ``predictions.csv``, ``embedding.csv``, ``calibration.csv``, ``confidences.csv`` and
        ``test.json`` (04);
        ``table.safetensors``, ``table.json``, ``ood.csv``, ``learning_curve.csv``,
-       ``retrieval.csv``, ``retrieval_predictions.csv`` and ``retrieval.json`` (05).
+       ``retrieval.csv``, ``retrieval_predictions.csv`` and ``retrieval.json`` (05);
+       ``elsewhere/`` (``thesis test RUN --data OTHER``).
 Imports errors, methods, config, heads, system, data, runs, training.
 """
 
@@ -18,6 +19,7 @@ from thesis_lib.lazy import face
 HOMES = {
     "probe_checkpoints": "probing",
     "final_test": "testing",
+    "judge_elsewhere": "elsewhere",
     "retrieve": "retrieval",
     "stored_table": "retrieval",
     "classification_metrics": "statistics.metrics",

@@ -25,8 +25,7 @@ HOMES = {
     "describe_report": "report",
     "meant_data_set": "report",
     "verify": "verification",
-    "head_facts": "tables.runs",
     "run_cost": "tables.runs",
-    "percent_with_interval": "tables.runs",
+    "tables": None,
 }
 __getattr__, __dir__, __all__ = face(__name__, HOMES)

@@ -40,7 +40,7 @@ ORDER = {
             "t/comparison",
         ),
         *("t/seeds", "f/seeds", "t/seed_pairs"),
-        *("t/choices", "t/training_worth", "f/accuracy_against_hours"),
+        *("t/choices", "t/elsewhere", "t/training_worth", "f/accuracy_against_hours"),
         *("t/retrieval", "t/retrieval_size", "t/probe", "t/published_probe", "t/reproduced"),
         "t/cost",
         *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),
@@ -51,7 +51,7 @@ ORDER = {
         "f/head_learning_rates",
     ),
     "test": (
-        *("t/test", "t/large_classes", "t/strata", "t/by_size", "t/taxa", "t/living"),
+        *("t/test", "t/large_classes", "t/strata", "t/by_size", "t/by_group", "t/taxa", "t/living"),
         *("t/counted_as_zero", "t/choices", "t/without_leaks"),
         "f/confusion_matrix",
         *("f/confusion_matrix_counts", "t/most_confused", "t/per_class", "f/per_class_f1"),

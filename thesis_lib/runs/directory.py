@@ -54,6 +54,7 @@ class RunDirectory:
         self.retrieval_file = self.path / "retrieval.csv"
         self.retrieval_test_file = self.path / "retrieval.json"
         self.retrieval_predictions_file = self.path / "retrieval_predictions.csv"
+        self.elsewhere = self.path / "elsewhere"
         self.notebooks = self.path / "notebooks"
         self.figures = figures_folder(config.data_name) / config.run_name
 

@@ -5,7 +5,7 @@ averages are taken over all classes of the data set, with 0 for classes where a 
 undefined because they have no test image or no prediction.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -200,44 +200,3 @@ def worst_mistakes(predictions: pd.DataFrame, num_images: int = 12) -> pd.DataFr
     wrong = predictions[predictions["true"] != predictions["predicted"]]
     worst = wrong.sort_values("confidence", ascending=False, kind="stable").head(num_images)
     return worst[["path", "true", "predicted", "confidence"]].reset_index(drop=True)
-
-
-def metrics_by_size(predictions: pd.DataFrame, major_axes: Mapping[str, float]) -> pd.DataFrame:
-    """Compute the metrics in each size class, whose upper limit is twice its lower one.
-
-    Octaves are the usual classes of plankton size spectra (Sheldon et al. 1972).
-
-    Args:
-        predictions: one row per test image; columns path, true and predicted.
-        major_axes: path -> major axis in mm; images without one are left out.
-
-    Returns:
-        One row per size class with images, ascending: from_mm, to_mm, classes (number of true
-        classes), images, accuracy, accuracy_low and accuracy_high (Wilson's 95 % interval), and
-        the averages over these classes of precision, recall and f1; fractions.
-    """
-    known = predictions[predictions["path"].isin(list(major_axes))]
-    octave = np.floor(np.log2(known["path"].map(major_axes).to_numpy(float))).astype(int)
-    rows = []
-    for exponent, found in known.groupby(octave):
-        right = int((found["true"] == found["predicted"]).sum())
-        low, high = wilson_interval(right, len(found))
-        classes = sorted(found["true"].unique())
-        precision, recall, f1, _ = precision_recall_fscore_support(
-            *(found["true"], found["predicted"]), labels=classes, average="macro", zero_division=0
-        )
-        rows.append(
-            {
-                "from_mm": 2.0**exponent,
-                "to_mm": 2.0 ** (exponent + 1),
-                "classes": len(classes),
-                "images": len(found),
-                "accuracy": right / len(found),
-                "accuracy_low": low,
-                "accuracy_high": high,
-                "precision": precision,
-                "recall": recall,
-                "f1": f1,
-            }
-        )
-    return pd.DataFrame(rows)

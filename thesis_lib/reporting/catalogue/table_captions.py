@@ -9,7 +9,13 @@ import pandas as pd
 
 from thesis_lib.evaluation.ood import FOLDS
 from thesis_lib.evaluation.pruning import MARGIN
-from thesis_lib.evaluation.statistics import ENOUGH, FEWEST
+from thesis_lib.evaluation.statistics import (
+    ENOUGH,
+    FEWEST,
+    FEWEST_IMAGES,
+    metrics_by_group,
+    spread_of_groups,
+)
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import runs as tables
 from thesis_lib.reporting.tables.rejection import SHOWN_BY_CLASS
@@ -208,6 +214,24 @@ def rejection_by_class(results: Results, table: pd.DataFrame) -> str:
         "predicted as the class that are kept, and precision and recall (%) before and after. "
         f"Classes as which fewer than {FEWEST} validation images are predicted have the threshold "
         "for all images."
+    )
+
+
+def by_group(results: Results, table: pd.DataFrame) -> str:
+    found = metrics_by_group(results.predictions, results.dataset.groups)
+    number, spread, chance = spread_of_groups(found)
+    words = ""
+    if len(found) > len(table):
+        words = f" These are the {len(table)} largest of {len(found):,} groups."
+    if number > 1:
+        words += (
+            f" Between the {number:,} groups of {FEWEST_IMAGES} or more images, the accuracy has a "
+            f"standard deviation of {100 * spread:.1f} percentage points, where chance alone would "
+            f"give {100 * chance:.1f}."
+        )
+    return (
+        "Test accuracy (%) with its 95 % interval, and macro precision, recall and F1 (%) over the "
+        f"classes that occur, by group of images.{words}"
     )
 
 

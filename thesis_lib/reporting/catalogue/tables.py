@@ -22,6 +22,7 @@ from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.table_files import write_table as write_files
 from thesis_lib.reporting.tables import retrieval as retrieval_tables
 from thesis_lib.reporting.tables import runs as tables
+from thesis_lib.reporting.tables.elsewhere import elsewhere_table
 from thesis_lib.reporting.tables.leaks import leak_table, metrics_without_leaks
 from thesis_lib.reporting.tables.published import (
     published_lookup_table,
@@ -30,7 +31,7 @@ from thesis_lib.reporting.tables.published import (
 )
 from thesis_lib.reporting.tables.rejection import rejection_by_class_table, rejection_table
 from thesis_lib.reporting.tables.seeds import seed_pairs_table, seeds_table
-from thesis_lib.reporting.tables.strata import strata_table
+from thesis_lib.reporting.tables.strata import group_table, strata_table
 from thesis_lib.reporting.tables.taxa import living_table, taxa_table
 from thesis_lib.reporting.tables.training_worth import worth_table
 from thesis_lib.system.files import read_json
@@ -216,6 +217,17 @@ TABLES = {
     "rejection": Table(lambda r: rejection_table(r.confidences), captions.rejection),
     "rejection_by_class": Table(
         lambda r: rejection_by_class_table(r.confidences), captions.rejection_by_class
+    ),
+    "elsewhere": Table(
+        lambda r: elsewhere_table(r.runs),
+        captions.fixed(
+            "Test on other data sets, with the classes matched by name: accuracy (%) with its 95 % "
+            "interval, beside that on the run's own test split, and macro F1 (%) over the classes "
+            "that occur. Images of classes that the run does not know are only counted."
+        ),
+    ),
+    "by_group": Table(
+        lambda r: group_table(r.predictions, r.dataset.groups), captions.by_group, needs_data=True
     ),
     "taxa": Table(
         lambda r: taxa_table(r.predictions, r.dataset.taxonomy), captions.taxa, needs_data=True
