@@ -79,7 +79,7 @@ def evaluate(true: np.ndarray, predicted: np.ndarray, classes: list[str], folder
             figures.results.confusion_matrix(results.confusion, classes, normalize=False),
         ),
         ("per_class_f1", figures.results.per_class_f1(per_class)),
-        ("reliability", figures.results.reliability(bins, (0.01, 0.01))),
+        ("reliability", figures.confidence.reliability(bins, (0.01, 0.01))),
         ("worst_mistakes", figures.results.mistakes(thumbnails, [classes[0]] * 12)),
         ("embedding", figures.results.embedding(points, classes)),
     ):

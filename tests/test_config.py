@@ -28,6 +28,10 @@ RECIPE = {  # the thesis's recipe, repeated here on purpose
 }
 
 BAD = [
+    ("sampling", "random"),
+    ("sampling", None),
+    ("head_balance", "balanced"),
+    ("head_balance", 1),
     ("data", ""),
     ("data", "  "),
     ("data", 3),

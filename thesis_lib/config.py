@@ -8,7 +8,7 @@ from typing import Any
 
 from thesis_lib.coercion import REFUSED, coerce, describe
 from thesis_lib.errors import InputError, nearest
-from thesis_lib.methods import HEADS, LINEAR, METHODS, TIMM, UNTRAINED, implied
+from thesis_lib.methods import LINEAR, METHODS, NATURAL, PLAIN, TIMM, implied
 from thesis_lib.ranges import ranges
 
 # A field's stage says what has to be redone when it changes: pretraining, the linear head
@@ -24,14 +24,6 @@ FALSE_POSITIVE_RATE = 0.05
 DISPLAY_FIELDS = ("duplicate_distance", "group_by", "text_width")
 # settings with which a data set is measured and shown
 DATA_FIELDS = (*DISPLAY_FIELDS, "crop_bottom")
-# allowed values of the fields that have only a few
-CHOICES = {
-    **{"method": (*METHODS, *UNTRAINED), "head": tuple(HEADS)},
-    **{"schedule": ("cosine", "step"), "fit": ("pad", "crop")},
-    **{"interpolation": ("bilinear", "bicubic")},
-    **{"device": ("auto", "cpu", "cuda", "mps"), "precision": ("auto", "float32", "bfloat16")},
-    **{"cache": ("auto", "none", "memory"), "on_bad_image": ("error", "skip")},
-}
 
 
 def data_set_name(data: str) -> str:
@@ -111,6 +103,12 @@ class RunConfig:
     on_bad_image: str = _setting(
         "error", PRETRAIN, "unreadable images: error, or skip (leave out and list them)"
     )
+    sampling: str = _setting(
+        NATURAL,
+        PRETRAIN,
+        "how often an image is drawn: natural (once per epoch), sqrt or balanced (in proportion to "
+        "the square root of its class's number of images, or each class equally often)",
+    )
     projection_dim: int = _setting(128, PRETRAIN, "output dimension of the projection head")
     temperature: float = _setting(0.07, PRETRAIN, "temperature of the contrastive loss")
     base_temperature: float = _setting(
@@ -152,6 +150,12 @@ class RunConfig:
         PROBE,
         "classifier on the features: linear, or forest (a random forest on the first 50 principal "
         "components)",
+    )
+    head_balance: str = _setting(
+        PLAIN,
+        PROBE,
+        "loss of the linear head: plain, weighted (each class counts the same) or logit-adjusted "
+        "(as if all classes were equally frequent)",
     )
     head_epochs: int = _setting(100, PROBE, "training epochs of the linear head")
     head_batch_size: int = _setting(256, PROBE, "batch size for training the linear head")
@@ -225,10 +229,6 @@ class RunConfig:
         own = (f for f in fields(self) if f.metadata["stage"] in (PRETRAIN, PROBE))
         for name, value in implied(self.method, {f.name: f.default for f in own}).items():
             object.__setattr__(self, name, value)
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                listed = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
-                raise InputError(f"{name} must be {listed}, not {getattr(self, name)!r}")
         for name, holds, needs in ranges(self):
             if not holds:
                 raise InputError(f"{name} must be {needs}, not {getattr(self, name)!r}")

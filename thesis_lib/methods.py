@@ -9,6 +9,8 @@ REGIONS = "regions"  # no backbone: region properties of the organism and a rand
 UNTRAINED = (FROZEN, REGIONS)  # methods without training; their only checkpoint is that of epoch 0
 LINEAR, FOREST = "linear", "forest"
 HEADS = {LINEAR: "linear head", FOREST: "random forest"}  # in figures and captions
+SAMPLINGS = (NATURAL := "natural", "sqrt", "balanced")  # how often pretraining draws an image
+BALANCES = (PLAIN := "plain", "weighted", "logit-adjusted")  # the loss of the linear head
 TIMM = "timm"  # the initial weights that timm has for the backbone
 
 # The settings of pretraining and probing that a run without training uses. All others keep their
@@ -19,7 +21,7 @@ _MATTERS = {
         *("weights", "image_size", "fit", "interpolation", "mean", "std"),
         *("small_images", "zero_init_last"),
         *("head", "head_epochs", "head_batch_size", "head_learning_rates", "head_views"),
-        *("head_decay_epochs", "head_decay_rate", *_ALWAYS),
+        *("head_decay_epochs", "head_decay_rate", "head_balance", *_ALWAYS),
     ),
     REGIONS: _ALWAYS,
 }

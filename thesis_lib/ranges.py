@@ -5,11 +5,23 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from thesis_lib.methods import UNTRAINED
+from thesis_lib.methods import BALANCES, HEADS, LINEAR, METHODS, PLAIN, SAMPLINGS, UNTRAINED
+
+# allowed values of the fields that have only a few
+CHOICES = {
+    **{"method": (*METHODS, *UNTRAINED), "head": tuple(HEADS)},
+    **{"sampling": SAMPLINGS, "head_balance": BALANCES},
+    **{"schedule": ("cosine", "step"), "fit": ("pad", "crop")},
+    **{"interpolation": ("bilinear", "bicubic")},
+    **{"device": ("auto", "cpu", "cuda", "mps"), "precision": ("auto", "float32", "bfloat16")},
+    **{"cache": ("auto", "none", "memory"), "on_bad_image": ("error", "skip")},
+}
 
 
 def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
     """Yield (field of a RunConfig, whether its value is in range, the allowed values)."""
+    for name, allowed in CHOICES.items():
+        yield name, getattr(config, name) in allowed, f"{', '.join(allowed[:-1])} or {allowed[-1]}"
     yield "data", bool(config.data.strip()), "the path of a folder"
     yield "backbone", bool(config.backbone.strip()), "lenet5 or the name of a timm model"
     yield "batch_size", config.batch_size >= 2, "at least 2 (the loss compares images)"
@@ -58,6 +70,8 @@ def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
     yield "probe_from", last, f"at most epochs ({config.epochs})"
     epoch = config.table_checkpoint
     yield "table_checkpoint", epoch is None or epoch >= 1, "an epoch, 1 or more"
+    is_fit = config.head == LINEAR or config.head_balance == PLAIN
+    yield "head_balance", is_fit, f"{PLAIN} unless the head is {LINEAR}"
     yield "momentum", 0 <= config.momentum < 1, "from 0 to below 1"
     yield "plateau_share", 0 < config.plateau_share < 1, "between 0 and 1"
 

@@ -9,6 +9,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -31,7 +32,8 @@ _with_workers: "weakref.WeakSet[Loader]" = weakref.WeakSet()
 class RandomViews(Dataset):
     """Random views of images for training, loaded one batch at a time.
 
-    A batch is requested by a list of (epoch, index) keys. It is a tuple of the views, (n *
+    A batch is requested by a list of (epoch, draw) keys, see :class:`EpochBatches`. It is a tuple
+    of the views, (n *
     num_views, size, size, 3) uint8, with the views of an image next to each other; their
     :class:`.transforms.JitterFactors`; the labels (n,); and the indices of the images (n,). Under
     torchrun, each rank gets the views of its share of the batch
@@ -53,13 +55,12 @@ class RandomViews(Dataset):
         self, keys: list[tuple[int, int]]
     ) -> tuple[Tensor, JitterFactors, Tensor, Tensor]:
         """Return the views of a batch of images, all in the same epoch."""
-        (epoch, _), indices = keys[0], [index for _, index in keys]
-        own = indices[
-            distributed.batch_slice(len(indices), self.num_views, self.rank, self.world_size)
-        ]
+        (epoch, _), draws = keys[0], [draw for _, draw in keys]
+        own = draws[distributed.batch_slice(len(draws), self.num_views, self.rank, self.world_size)]
         drawn = transforms.draw_random_numbers(self.seed, epoch, own, self.num_views)
-        pixels = self.frame.random_views([self.images[i] for i in own], drawn)
-        indices = torch.tensor(indices)
+        num_images = len(self.images)
+        pixels = self.frame.random_views([self.images[draw % num_images] for draw in own], drawn)
+        indices = torch.tensor(draws) % num_images
         return pixels, transforms.draw_jitter(drawn), self.labels[indices], indices
 
 
@@ -90,17 +91,29 @@ class FeatureViews(Dataset):
 
 
 class EpochBatches:
-    """Batches of (epoch, index) keys in an order that depends only on (seed, epoch).
+    """Batches of (epoch, draw) keys in an order that depends only on (seed, epoch).
 
-    Set ``epoch`` and ``start`` (the first step to return, counted from 0) before each pass.
+    A draw is the index of an image, plus the number of images for each time that the image was
+    drawn before in the same epoch, so that it gets other views. Set ``epoch`` and ``start`` (the
+    first step to return, counted from 0) before each pass.
 
-    Every image occurs once per epoch. The last batch is smaller if the number of images is not a
-    multiple of the batch size. If a single image is left over, it forms a batch of its own, or is
-    added to the previous batch if ``alone`` is False: batch normalisation needs more than one view.
+    Every image occurs once per epoch; with ``shares`` (n,), as many images are drawn with
+    replacement, each with its share of the draws. The last batch is smaller if the number of images
+    is not a multiple of the batch size. If a single image is left over, it forms a batch of its
+    own, or is added to the previous batch if ``alone`` is False: batch normalisation needs more
+    than one view.
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, alone: bool = True) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        alone: bool = True,
+        shares: np.ndarray | None = None,
+    ) -> None:
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.shares = shares
         self.joined = not alone and num_images > 1 and num_images % batch_size == 1
         self.epoch, self.start = 1, 0
 
@@ -108,8 +121,13 @@ class EpochBatches:
         return -(-self.num_images // self.batch_size) - self.joined
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
-        keys = [(self.epoch, int(index)) for index in order]
+        random = np.random.default_rng((self.seed, self.epoch))
+        if self.shares is None:
+            draws = random.permutation(self.num_images)
+        else:
+            drawn = pd.Series(random.choice(self.num_images, self.num_images, p=self.shares))
+            draws = (drawn + self.num_images * drawn.groupby(drawn).cumcount()).to_numpy()
+        keys = [(self.epoch, int(draw)) for draw in draws]
         starts = range(0, len(self) * self.batch_size, self.batch_size)
         ends = [*starts[1:], self.num_images]
         for start, end in list(zip(starts, ends, strict=True))[self.start :]:

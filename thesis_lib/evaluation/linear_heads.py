@@ -23,6 +23,11 @@ def train_heads(
     All heads start from the same weights, see the same batches and are validated after every
     epoch. The gradient is computed by its formula instead of autograd, which is much faster.
 
+    ``config.head_balance`` changes the loss: "weighted" multiplies that of each image by n / (K
+    n_y), with n images, K classes that have images and n_y images of its class y; "logit-adjusted"
+    adds log(n_y / n) to the logits in training only (Menon et al., Long-tail learning via logit
+    adjustment, ICLR 2021).
+
     Args:
         train: (views, n, d) features; the views are used in rotation, one per epoch. Each is
             moved to the device of ``val`` only when it is used, since all of them may not fit
@@ -51,6 +56,7 @@ def train_heads(
         torch.tensor(config.head_learning_rates).repeat_interleave(num_classes)[:, None].to(device)
     )
     minus_one = -torch.ones((), device=device)
+    weights, shift = _balance(train.labels, num_classes, config.head_balance)
     rows: list[dict[str, float]] = []
     best: dict[str, float] | None = None
     best_weights: dict[str, Tensor] = {}
@@ -64,10 +70,14 @@ def train_heads(
         for batch in order.split(config.head_batch_size):
             features = view.index_select(0, batch)
             labels = train.labels.index_select(0, batch).expand(heads, 1, -1)
-            log_p = _logits(features, weight, bias, heads).log_softmax(1)
-            loss_sums -= log_p.gather(1, labels).sum((1, 2))
+            logits = _logits(features, weight, bias, heads)
+            log_p = (logits if shift is None else logits + shift).log_softmax(1)
+            losses_of_batch = log_p.gather(1, labels)
+            own = None if weights is None else weights.index_select(0, labels[0, 0])
+            loss_sums -= (losses_of_batch if own is None else losses_of_batch * own).sum((1, 2))
             # Gradient of the cross-entropy: (softmax - one-hot label) times the features.
-            error = log_p.exp_().scatter_add_(1, labels, minus_one.expand_as(labels)).flatten(0, 1)
+            error = log_p.exp_().scatter_add_(1, labels, minus_one.expand_as(labels))
+            error = (error if own is None else error.mul_(own)).flatten(0, 1)
             weight_momentum.addmm_(error, features, beta=MOMENTUM, alpha=1 / len(batch))
             bias_momentum.mul_(MOMENTUM).add_(error.mean(1, keepdim=True))
             weight.addcmul_(rates, weight_momentum, value=-1)
@@ -93,6 +103,16 @@ def train_heads(
             f"{list(config.head_learning_rates)}; lower them"
         )
     return best_weights, rows
+
+
+def _balance(labels: Tensor, num_classes: int, balance: str) -> tuple[Tensor | None, Tensor | None]:
+    """Return the weight of each class (K,) and what is added to the logits (K, 1), or None."""
+    counts = labels.bincount(minlength=num_classes)
+    if balance == "weighted":
+        return len(labels) / ((counts > 0).sum() * counts.clamp(min=1)), None
+    if balance == "logit-adjusted":
+        return None, (counts.clamp(min=1) / len(labels)).log()[:, None]
+    return None, None
 
 
 def _logits(features: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:

@@ -72,6 +72,7 @@ def rejection(
     if points:
         places = np.array(list(points.values()))
         axes.scatter(*places.T, s=22, color=PALETTE[1], zorder=3, label="wanted precision")
-        label_points(axes, places, list(points), SMALL, curve[["coverage", "accuracy"]].to_numpy())
+        in_the_way = np.vstack((curve[["coverage", "accuracy"]], places))
+        label_points(axes, places, list(points), SMALL, in_the_way)
     legend(figure, axes, "upper")
     return figure

@@ -40,7 +40,7 @@ ORDER = {
             "t/comparison",
         ),
         *("t/seeds", "f/seeds", "t/seed_pairs"),
-        *("t/choices", "t/elsewhere", "t/training_worth", "f/accuracy_against_hours"),
+        *("t/choices", "t/balance", "t/elsewhere", "t/training_worth", "f/accuracy_against_hours"),
         *("t/retrieval", "t/retrieval_size", "t/probe", "t/published_probe", "t/reproduced"),
         "t/cost",
         *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),

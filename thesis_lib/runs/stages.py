@@ -11,7 +11,7 @@ from typing import Any
 
 from thesis_lib.config import IDENTITY, PRETRAIN, PROBE, RunConfig
 from thesis_lib.errors import InputError
-from thesis_lib.methods import LINEAR
+from thesis_lib.methods import LINEAR, NATURAL, PLAIN
 from thesis_lib.runs.artifacts import read_metrics, trained_epochs, trained_fingerprint
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import file_digest, read_json
@@ -38,6 +38,8 @@ EARLIER = {
     "backbone_learning_rate": None,
     "frozen_epochs": 0,
     "head": LINEAR,
+    "sampling": NATURAL,
+    "head_balance": PLAIN,
     "zero_init_last": None,
 }
 

@@ -6,7 +6,7 @@ weights. For several GPUs, ``launcher`` starts one process for each.
 
 Reads  ``data/<name>/train/`` and the channel statistics.
 Writes ``config.json``, ``metrics.csv``, ``tensorboard/`` and ``checkpoints/`` in the run folder.
-Imports errors, methods, heads, losses, backbones, config, system, data, runs.
+Imports errors, methods, ranges, heads, losses, backbones, config, system, data, runs.
 """
 
 from thesis_lib.lazy import face

@@ -125,8 +125,9 @@ class _Watch:
             return
         step, batches = int(self.first), loader.batches
         part = PARTS[int(self.parts.int().argmax())]
-        indices = [index for _, index in list(batches)[step - batches.start]]
-        files = [loader.dataset.images.split.files[index] for index in indices]
+        draws = [draw for _, draw in list(batches)[step - batches.start]]
+        known = loader.dataset.images.split.files
+        files = [known[draw % len(known)] for draw in draws]
         raise NotFiniteError(
             f"{part} is not finite in epoch {batches.epoch}, step {step + 1} of {len(batches)}, "
             f"with {first_few(files)}",

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from thesis_lib.backbones import check_backbone, size_options
-from thesis_lib.config import CHOICES, RunConfig
+from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.methods import TIMM
+from thesis_lib.ranges import CHOICES
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import kept_epochs

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,7 +15,7 @@ from thesis_lib.data.framing import Frame
 from thesis_lib.data.loaders import EpochBatches, Loader, RandomViews, open_loader
 from thesis_lib.errors import InputError
 from thesis_lib.heads import Classifier, ContrastiveModel, linear_head
-from thesis_lib.methods import UNTRAINED
+from thesis_lib.methods import NATURAL, UNTRAINED
 from thesis_lib.runs.artifacts import check_data_name, check_trained_on
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.provenance import add_facts
@@ -243,9 +244,27 @@ def _train_epoch(
 def _loader(config: RunConfig, images: Images) -> Loader:
     """Create the loader of random views for training."""
     device = choose_device(config)
-    batches = EpochBatches(len(images), config.batch_size, config.seed, alone=config.views > 1)
+    shares = draw_shares(images.split.labels, config.sampling)
+    batches = EpochBatches(len(images), config.batch_size, config.seed, config.views > 1, shares)
     views = RandomViews(images, Frame.of(config), config.seed, config.views)
     return open_loader(views, batches, config, device, config.batch_size * config.views)
+
+
+def draw_shares(labels: np.ndarray, sampling: str) -> np.ndarray | None:
+    """Return the share of the draws that each image (n,) gets; None for natural sampling.
+
+    Args:
+        labels: (n,) integer class labels.
+        sampling: one of SAMPLINGS. Of the draws, a class gets a share in proportion to its number
+            of images (natural), to the square root of it, or the same as all others (balanced).
+            Source: Mahajan et al., Exploring the limits of weakly supervised pretraining (ECCV
+            2018), for the square root.
+    """
+    if sampling == NATURAL:
+        return None
+    power = {"sqrt": 0.5, "balanced": 1.0}[sampling]
+    shares = np.bincount(labels)[labels] ** -power
+    return shares / shares.sum()
 
 
 def _metrics_row(state: TrainState, num_images: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ HOMES = {
     "choose_thresholds": "rejection",
     "classification_metrics": "metrics",
     "compare_configurations": "seeds",
+    "compare_macro": "macro_comparison",
     "compare_runs": "comparison",
     "compare_with_head": "comparison",
     "comparison_matrix": "comparison",

@@ -1,16 +1,14 @@
-"""Tabulate the metrics over classes with many, some and few training images, and by group."""
+"""Tabulate the metrics over classes with many, some and few training images."""
 
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from thesis_lib.evaluation.statistics import METRICS, metrics_by_group, metrics_by_stratum
-from thesis_lib.reporting.tables.runs import percent, percent_with_interval
+from thesis_lib.evaluation.statistics import METRICS, metrics_by_stratum
+from thesis_lib.reporting.tables.runs import percent_with_interval
 from thesis_lib.runs.artifacts import read_predictions
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
-
-MOST_GROUPS = 20  # that the table shows
 
 
 def strata_table(runs: Sequence[RunDirectory], train_images: Mapping[str, int]) -> pd.DataFrame:
@@ -37,16 +35,3 @@ def strata_table(runs: Sequence[RunDirectory], train_images: Mapping[str, int]) 
         return table[:0]
     table = table.sort_values("order", kind="stable").drop(columns="order").reset_index(drop=True)
     return table if len(runs) > 1 else table.drop(columns="run")
-
-
-def group_table(predictions: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataFrame:
-    """Tabulate the metrics (%) of the largest groups of test images; no rows without groups."""
-    table = metrics_by_group(predictions, groups)[:MOST_GROUPS]
-    if table.empty:
-        return table
-    shown = {"group": table["group"], "classes": table["classes"], "images": table["images"]}
-    shown["accuracy"] = [
-        percent_with_interval(row.accuracy, (row.accuracy_low, row.accuracy_high))
-        for row in table.itertuples()
-    ]
-    return pd.DataFrame(shown | {name: table[name].map(percent) for name in METRICS[1:]})
