@@ -83,8 +83,12 @@ def test_what_cannot_be_judged_is_one_line(probed, other, capsys):
     assert "was not probed" in capsys.readouterr().err
 
 
-def test_its_own_data_set_is_the_final_test(probed, capsys):
-    assert main(["test", probed.path.name, "--data", "data/tiny"]) == 0
+@pytest.mark.parametrize("folder", ["data/tiny", "moved/tiny"])
+def test_its_own_data_set_is_the_final_test(probed, capsys, folder):
+    if folder != "data/tiny":
+        Path(folder).parent.mkdir()
+        Path("data/tiny").rename(folder)
+    assert main(["test", probed.path.name, "--data", folder]) == 0
     assert "test accuracy" in capsys.readouterr().out and not probed.elsewhere.exists()
 
 

@@ -132,11 +132,14 @@ def test(options: argparse.Namespace) -> int:
     """Test the selected checkpoint of one run, on its own test split or on another data set."""
     other = vars(options).pop("data", None) if options.run is not None else None
     run = find_run(options)
+    if other is not None and data_set_name(other) == run.config.data_name:  # it was moved
+        options.data, other = other, None
+        run = find_run(options)
 
     from thesis_lib.evaluation import final_test, judge_elsewhere
     from thesis_lib.reporting.tables import elsewhere_sentence, percent_with_interval
 
-    if other is not None and data_set_name(other) != run.config.data_name:
+    if other is not None:
         print(f"{run.path.name}: {elsewhere_sentence(judge_elsewhere(run, other))}")
         return 0
     result = final_test(run)

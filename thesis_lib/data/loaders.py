@@ -33,10 +33,9 @@ class RandomViews(Dataset):
     """Random views of images for training, loaded one batch at a time.
 
     A batch is requested by a list of (epoch, draw) keys, see :class:`EpochBatches`. It is a tuple
-    of the views, (n *
-    num_views, size, size, 3) uint8, with the views of an image next to each other; their
-    :class:`.transforms.JitterFactors`; the labels (n,); and the indices of the images (n,). Under
-    torchrun, each rank gets the views of its share of the batch
+    of the views, (n * num_views, size, size, 3) uint8, with the views of an image next to each
+    other; their :class:`.transforms.JitterFactors`; the labels (n,); and the indices of the images
+    (n,). Under torchrun, each rank gets the views of its share of the batch
     (:func:`distributed.batch_slice`), but the labels and indices of the whole batch.
 
     Args:

@@ -20,7 +20,7 @@ from thesis_lib.runs.stages import is_done, selection_digest
 from thesis_lib.system import distributed
 from thesis_lib.system.files import file_digest, write_csv, write_json
 from thesis_lib.system.locks import locked
-from thesis_lib.system.paths import find_data
+from thesis_lib.system.paths import find_data, relative_to_root
 from thesis_lib.system.torch_errors import translate_torch_errors
 from thesis_lib.training.checkpoints import load_classifier
 
@@ -76,7 +76,7 @@ def judge_elsewhere(run: RunDirectory, data: str) -> dict[str, Any]:
     predictions = _predictions(split, head["classes"], logits / head["temperature"])
     left_out = sum(len(dataset.left_out(name)) for name in dataset.splits)
     result = {
-        "data": data,
+        "data": relative_to_root(dataset.root),
         "data_fingerprint": dataset.fingerprint,
         **_metrics(predictions, head["classes"]),
         "unknown_classes": dict(unknown),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from thesis_lib.evaluation.statistics.intervals import wilson_interval
 
-FEWEST = 100  # validation images predicted as a class, for a threshold of its own
+FEWEST = 100  # validation images assigned to a class, for a threshold of its own
 WANTED = (0.90, 0.95, 0.99)
 MOST_POINTS = 500  # of a curve: a plot cannot show more
 
@@ -19,7 +19,7 @@ class Thresholds:
     """The lowest confidence that is accepted: 0 accepts all, infinity none.
 
     ``overall`` is one threshold for all images. ``by_class`` has one for each predicted class;
-    classes as which fewer than FEWEST validation images are predicted have the overall one.
+    classes to which fewer than FEWEST validation images are assigned have the overall one.
     """
 
     overall: float

@@ -202,8 +202,8 @@ def rejection(results: Results, table: pd.DataFrame) -> str:
         "precision (the share classified correctly) with its 95 % interval, and macro recall (%), "
         "where a rejected image counts as not found; recall lost in percentage points. The "
         "thresholds reach the wanted precision on the validation images, with one threshold for "
-        f"all images or one for each class as which {FEWEST} or more of them are predicted. A "
-        "threshold rejects all if none reaches the precision."
+        f"all images, or one for each class to which {FEWEST} or more of them are assigned. Where "
+        "no threshold reaches the precision, all images are rejected."
     )
 
 
@@ -211,8 +211,8 @@ def rejection_by_class(results: Results, table: pd.DataFrame) -> str:
     return (
         "Rejection by class, for a precision of "
         f"{100 * SHOWN_BY_CLASS:.0f} % on the validation images: share (%) of the test images "
-        "predicted as the class that are kept, and precision and recall (%) before and after. "
-        f"Classes as which fewer than {FEWEST} validation images are predicted have the threshold "
+        "assigned to the class that are kept, and precision and recall (%) before and after. "
+        f"Classes to which fewer than {FEWEST} validation images are assigned have the threshold "
         "for all images."
     )
 
