@@ -88,8 +88,19 @@ def test_without_lineages_there_is_no_taxonomy(tmp_path, text):
 
 def test_the_class_is_the_last_taxon_however_it_is_written():
     for text in ("Biota>other>egg", "Biota; other ;egg", "/#/Biota/other/egg", "Biota>other"):
-        assert split_lineage(text, "egg_other") == ("Biota", "other", "egg_other")
-    assert split_lineage("", "a") == ("a",)
+        assert split_lineage(text, "egg_other", "egg") == ("Biota", "other", "egg_other")
+    assert split_lineage("", "a", "a") == ("a",)
+
+
+def test_a_sex_or_stage_stands_below_its_taxon(tmp_path):
+    """In one's own table, the last taxon is the class only if it has the same name."""
+    folder = written(
+        tmp_path, "class,lineage\nCalanoida_female,Copepoda>Calanoida\nCalanoida,Copepoda\n"
+    )
+    found = read_taxonomy(folder, ["Calanoida", "Calanoida_female"])
+    assert found.lineages["Calanoida_female"] == ("Copepoda", "Calanoida", "Calanoida_female")
+    assert found.lineages["Calanoida"] == ("Copepoda", "Calanoida")
+    assert found.distance("Calanoida", "Calanoida_female") == 1
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def _from_table(file: Path, classes: Sequence[str]) -> Taxonomy:
             f"{next(iter(rows), '')!r}{nearest(next(iter(rows), ''), classes)}"
         )
     if "lineage" in names:
-        found = {name: split_lineage(row["lineage"], name) for name, row in rows.items()}
+        found = {name: split_lineage(row["lineage"], name, name) for name, row in rows.items()}
     else:
         found = {name: _up_to_root(name, rows, file) for name in rows}
     lineages = {name: found.get(name, (name,)) for name in classes}
@@ -110,23 +110,24 @@ def _from_table(file: Path, classes: Sequence[str]) -> Taxonomy:
     return Taxonomy(lineages, FILE, living, {n: ids[n] for n in classes if n in ids})
 
 
-def split_lineage(text: str, name: str) -> Lineage:
+def split_lineage(text: str, name: str, own_taxon: str) -> Lineage:
     """Return the taxa of a lineage from the root down, with the class ``name`` as the last one.
 
-    EcoTaxa writes the class itself last, by the first part of its category: the class
-    ``egg_other`` (``egg<other``) has the lineage ``Biota>other>egg``.
+    If the lineage ends in ``own_taxon``, this stands for the class and is replaced by its name.
     """
     separator = next((sign for sign in SEPARATORS if sign in text), SEPARATORS[0])
     taxa = [taxon.strip() for taxon in text.split(separator)]
     taxa = [taxon for taxon in taxa if taxon and taxon != "#"]
-    own = {name.lower(), re.split(r"[<_]", name)[0].lower()}
+    own = (name.lower(), own_taxon.lower())
     return (*(taxa[:-1] if taxa and taxa[-1].lower() in own else taxa), name)
 
 
 def _of_images(rows: Iterable[tuple[str, str]], classes: Sequence[str]) -> dict[str, Lineage]:
     """Return the lineages of classes from those of their images; {} if no image has one.
 
-    A class of several lineages, merged by ``--classes``, stands below what they have in common.
+    EcoTaxa ends a lineage with the first part of the category: the class ``egg_other``
+    (``egg<other``) has the lineage ``Biota>other>egg``. A class of several lineages, merged by
+    ``--classes``, stands below what they have in common.
     """
     found: dict[str, set[str]] = {}
     for name, text in rows:
@@ -136,7 +137,8 @@ def _of_images(rows: Iterable[tuple[str, str]], classes: Sequence[str]) -> dict[
         return {}
     lineages = {}
     for name in classes:
-        several = [split_lineage(text, name)[:-1] for text in sorted(found.get(name, ()))]
+        texts, own = sorted(found.get(name, ())), re.split(r"[<_]", name)[0]
+        several = [split_lineage(text, name, own)[:-1] for text in texts]
         common = []
         for taxa in zip(*several, strict=False):
             if len(set(taxa)) > 1:
