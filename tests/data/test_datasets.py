@@ -151,7 +151,22 @@ def refusal(data: str, **options) -> str:
 
 def test_missing_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no data folder data/nowhere" in refusal("data/nowhere")
+    assert "no data folder data/nowhere; `thesis split`" in refusal("data/nowhere")
+    (tmp_path / "data" / "digits").mkdir(parents=True)
+    assert "no data folder data/digitz; nearest: digits; `thesis" in refusal("data/digitz")
+    assert "no data folder digitz; nearest: digits; `thesis" in refusal("digitz")
+
+
+def test_a_data_set_is_found_by_its_path_or_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "data" / "v[2]", {"train": {"a": 1, "b": 1}})
+    for place in ("v[2]", "data/v[2]", str(tmp_path / "data" / "v[2]"), "data/../data/v[2]"):
+        assert open_dataset(place).name == "v[2]"
+        assert open_dataset(place).root.resolve() == tmp_path / "data" / "v[2]"
+    (tmp_path / "v[2]" / "pictures").mkdir(parents=True)  # a folder of the same name that is none
+    assert open_dataset("v[2]").root.resolve() == tmp_path / "data" / "v[2]"
+    make_dataset(tmp_path / "v[2]", {"train": {"c": 1, "d": 1}})  # a data set: the path is meant
+    assert open_dataset("v[2]").classes == ["c", "d"]
 
 
 @pytest.mark.parametrize("needs", [("train",), ("train", "val"), ("val",)])

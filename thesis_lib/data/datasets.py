@@ -20,9 +20,9 @@ from thesis_lib.data.sources.taxonomy import Taxonomy, read_taxonomy
 from thesis_lib.data.sources.text_tables import header_of, read_rows
 from thesis_lib.data.splits.sizes import MAJOR_AXIS
 from thesis_lib.data.splits.writer import DESCRIPTION
-from thesis_lib.errors import InputError
+from thesis_lib.errors import InputError, nearest
 from thesis_lib.system.files import read_json
-from thesis_lib.system.paths import find_data
+from thesis_lib.system.paths import find_data, workbook_root
 
 SPLITS = ("train", "val", "test")
 GROUP = "group"  # column of manifest.csv
@@ -175,9 +175,10 @@ def open_dataset(
     """
     root = find_data(data)
     if not root.is_dir():
+        known = [folder.name for folder in (workbook_root() / "data").glob("*")]
         raise InputError(
-            f"there is no data folder {data}; `thesis split` makes one from class folders, "
-            "and `thesis demo` makes data/digits"
+            f"there is no data folder {data}{nearest(root.name, known)}; `thesis split` makes one "
+            "from class folders, and `thesis demo` makes data/digits"
         )
     for name in dict.fromkeys(("train", *needs)):
         if not (root / name).is_dir():

@@ -18,10 +18,17 @@ def workbook_root() -> Path:
     return here
 
 
-def find_data(data: str) -> Path:
-    """Return a data set's folder, relative to the working directory or else to the root."""
-    path = Path(data).expanduser()
+def find_path(place: str) -> Path:
+    """Return a path relative to the working directory, or to the root if there is none."""
+    path = Path(place).expanduser()
     return path if path.exists() else workbook_root() / path
+
+
+def find_data(data: str) -> Path:
+    """Return a data set's folder by its path, see :func:`find_path`, or its name in ``data/``."""
+    path, named = find_path(data), workbook_root() / "data" / data
+    is_name = len(Path(data).parts) == 1 and data not in (".", "..")
+    return named if is_name and named.is_dir() and not (path / "train").is_dir() else path
 
 
 def relative_to_root(path: Path) -> str:

@@ -19,7 +19,7 @@ from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.plateau import kept_epochs
 from thesis_lib.runs.provenance import recorded_weights
 from thesis_lib.system.files import file_digest, read_json
-from thesis_lib.system.paths import find_data, relative_to_root
+from thesis_lib.system.paths import find_path, relative_to_root
 from thesis_lib.training import checkpoints
 from thesis_lib.training.weight_files import fit_weights, read_weight_file
 
@@ -83,7 +83,7 @@ def read_initial_weights(config: RunConfig, backbone: nn.Module) -> InitialWeigh
     """
     if config.weights == TIMM:
         return _of_timm(config, backbone)
-    path = find_data(config.weights)
+    path = find_path(config.weights)
     if path.is_dir():
         return _of_run(RunDirectory.open(path), backbone)
     return _of_file(path, config, backbone)
@@ -106,7 +106,7 @@ def view_of_weights(config: RunConfig) -> dict[str, Any]:
         check_backbone(config.backbone)
     except ValueError as error:
         raise InputError(str(error)) from None
-    path = find_data(config.weights)
+    path = find_path(config.weights)
     if config.weights != TIMM and path.is_dir():
         trained = RunDirectory.open(path).config
         return {"image_size": trained.image_size, "interpolation": trained.interpolation}

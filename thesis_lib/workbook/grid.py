@@ -13,7 +13,7 @@ from thesis_lib.methods import TIMM
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import sweep_partial
 from thesis_lib.system.locks import locked
-from thesis_lib.system.paths import find_data, relative_to_root
+from thesis_lib.system.paths import find_data, find_path, relative_to_root
 from thesis_lib.workbook.parameters import config_of
 from thesis_lib.workbook.plan import (
     DATA_STATS,
@@ -156,5 +156,5 @@ def grid_configs(settings: Mapping[str, Any]) -> list[RunConfig]:
     paths = {"data": relative_to_root(find_data(configs[0].data))}
     if (weights := settings.get("weights", "")) not in ("", TIMM):
         # The notebooks run in the workbook's root.
-        paths["weights"] = relative_to_root(find_data(weights))
+        paths["weights"] = relative_to_root(find_path(weights))
     return [config.updated(**paths) for config in dict.fromkeys(configs)]

@@ -20,7 +20,7 @@ from thesis_lib.reporting.widgets.front_end import Explorer, shown
 from thesis_lib.reporting.widgets.pictures import STYLE, Group, Picture, figure_of, html_of
 from thesis_lib.runs.artifacts import read_retrieval_predictions
 from thesis_lib.runs.directory import RunDirectory
-from thesis_lib.system.paths import find_data
+from thesis_lib.system.paths import find_path
 
 LISTED = 500  # number of test images offered; a longer list would be hard to use
 
@@ -86,7 +86,7 @@ class _Nearest:
             InputError: if the image does not exist or cannot be read.
         """
         root, classes = self.dataset.root, self.table.classes
-        path = root / image if image in self.labels else find_data(image)
+        path = root / image if image in self.labels else find_path(image)
         file = Path(os.path.relpath(path, root)).as_posix()
         inside = file in self.table.files
         own = np.array([self.table.files.index(file)]) if inside else None
