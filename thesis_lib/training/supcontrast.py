@@ -21,6 +21,7 @@ from torch import Tensor
 
 from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
+from thesis_lib.methods import NATURAL
 from thesis_lib.training.checkpoints import is_whole_zip
 
 NUMPY_CORES = ("core", "_core")
@@ -175,8 +176,10 @@ def _our_name(key: str) -> str:
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Convert SupContrast's options to fields of RunConfig."""
     given = {ours: options[name] for name, ours in OPTIONS.items() if options.get(name) is not None}
-    # SupContrast neither pads images nor cuts off rows, and has torchvision's interpolation.
+    # SupContrast neither pads images nor cuts off rows, has torchvision's interpolation, and draws
+    # every image once per epoch.
     settings: dict[str, Any] = {"fit": "crop", "crop_bottom": 0, "interpolation": "bilinear"}
+    settings["sampling"] = NATURAL
     settings |= given
     for name, number in (("mean", float), ("std", float), ("decay_epochs", int)):
         text = settings.get(name)
