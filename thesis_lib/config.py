@@ -47,7 +47,9 @@ class RunConfig:
             field, the value and the allowed values.
     """
 
-    data: str = _setting("data/digits", MACHINE, "folder that holds train/, val/ and test/")
+    data: str = _setting(
+        "data/digits", MACHINE, "folder that holds train/, val/ and test/, or its name in data/"
+    )
     backbone: str = _setting("resnet50", IDENTITY, "lenet5 or the name of any timm model")
     batch_size: int = _setting(32, IDENTITY, "images per pretraining batch (two views each)")
     seed: int = _setting(42, IDENTITY, "seed of all random choices")
