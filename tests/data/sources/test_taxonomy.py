@@ -74,6 +74,8 @@ def test_hierarchy_of_an_export(tmp_path):
         "detritus": ("not-living", "detritus"),
     }
     assert found.living == {n: n != "detritus" for n in CLASSES}
+    newer = (tmp_path / "manifest.csv").read_text().replace("living>Metazoa", "Biota>Animalia")
+    assert read_taxonomy(written(tmp_path, newer, "manifest.csv"), CLASSES).living == found.living
     written(tmp_path, "class,lineage\nCalanoida,own\n")  # one's own table is preferred
     assert read_taxonomy(folder, CLASSES).lineages["Calanoida"] == ("own", "Calanoida")
 

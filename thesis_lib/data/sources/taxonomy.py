@@ -15,6 +15,8 @@ LIVING = {
     **dict.fromkeys(("yes", "true", "1", "living"), True),
     **dict.fromkeys(("no", "false", "0", "not-living", "non-living"), False),
 }
+# EcoTaxa's roots; it took "Biota" over from WoRMS in place of "living".
+ROOTS = {"living": True, "biota": True, "not-living": False}
 
 Lineage = tuple[str, ...]
 
@@ -158,6 +160,6 @@ def _up_to_root(name: str, rows: Mapping[str, Mapping[str, str]], file: Path) ->
 
 
 def _living_by_root(lineages: Mapping[str, Lineage]) -> dict[str, bool]:
-    """Return what EcoTaxa's two roots say: ``living`` and ``not-living``."""
+    """Return which classes live, as far as the root of their lineage says it."""
     roots = {name: lineage[0].lower() for name, lineage in lineages.items()}
-    return {n: r == "living" for n, r in roots.items() if r in ("living", "not-living")}
+    return {name: ROOTS[root] for name, root in roots.items() if root in ROOTS}
