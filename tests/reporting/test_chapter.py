@@ -359,6 +359,10 @@ def test_notebooks_write_every_table_of_the_catalogue(done):
         "training_worth",  # for runs of several methods or initial weights
         *("seeds", "seed_pairs"),  # for runs of several seeds
         "strata",  # all classes have less than 20 training images
+        "by_group",  # for data that were split by groups
+        *("taxa", "living"),  # for data with a taxonomy
+        "balance",  # for runs with another sampling or head
+        "elsewhere",  # after a test on other data
     }
 
 
