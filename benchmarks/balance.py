@@ -1,4 +1,4 @@
-"""What sampling by class and balanced heads cost and win on long-tailed digits, over six seeds.
+"""What sampling by class and balanced heads cost and gain on long-tailed digits, over six seeds.
 
 ``python -m benchmarks.balance`` writes ``results/balance.md``. The training set is long-tailed: its
 largest class has 100 times as many images as its smallest. All classes have as many validation and

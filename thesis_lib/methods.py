@@ -9,8 +9,9 @@ REGIONS = "regions"  # no backbone: region properties of the organism and a rand
 UNTRAINED = (FROZEN, REGIONS)  # methods without training; their only checkpoint is that of epoch 0
 LINEAR, FOREST = "linear", "forest"
 HEADS = {LINEAR: "linear head", FOREST: "random forest"}  # in figures and captions
-SAMPLINGS = (NATURAL := "natural", "sqrt", "balanced")  # how often pretraining draws an image
-BALANCES = (PLAIN := "plain", "weighted", "logit-adjusted")  # the loss of the linear head
+NATURAL, PLAIN = "natural", "plain"
+SAMPLINGS = (NATURAL, "sqrt", "balanced")  # how often pretraining draws an image
+BALANCES = (PLAIN, "weighted", "logit-adjusted")  # the loss of the linear head
 TIMM = "timm"  # the initial weights that timm has for the backbone
 
 # The settings of pretraining and probing that a run without training uses. All others keep their

@@ -25,7 +25,7 @@ from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting.catalogue.tables import write_table
 from thesis_lib.reporting.figure_files import draw
 from thesis_lib.reporting.results import results_of_run
-from thesis_lib.reporting.tables.rejection import test_curve as curve_of
+from thesis_lib.reporting.tables.rejection import coverage_on_test
 from thesis_lib.reporting.verification import verify
 from thesis_lib.runs.artifacts import read_confidences
 from thesis_lib.system.files import read_json, write_csv
@@ -163,7 +163,7 @@ def test_a_run_shows_what_rejection_does(tested):
     test = read_confidences(tested).query("split == 'test'")
     assert len(test) == read_json(tested.test_file)["n"] and len(table) == 6
     right = (test["true"] == test["predicted"]).mean()
-    curve = curve_of(results.confidences)
+    curve = coverage_on_test(results.confidences)
     assert curve["accuracy"].iloc[-1] == pytest.approx(right)
     for row in table[table["threshold"].str.contains("[0-9]")].itertuples():
         kept = test[test["confidence"].round(3) >= float(row.threshold)]

@@ -24,7 +24,7 @@ from thesis_lib.reporting.catalogue import figure_captions as captions
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import runs as tables
 from thesis_lib.reporting.tables.published import published_lookup
-from thesis_lib.reporting.tables.rejection import kept_points, test_curve
+from thesis_lib.reporting.tables.rejection import coverage_on_test, kept_points
 from thesis_lib.reporting.tables.seeds import seeds_points
 from thesis_lib.reporting.tables.training_worth import accuracy_against_hours, floors
 from thesis_lib.runs.artifacts import (
@@ -123,7 +123,7 @@ def _reliability(results: Results) -> Figure:
 def _rejection(results: Results) -> Figure | None:
     if results.confidences.empty:
         return None
-    curve = test_curve(results.confidences)
+    curve = coverage_on_test(results.confidences)
     areas = {column: area(curve, column) for column in ("accuracy", "oracle")}
     return of_confidence.rejection(thinned(curve), areas, kept_points(results.confidences))
 

@@ -203,7 +203,7 @@ TABLES = {
     "balance": Table(
         lambda r: balance_table(r.runs),
         captions.fixed(
-            "What sampling by class and balanced heads cost and win: differences in percentage "
+            "What sampling by class and balanced heads cost and gain: differences in percentage "
             "points, with paired 95 % intervals, from the run with natural sampling and a plain "
             "head whose other settings are the same; p of the exact McNemar test of the accuracies."
         ),

@@ -1,4 +1,4 @@
-"""Tabulate what sampling by class and balanced heads cost in accuracy and win for rare classes."""
+"""Tabulate what sampling by class and balanced heads cost in accuracy and gain for rare classes."""
 
 from collections.abc import Sequence
 

@@ -79,7 +79,7 @@ def rejection_by_class_table(confidences: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def test_curve(confidences: pd.DataFrame) -> pd.DataFrame:
+def coverage_on_test(confidences: pd.DataFrame) -> pd.DataFrame:
     """Return the :func:`thesis_lib.evaluation.statistics.coverage_curve` of the test images."""
     _, test = _splits(confidences)
     right = (test["true"] == test["predicted"]).to_numpy()

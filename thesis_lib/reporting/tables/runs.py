@@ -1,6 +1,6 @@
 """Build the display tables of runs: probing, test metrics, calibration and cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,14 @@ def percent(fraction: float) -> str:
 def percent_with_interval(fraction: float, interval: Sequence[float]) -> str:
     """Format a fraction and its 95 % interval in percent, as ``95.10 (94.57 to 95.58)``."""
     return f"{percent(fraction)} ({percent(interval[0])} to {percent(interval[1])})"
+
+
+def metric_cells(found: Mapping[str, Any]) -> dict[str, str]:
+    """Format each of METRICS with its interval, from the keys ``<metric>``, ``_low``, ``_high``."""
+    return {
+        name: percent_with_interval(found[name], (found[f"{name}_low"], found[f"{name}_high"]))
+        for name in METRICS
+    }
 
 
 def memory_words(used_mib: int, total_mib: int) -> str:

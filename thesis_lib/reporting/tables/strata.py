@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from thesis_lib.evaluation.statistics import METRICS, metrics_by_stratum
-from thesis_lib.reporting.tables.runs import percent_with_interval
+from thesis_lib.evaluation.statistics import metrics_by_stratum
+from thesis_lib.reporting.tables.runs import metric_cells
 from thesis_lib.runs.artifacts import read_predictions
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.runs.stages import is_done
@@ -26,10 +26,7 @@ def strata_table(runs: Sequence[RunDirectory], train_images: Mapping[str, int]) 
             for order, found in enumerate(table.to_dict("records")):
                 row = {"order": order, "training images": found["group"], "run": run.path.name}
                 row |= {"classes": found["classes"], "test images": found["images"]}
-                for name in METRICS:
-                    limits = found[f"{name}_low"], found[f"{name}_high"]
-                    row[name] = percent_with_interval(found[name], limits)
-                rows.append(row)
+                rows.append(row | metric_cells(found))
     table = pd.DataFrame(rows)
     if table.empty or table["training images"].nunique() == 1:
         return table[:0]

@@ -1,17 +1,14 @@
 """Tabulate the metrics with classes merged into taxa, and over organisms alone."""
 
-from typing import Any
-
 import pandas as pd
 
 from thesis_lib.data.sources import Taxonomy
 from thesis_lib.evaluation.statistics import (
-    METRICS,
     metrics_by_level,
     metrics_of_living,
     mistake_distances,
 )
-from thesis_lib.reporting.tables.runs import percent_with_interval
+from thesis_lib.reporting.tables.runs import metric_cells
 
 
 def taxa_table(predictions: pd.DataFrame, taxonomy: Taxonomy | None) -> pd.DataFrame:
@@ -19,8 +16,10 @@ def taxa_table(predictions: pd.DataFrame, taxonomy: Taxonomy | None) -> pd.DataF
     if taxonomy is None:
         return pd.DataFrame()
     table = metrics_by_level(predictions["true"], predictions["predicted"], taxonomy)
+    if table.empty:
+        return table
     shown = {"level": table["level"], "taxa": table["taxa"], "such as": table["names"]}
-    return pd.DataFrame(shown | _metrics(table)) if len(table) else table
+    return _with_metrics(shown, table)
 
 
 def living_table(predictions: pd.DataFrame, taxonomy: Taxonomy | None) -> pd.DataFrame:
@@ -30,17 +29,11 @@ def living_table(predictions: pd.DataFrame, taxonomy: Taxonomy | None) -> pd.Dat
     if table.empty:
         return table
     shown = {"classes are": table["group"], "classes": table["classes"], "images": table["images"]}
-    return pd.DataFrame(shown | _metrics(table))
+    return _with_metrics(shown, table)
 
 
-def _metrics(table: pd.DataFrame) -> dict[str, Any]:
-    return {
-        name: [
-            percent_with_interval(row[name], (row[f"{name}_low"], row[f"{name}_high"]))
-            for row in table.to_dict("records")
-        ]
-        for name in METRICS
-    }
+def _with_metrics(shown: dict[str, pd.Series], table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(shown).join(pd.DataFrame(map(metric_cells, table.to_dict("records"))))
 
 
 def distance_sentence(predictions: pd.DataFrame, taxonomy: Taxonomy) -> str:
