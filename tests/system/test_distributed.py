@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from thesis_lib.methods import METHODS
 from thesis_lib.runs.artifacts import read_metrics
 from thesis_lib.runs.directory import RunDirectory, read_json
 from thesis_lib.system import device, distributed
+from thesis_lib.system.signals import Terminated, sigterm_raises
 from thesis_lib.training import checkpoints
 from thesis_lib.training.launcher import run_under_torchrun
 from thesis_lib.training.pretraining import pretrain
@@ -299,6 +301,27 @@ def test_more_devices_than_gpus_are_refused(monkeypatch):
     assert device.choose_device(RunConfig(devices=2)).type == "cuda"
     with pytest.raises(InputError, match=r"4 processes .* torch finds 2"):
         device.choose_device(RunConfig(devices=4))
+
+
+def test_a_lost_rank_is_told_also_if_torchruns_sigterm_interrupts_the_cleanup(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    monkeypatch.setattr(distributed, "_store", torch.distributed.HashStore())
+
+    def fail(message: str) -> None:
+        with sigterm_raises(), distributed.report_worker_errors():
+            try:
+                raise RuntimeError(message)
+            finally:  # what the training closes
+                try:
+                    raise KeyError("an error that the cleanup handles")
+                except KeyError:
+                    signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(InputError, match=r"^another process of this run was killed or stopped"):
+        fail("[third_party/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+    with pytest.raises(Terminated):
+        fail("something else")
 
 
 @pytest.mark.parametrize(("method", "fewest"), [("supcon", 3), ("cross-entropy", 6)])

@@ -91,7 +91,8 @@ def report_worker_errors() -> Iterator[None]:
             raise
         ignore_notices()  # torchrun's SIGTERM after a failed rank must not hide that rank's error
         problem = _problem()
-        if problem is None and is_lost_connection(error):
+        # The SIGTERM may also have interrupted the cleanup after a lost connection.
+        if problem is None and any(map(is_lost_connection, _with_contexts(error))):
             problem = (
                 "another process of this run was killed or stopped (out of memory?); run the same "
                 "command again to resume from what was saved"
@@ -106,6 +107,13 @@ def is_lost_connection(error: BaseException) -> bool:
     if isinstance(error, InputError):
         return False
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
+
+
+def _with_contexts(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those during whose handling it was raised."""
+    while error is not None:
+        yield error
+        error = error.__context__
 
 
 def _problem() -> str | None:
