@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from tests.training.test_recipe import PRETRAINING
-from thesis_lib.config import IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, RunConfig
+from thesis_lib.config import COMPARISON, IDENTITY, MACHINE, PRETRAIN, PROBE, RETRIEVE, RunConfig
 from thesis_lib.errors import InputError, nearest
 from thesis_lib.workbook.parameters import notebook_settings, settings_table
 
@@ -130,6 +130,9 @@ BAD = [
     ("duplicate_distance", 65),
     ("group_by", "DYB-("),
     ("text_width", 0),
+    ("other_splits", ("data/b", "elsewhere/b")),
+    ("other_splits", ("digits",)),
+    ("other_splits", "data/b"),
 ]
 
 
@@ -221,9 +224,9 @@ def test_config_survives_json():
 
 def test_every_field_has_a_stage_and_a_help():
     for f in fields(RunConfig):
-        assert f.metadata["stage"] in (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE)
+        assert f.metadata["stage"] in (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE, COMPARISON)
         assert f.metadata["help"]
-    stages = (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE)
+    stages = (IDENTITY, PRETRAIN, PROBE, RETRIEVE, MACHINE, COMPARISON)
     by_stage = [name for stage in stages for name in RunConfig.field_names(stage)]
     assert sorted(by_stage) == sorted(RunConfig.field_names())
 

@@ -13,17 +13,15 @@ from thesis_lib.ranges import ranges
 
 # A field's stage says what has to be redone when it changes: pretraining, the linear head
 # (probe) or the look-up table (retrieve). Fields of the stage "machine" only change where and
-# how fast the run computes, or what is displayed.
+# how fast the run computes, or what is displayed; "comparison" is for notebook 06 alone.
 IDENTITY, PRETRAIN, PROBE, RETRIEVE = "identity", "pretrain", "probe", "retrieve"
-MACHINE = "machine"
-# `thesis run` accepts several values for these
-GRID_FIELDS = ("backbone", "batch_size", "seed", "method")
+MACHINE, COMPARISON = "machine", "comparison"
+GRID_FIELDS = ("backbone", "batch_size", "seed", "method")  # `thesis run` takes several values
 # largest fraction of images of known classes that may be flagged as out-of-distribution
 FALSE_POSITIVE_RATE = 0.05
 # settings that only affect figures and tables, not the results of a run
 DISPLAY_FIELDS = ("duplicate_distance", "group_by", "text_width")
-# settings with which a data set is measured and shown
-DATA_FIELDS = (*DISPLAY_FIELDS, "crop_bottom")
+DATA_FIELDS = (*DISPLAY_FIELDS, "crop_bottom")  # with which a data set is measured and shown
 
 
 def data_set_name(data: str) -> str:
@@ -216,6 +214,9 @@ class RunConfig:
     )
     group_by: str = _setting(
         "", MACHINE, "regular expression; files with the same match of its group belong together"
+    )
+    other_splits: tuple[str, ...] = _setting(
+        (), COMPARISON, "further splits of the same images, which notebook 06 compares"
     )
 
     def __post_init__(self) -> None:

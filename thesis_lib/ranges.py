@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from thesis_lib.methods import BALANCES, HEADS, LINEAR, METHODS, PLAIN, SAMPLINGS, UNTRAINED
@@ -23,6 +24,8 @@ def ranges(config: Any) -> Iterable[tuple[str, bool, str]]:
     for name, allowed in CHOICES.items():
         yield name, getattr(config, name) in allowed, f"{', '.join(allowed[:-1])} or {allowed[-1]}"
     yield "data", bool(config.data.strip()), "the path of a folder"
+    names = [Path(data).name for data in (config.data, *config.other_splits)]
+    yield "other_splits", len(set(names)) == len(names), "folders with other names than data"
     yield "backbone", bool(config.backbone.strip()), "lenet5 or the name of a timm model"
     yield "batch_size", config.batch_size >= 2, "at least 2 (the loss compares images)"
     yield "seed", 0 <= config.seed < 2**32, "from 0 to 4294967295"

@@ -363,6 +363,7 @@ def test_notebooks_write_every_table_of_the_catalogue(done):
         *("taxa", "living"),  # for data with a taxonomy
         "balance",  # for runs with another sampling or head
         "elsewhere",  # after a test on other data
+        *("splits", "split_pairs", "split_loss"),  # with other splits of the images
     }
 
 

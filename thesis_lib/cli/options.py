@@ -53,6 +53,7 @@ def add_settings(
     """
     types = typing.get_type_hints(RunConfig)
     config = RunConfig()
+    several = "; several are compared as splits of the same images" if grid else ""
     if grid:
         parser.add_argument(
             "--settings",
@@ -67,7 +68,7 @@ def add_settings(
         options: dict[str, Any] = {"metavar": next(METAVARS[t] for t in METAVARS if t in kind)}
         if "bool" in kind:
             options = {"action": argparse.BooleanOptionalAction}
-        elif "tuple" in kind or (grid and setting.name in GRID_FIELDS):
+        elif "tuple" in kind or (grid and setting.name in ("data", *GRID_FIELDS)):
             options["nargs"] = "+"
         default = getattr(config, setting.name)
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
@@ -75,7 +76,7 @@ def add_settings(
         parser.add_argument(
             f"--{setting.name.replace('_', '-')}",
             default=argparse.SUPPRESS,
-            help=setting.metadata["help"] + given,
+            help=setting.metadata["help"] + (several if setting.name == "data" else "") + given,
             **options,
         )
 
@@ -95,7 +96,20 @@ def add_split(split: argparse.ArgumentParser) -> None:
         help="linear-head (the default): 70 / 15 / 15 %% train, val, test; cosine: 80 / 20 %% "
         "train, test",
     )
-    split.add_argument("--seed", type=int, metavar="N", help="seed of the recipe (default 42)")
+    split.add_argument(
+        "--seed",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="seed of the recipe (default 42); several make the splits DESTINATION-seed1 ...",
+    )
+    split.add_argument(
+        "--folds",
+        type=int,
+        metavar="K",
+        help="cross-validation: make the splits DESTINATION-fold1 ... -foldK, in which each image "
+        "is in the test split once",
+    )
     split.add_argument(
         "--min-images", type=int, metavar="N", help="leave out classes with fewer images"
     )

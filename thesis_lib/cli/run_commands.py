@@ -26,12 +26,12 @@ def demo(options: argparse.Namespace) -> int:
         prepare_demo_weights()
     run_all = run_in_parallel(configs)
     failures = run_grid(configs, options.dry_run, run_all)
-    return _report(failures, configs[0].data_name, options.dry_run)
+    return _report(failures, configs[0], options.dry_run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the notebooks over a grid, on this machine or as jobs of a Slurm cluster."""
-    from thesis_lib.workbook.grid import grid_configs, run_grid
+    from thesis_lib.workbook.grid import check_grid, grids_of, run_grid
 
     requested, settings = asked_of_slurm(options), given_settings(options)
     if "data" not in settings:
@@ -45,29 +45,46 @@ def run(options: argparse.Namespace) -> int:
 
         resources = Resources(**requested)
         settings.setdefault("devices", resources.gpus or RunConfig.devices)
-    configs = grid_configs(settings)
+    *others, last = grids = grids_of(settings)
     if requested is not None:
-        submit_grid(configs, resources, options.dry_run)
+        for configs in grids:
+            submit_grid(
+                [config.updated(other_splits=()) for config in configs], resources, options.dry_run
+            )
+        if others:
+            print(
+                "when all jobs have ended, give the same command without --slurm: it compares the "
+                "splits"
+            )
         return 0
-    run_all = None
-    if options.jobs is not None:
-        from thesis_lib.workbook.parallel import run_in_parallel
+    for configs in others and grids:  # all of them before the first one runs for days
+        check_grid(configs)
+    failures = []
+    for configs in grids:
+        run_all = None
+        if options.jobs is not None:
+            from thesis_lib.workbook.parallel import run_in_parallel
 
-        run_all = run_in_parallel(configs, options.jobs)
-    failures = run_grid(configs, options.dry_run, run_all)
-    return _report(failures, configs[0].data_name, options.dry_run)
+            run_all = run_in_parallel(configs, options.jobs)
+        failures += run_grid(configs, options.dry_run, run_all)
+    return _report(failures, last[0], options.dry_run)
 
 
-def _report(failures: list[str], data_name: str, dry_run: bool) -> int:
+def _report(failures: list[str], config: RunConfig, dry_run: bool) -> int:
     from thesis_lib.system.paths import data_runs_folder, figures_folder, relative_to_root
 
     if failures:
         print(f"thesis: error: {len(failures)} failed:", *failures, sep="\n  ", file=sys.stderr)
         return 1
     if not dry_run:
-        figures = relative_to_root(figures_folder(data_name))
-        runs = relative_to_root(data_runs_folder(data_name))
-        print(f"figures and tables: {figures}/   runs and executed notebooks: {runs}/")
+        for data in (*config.other_splits, config.data):
+            name = data_set_name(data)
+            figures = relative_to_root(figures_folder(name))
+            runs = relative_to_root(data_runs_folder(name))
+            print(f"figures and tables: {figures}/   runs and executed notebooks: {runs}/")
+        if config.other_splits:
+            compared = relative_to_root(figures_folder(config.data_name, len(config.other_splits)))
+            print(f"comparison of the splits: {compared}/")
     return 0
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,8 @@ from thesis_lib.data.sources.ecotaxa import CATEGORY
 from thesis_lib.data.sources.taxonomy import Taxonomy, read_taxonomy
 from thesis_lib.data.sources.text_tables import header_of, read_rows
 from thesis_lib.data.splits.sizes import MAJOR_AXIS
-from thesis_lib.data.splits.writer import DESCRIPTION
-from thesis_lib.errors import InputError, nearest
+from thesis_lib.data.splits.writer import DESCRIPTION, draw_of, kind_of
+from thesis_lib.errors import InputError, first_few, nearest
 from thesis_lib.system.files import read_json
 from thesis_lib.system.paths import find_data, workbook_root
 
@@ -117,6 +117,16 @@ class DataSet:
             if row[GROUP]
         }
 
+    @property
+    def kind(self) -> str:
+        """Return how the split was made apart from its seed, such as ``random``."""
+        return kind_of(described(self.root))
+
+    @property
+    def draw(self) -> str:
+        """Return which of all splits of its kind it is, such as ``seed 1`` or ``fold 2``."""
+        return draw_of(described(self.root))
+
     @cached_property
     def taxonomy(self) -> Taxonomy | None:
         """Return the place of each class in a tree of taxa, if the data set has one."""
@@ -198,6 +208,27 @@ def open_dataset(
     if empty:
         raise InputError(f"{data}/train has classes with no images: {', '.join(map(repr, empty))}")
     return DataSet(root, data_set_name(data), classes, splits)
+
+
+def open_splits(datas: Sequence[str], crop_bottom: int | None = None) -> list[DataSet]:
+    """Open data sets that are splits of the same images.
+
+    Args:
+        datas: their folders.
+        crop_bottom: see :func:`open_dataset`.
+
+    Raises:
+        InputError: see :func:`open_dataset`; also if their classes differ.
+    """
+    first, *others = (open_dataset(data, ("train", "test"), crop_bottom) for data in datas)
+    for other in others:
+        if differing := set(first.classes) ^ set(other.classes):
+            raise InputError(
+                f"{first.name} and {other.name} are not splits of the same images: only one of "
+                f"them has {first_few(sorted(differing))}; split them with the same --exclude and "
+                "--min-images"
+            )
+    return [first, *others]
 
 
 def described(root: Path) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from thesis_lib.errors import InputError, nearest
 from thesis_lib.reporting.catalogue.figures import FIGURES
 from thesis_lib.reporting.latex import PACKAGES, comment, escape_latex, first_sentence
 from thesis_lib.reporting.results import (
-    FILES,
-    RUN_PARTS,
     Results,
     data_results,
+    reopen,
     results_of_run,
     results_of_runs,
 )
+from thesis_lib.reporting.sources import FILES, RUN_PARTS
 from thesis_lib.reporting.table_files import read_source
 from thesis_lib.reporting.tables.training_worth import is_untrained
 from thesis_lib.runs.directory import find_runs
@@ -45,6 +45,7 @@ ORDER = {
         "t/cost",
         *(f"f/{name}" for name in FIGURES if name.startswith("loss_curves")),
     ),
+    "splits": ("t/splits", "f/splits", "t/split_pairs", "t/split_loss"),
     "pretrain": ("f/views", "f/pretraining"),
     "probe": (
         *("t/probe", "t/selection", "f/checkpoint_accuracy", "f/head_curves"),
@@ -122,7 +123,9 @@ def chapter_text(data_name: str) -> dict[str, str]:
     folder, parts = figures_folder(data_name), chapter_parts(data_name)
     body = comment("written by `thesis chapter`; do not edit, it will be overwritten")
     body += _body(parts)
-    return {DOCUMENT: _document(body + _printed_tables(folder), parts[0].config), BODY: body}
+    folders = [folder, *(results.folder for results in parts if results.part == "splits")]
+    printed = "".join(map(_printed_tables, folders))
+    return {DOCUMENT: _document(body + printed, parts[0].config), BODY: body}
 
 
 def chapter_parts(data_name: str) -> list[Results]:
@@ -131,7 +134,14 @@ def chapter_parts(data_name: str) -> list[Results]:
     config = RunConfig(**{"data": f"data/{data_name}", **settings})
     everything = results_of_runs(config)
     of_runs = [results_of_run(run, part) for run in everything.runs for part in RUN_PARTS]
-    return [data_results(config), everything, *of_runs]
+    return [data_results(config), everything, *_of_splits(data_name), *of_runs]
+
+
+def _of_splits(data_name: str) -> list[Results]:
+    """Return the comparisons of the data set with other splits, in ``figures/<data>+<n>/``."""
+    folders = sorted(figures_folder("").glob("*+*"))
+    files = [path / "splits.json" for path in folders if path.name.startswith(f"{data_name}+")]
+    return [reopen(read_source(file)) for file in files if file.is_file()]
 
 
 def _settings(folder: Path) -> dict:
@@ -150,6 +160,9 @@ def _body(parts: list[Results]) -> str:
     text += f"{_section('The data set')}{_shown(data)}"
     text += f"\\clearpage\n{_section('All runs')}{_sentences(everything)}{_shown(everything)}"
     for results in of_runs:
+        if results.part == "splits":
+            text += f"\\clearpage\n{_section('Several splits of the images')}{_shown(results)}"
+            continue
         run = results.run
         if results.part == RUN_PARTS[0]:
             text += f"\\clearpage\n{_section(f'Run {run.path.name}')}"
@@ -182,8 +195,10 @@ def _sentences(everything: Results) -> str:
 
 def _shown(results: Results) -> str:
     """Include the existing figures and tables of a part, each with its caption."""
-    below = "" if results.part in ("data", "comparison") else f"{results.run.path.name}/"
-    text, needed = "", FILES[results.part] if below else ()
+    of_all = {"data": "", "comparison": "", "splits": f"../{results.folder.name}/"}
+    of_one = results.part in RUN_PARTS
+    below = f"{results.run.path.name}/" if of_one else of_all[results.part]
+    text, needed = "", FILES[results.part] if of_one else ()
     for entry in ORDER[results.part]:
         kind, name = entry.split("/")
         if kind == "t" and (results.folder / f"{name}.tex").is_file():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from thesis_lib.config import DATA_FIELDS, RunConfig
-from thesis_lib.data.datasets import DataSet, open_dataset
+from thesis_lib.config import RunConfig, data_set_name
+from thesis_lib.data.datasets import DataSet, open_dataset, open_splits
 from thesis_lib.data.leakage import find_leaks
 from thesis_lib.data.legend import find_legend
 from thesis_lib.data.statistics import DataStatistics, data_statistics
@@ -19,9 +19,11 @@ from thesis_lib.evaluation.statistics import (
     compare_with_head,
     confusion_counts,
 )
+from thesis_lib.reporting.sources import source_of
 from thesis_lib.reporting.tables.published import reproduces_dyb
 from thesis_lib.reporting.tables.retrieval import learning_sentence, misleading
 from thesis_lib.reporting.tables.seeds import OverSeeds
+from thesis_lib.reporting.tables.splits import OverSplits
 from thesis_lib.reporting.tables.training_worth import worth_sentence
 from thesis_lib.runs.artifacts import (
     check_data_name,
@@ -32,41 +34,21 @@ from thesis_lib.runs.artifacts import (
     read_predictions,
     read_retrieval,
     read_retrieval_predictions,
-    trained_fingerprint,
 )
 from thesis_lib.runs.directory import RunDirectory, find_runs
-from thesis_lib.runs.provenance import code_commit
 from thesis_lib.runs.stages import is_done
-from thesis_lib.system.files import file_digest, read_json
-from thesis_lib.system.paths import figures_folder
-
-# The run files (attributes of RunDirectory) that the figures and tables of each part are made from.
-FILES = {
-    "data": (),
-    "pretrain": ("metrics_file",),
-    "probe": ("probe_file", "probe_curves_file", "selection_file"),
-    "test": (
-        *("test_file", "predictions_file", "embedding_file", "calibration_file"),
-        "confidences_file",
-    ),
-    "retrieve": (
-        *("retrieval_file", "ood_file", "learning_curve_file", "table_choice_file"),
-        *("retrieval_test_file", "retrieval_predictions_file"),
-    ),
-    "comparison": (
-        *("metrics_file", "probe_file", "test_file", "predictions_file"),
-        *("retrieval_test_file", "retrieval_predictions_file"),
-    ),
-}
-RUN_PARTS = ("pretrain", "probe", "test", "retrieve")
+from thesis_lib.system.files import read_json
+from thesis_lib.system.paths import data_runs_folder, figures_folder
 
 
 @dataclass(frozen=True)
 class Results:
     """The results shown in one part of the chapter; they are read when first used.
 
-    ``part`` is a key of FILES: "data" (notebook 01), one of RUN_PARTS (notebooks 02 to 05, for
-    the one run in ``runs``) or "comparison" (notebook 06, for all runs on the data set).
+    ``part`` is a key of :data:`thesis_lib.reporting.sources.FILES`: "data" (notebook 01), one of
+    RUN_PARTS (notebooks 02 to 05, for the one run in ``runs``), "comparison" (notebook 06, for all
+    runs on the data set) or "splits" (notebook 06, for all runs on several splits of the same
+    images).
     ``folder`` is where the figures and tables are written.
     """
 
@@ -204,6 +186,17 @@ class Results:
         """The results of the tested runs over their seeds."""
         return OverSeeds(self.runs)
 
+    @cached_property
+    def splits(self) -> "Results":
+        """The results of all runs on this data set and on ``other_splits`` of the same images."""
+        return results_of_splits(self.config)
+
+    @cached_property
+    def over_splits(self) -> OverSplits:
+        """The results of the tested runs over several splits of the same images."""
+        datas = (self.config.data, *self.config.other_splits)
+        return OverSplits(open_splits(datas, self.config.crop_bottom), self.runs)
+
     @property
     def worth_sentence(self) -> str:
         """Whether training the backbone was worth it, as a sentence."""
@@ -211,43 +204,9 @@ class Results:
 
     @cached_property
     def source(self) -> dict[str, Any]:
-        """The sources of the figures and tables, which are stored with each of them.
-
-        These are the data set and its fingerprint; for each run the git commit of each stage and
-        the hashes of the files that were read; the git commit of the code that made the figures
-        and tables; and a line that summarises all of this.
-        """
-        if self.runs:
-            fingerprints = {trained_fingerprint(run) for run in self.runs} - {None}
-            fingerprint = ", ".join(sorted(map(str, fingerprints))) or "unknown"
-        else:
-            fingerprint = self.dataset.fingerprint
-        runs = {
-            run.path.name: {
-                "commits": stage_commits(run),
-                "files": {
-                    file.name: digest[:16]
-                    for file in (getattr(run, kind) for kind in FILES[self.part])
-                    if (digest := file_digest(file))
-                },
-            }
-            for run in self.runs
-        }
-        if self.part == "comparison":  # omit runs that have no results yet
-            runs = {name: facts for name, facts in runs.items() if facts["files"]}
-        commit = code_commit() or "unknown"
-        named = ", ".join(runs) or "none"
-        return {
-            "line": f"data set {self.config.data_name} (fingerprint {fingerprint}); "
-            f"runs: {named}; code: {commit}",
-            "label": self.run.path.name if self.part in RUN_PARTS else "",
-            "part": self.part,
-            "data": self.config.data,
-            "data_fingerprint": fingerprint,
-            "commit": commit,
-            "settings": {name: getattr(self.config, name) for name in DATA_FIELDS},
-            "runs": runs,
-        }
+        """What the figures and tables are made from, which is stored with each of them."""
+        fingerprint = "" if self.runs else self.dataset.fingerprint
+        return source_of(self.part, self.config, self.runs, fingerprint)
 
 
 def results_of_data(config: RunConfig) -> Results:
@@ -287,7 +246,23 @@ def results_of_runs(config: RunConfig) -> Results:
     return Results("comparison", config, runs, figures_folder(config.data_name))
 
 
-def stage_commits(run: RunDirectory) -> dict[str, str]:
-    """Return the git commit of the code with which each stage of a run was last executed."""
-    entries = read_json(run.provenance_file) if run.provenance_file.is_file() else []
-    return {entry["stage"]: entry.get("git_commit") or "unknown" for entry in entries}
+def results_of_splits(config: RunConfig) -> Results:
+    """Return the results of all runs on several splits of the same images, for notebook 06."""
+    names = (config.data_name, *map(data_set_name, config.other_splits))
+    runs = tuple(run for name in names for run in find_runs(name))
+    return Results("splits", config, runs, figures_folder(config.data_name, len(names) - 1))
+
+
+def reopen(source: dict[str, Any]) -> Results:
+    """Return the current results for a recorded source.
+
+    Raises:
+        InputError: if the run or the data set no longer exists.
+    """
+    config = RunConfig(**{"data": source["data"], **source["settings"]})
+    of_all = {"data": data_results, "comparison": results_of_runs, "splits": results_of_splits}
+    if source["part"] in of_all:
+        return of_all[source["part"]](config)
+    run = RunDirectory.open(data_runs_folder(config.data_name) / next(iter(source["runs"])))
+    run = RunDirectory(run.config.updated(**source["settings"]))
+    return results_of_run(run, source["part"])

@@ -11,19 +11,19 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from thesis_lib.config import RunConfig
 from thesis_lib.errors import InputError
 from thesis_lib.evaluation.statistics import classification_metrics, large_class_metrics
 from thesis_lib.figures.style import SOURCE
 from thesis_lib.reporting.catalogue.tables import TABLES, write_table
 from thesis_lib.reporting.chapter import BODY, DOCUMENT, NUMBERS, chapter_text
 from thesis_lib.reporting.numbers import chapter_numbers, numbers_text
-from thesis_lib.reporting.results import Results, data_results, results_of_run, results_of_runs
+from thesis_lib.reporting.results import Results, reopen
+from thesis_lib.reporting.sources import RUN_PARTS
 from thesis_lib.reporting.table_files import ENDINGS, read_source
 from thesis_lib.runs.artifacts import read_predictions, read_retrieval_predictions
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json
-from thesis_lib.system.paths import data_runs_folder, find_data, relative_to_root
+from thesis_lib.system.paths import find_data, relative_to_root
 
 CLOSE = 1e-9  # tolerance between a stored metric and the recomputed one
 
@@ -104,7 +104,7 @@ class Known:
 
     def __init__(self) -> None:
         self.results: dict[str, Results] = {}
-        self.runs: dict[str, RunDirectory] = {}
+        self.runs: dict[Path, RunDirectory] = {}
 
     def results_of(self, source: dict[str, Any]) -> Results:
         """Return the current results for a recorded source.
@@ -112,22 +112,12 @@ class Known:
         Raises:
             InputError: if the run or the data set no longer exists.
         """
-        name = next(iter(source["runs"]), "") if source["part"] != "comparison" else ""
+        name = next(iter(source["runs"]), "") if source["part"] in RUN_PARTS else ""
         key = json.dumps((source["part"], source["data"], name, source["settings"]))
         if key not in self.results:
-            self.results[key] = self._open(source, name)
-            self.runs |= {run.path.name: run for run in self.results[key].runs}
+            self.results[key] = reopen(source)
+            self.runs |= {run.path: run for run in self.results[key].runs}
         return self.results[key]
-
-    def _open(self, source: dict[str, Any], name: str) -> Results:
-        config = RunConfig(**{"data": source["data"], **source["settings"]})
-        if source["part"] == "data":
-            return data_results(config)
-        if source["part"] == "comparison":
-            return results_of_runs(config)
-        run = RunDirectory.open(data_runs_folder(config.data_name) / name)
-        run = RunDirectory(run.config.updated(**source["settings"]))
-        return results_of_run(run, source["part"])
 
 
 def _check_table(stem: Path, folder: Path, known: Known, verdict: Verdict) -> None:
@@ -261,7 +251,7 @@ def _source_faults(source: dict[str, Any], known: Known) -> Iterator[str]:
 
 def _check_metrics(file: Path, folder: Path, known: Known, verdict: Verdict) -> None:
     """Compare a run's test.json or retrieval.json with its predictions."""
-    run, stored = known.runs[file.parent.name], read_json(file)
+    run, stored = known.runs[file.parent], read_json(file)
     by_head = file == run.test_file
     predictions = read_predictions(run) if by_head else read_retrieval_predictions(run)
     answers = (predictions["true"], predictions["predicted"], stored["classes"])

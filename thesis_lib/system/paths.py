@@ -43,6 +43,10 @@ def data_runs_folder(data_name: str) -> Path:
     return workbook_root() / "runs" / data_name
 
 
-def figures_folder(data_name: str) -> Path:
-    """Return the folder of the figures and tables of a data set and its runs."""
-    return workbook_root() / "figures" / data_name
+def figures_folder(data_name: str, other_splits: int = 0) -> Path:
+    """Return the folder of the figures and tables of a data set and its runs.
+
+    With ``other_splits``, that of its comparison with so many further splits.
+    """
+    compared = f"{data_name}+{other_splits}" if other_splits else data_name
+    return workbook_root() / "figures" / compared

@@ -35,13 +35,14 @@ def check_grid(configs: Sequence[RunConfig]) -> None:
     Raises:
         InputError: for the first problem found.
     """
-    from thesis_lib.data.datasets import open_dataset
+    from thesis_lib.data.datasets import open_dataset, open_splits
     from thesis_lib.training.pretraining import check_run
 
     needs: tuple[str, ...] = ("train", "val", "test")
     if not (find_data(configs[0].data) / "val").is_dir():  # the cosine recipe has no val/
         needs = ("train", "test")
     open_dataset(configs[0].data, needs, configs[0].crop_bottom)
+    open_splits([configs[0].data, *configs[0].other_splits])
     for config in configs:
         if not config.force:
             RunDirectory(config).check_config()
@@ -91,6 +92,21 @@ def run_grid(
     failures = execute_in_turn([plan.first])
     failures += (run_all or run_in_sequence)(plan.runs)
     return failures + execute_in_turn([plan.last])
+
+
+def grids_of(settings: Mapping[str, Any]) -> list[list[RunConfig]]:
+    """Make the grid of each data set; if there are several, that of the first comes last.
+
+    Its notebook 06 also compares them, as splits of the same images.
+
+    Args:
+        settings: as for :func:`grid_configs`; ``data`` may be a list.
+    """
+    data = settings["data"]
+    first, *others = data if isinstance(data, list) else [data]
+    grids = [grid_configs({**settings, "data": other}) for other in others]
+    compared = {"other_splits": others} if others else {}
+    return [*grids, grid_configs({**settings, "data": first, **compared})]
 
 
 def run_in_sequence(runs: Sequence[Sequence[Task]]) -> list[str]:
@@ -153,7 +169,8 @@ def grid_configs(settings: Mapping[str, Any]) -> list[RunConfig]:
         config_of({**settings, **dict(zip(dimensions, values, strict=True))})
         for values in itertools.product(*dimensions.values())
     ]
-    paths = {"data": relative_to_root(find_data(configs[0].data))}
+    paths: dict[str, Any] = {"data": relative_to_root(find_data(configs[0].data))}
+    paths["other_splits"] = [relative_to_root(find_data(d)) for d in configs[0].other_splits]
     if (weights := settings.get("weights", "")) not in ("", TIMM):
         # The notebooks run in the workbook's root.
         paths["weights"] = relative_to_root(find_path(weights))

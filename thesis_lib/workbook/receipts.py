@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.config import RunConfig
+from thesis_lib.config import RunConfig, data_set_name
 from thesis_lib.errors import InputError
 from thesis_lib.runs.directory import RunDirectory, find_runs
 from thesis_lib.runs.stages import inputs_digest, is_done
@@ -81,7 +81,9 @@ def _inputs(notebook: str, config: RunConfig) -> Any:
         case "05_cosine_retrieval":  # compares the look-up table with the linear head
             return [inputs_digest(run, "retrieve"), file_digest(run.predictions_file)]
         case "06_thesis_tables":
-            return {run.path.name: _results(run) for run in find_runs(config.data_name)}
+            names = (config.data_name, *map(data_set_name, config.other_splits))
+            runs = [run for name in names for run in find_runs(name)]
+            return {"/".join(run.path.parts[-2:]): _results(run) for run in runs}
     return inputs_digest(run, STAGE_OF[notebook])
 
 

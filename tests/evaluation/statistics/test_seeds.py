@@ -57,15 +57,20 @@ def with_seed(run: RunDirectory, seed: int, flipped: int, **settings) -> RunDire
     copy = RunDirectory(run.config.updated(seed=seed, **settings))
     shutil.copytree(run.path, copy.path)
     write_json(copy.config_file, copy.config.to_dict())
-    predictions, test = read_predictions(copy), read_json(copy.test_file)
+    answer_wrongly(copy, flipped)
+    return copy
+
+
+def answer_wrongly(run: RunDirectory, flipped: int) -> None:
+    """Give the first images of a tested run another answer."""
+    predictions, test = read_predictions(run), read_json(run.test_file)
     after = dict(zip(test["classes"], test["classes"][1:] + test["classes"][:1], strict=True))
     answers = predictions["predicted"].where(
         predictions.index >= flipped, predictions["true"].map(after)
     )
-    write_csv(copy.predictions_file, predictions.assign(predicted=answers))
+    write_csv(run.predictions_file, predictions.assign(predicted=answers))
     metrics = classification_metrics(predictions["true"], answers, test["classes"])
-    write_json(copy.test_file, test | metrics)
-    return copy
+    write_json(run.test_file, test | metrics)
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ HOMES = {
     "split_files": "recipes",
     "split_listing": "recipes",
     "grouping_of": "recipes",
-    "describe_groups": "grouping",
+    "describe_groups": "description",
+    "describe_split": "description",
     "check_places": "writer",
     "is_number": "sizes",
 }

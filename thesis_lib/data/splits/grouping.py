@@ -4,15 +4,12 @@ Organisms cropped from one frame share its light, water and focus. If some of th
 training set and others in the test set, the test accuracy overestimates the accuracy on new frames.
 """
 
-import csv
 import re
 import shlex
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
@@ -105,7 +102,7 @@ def split_groups(
     images = [(name, file) for name, found in files.items() for file in found]
     label_of = {name: label for label, name in enumerate(files)}
     labels = np.array([label_of[name] for name, _ in images])
-    groups = _number_groups(images, grouping)
+    groups = number_groups(images, grouping)
     needed = len(held_out) + 1
     if (num_groups := groups.max() + 1) < needed:
         raise InputError(
@@ -128,12 +125,16 @@ def split_groups(
     }
     for (name, file), split in zip(images, split_of.tolist(), strict=True):
         plan[name][split].append(file)
-    _check_plan(plan, grouping.option)
+    check_plan(plan, grouping.option)
     return plan
 
 
-def _number_groups(images: Sequence[tuple[str, str]], grouping: Grouping) -> np.ndarray:
-    """Return the index of each image's group, (n,); groups are numbered from 0 as they appear."""
+def number_groups(images: Sequence[tuple[str, str]], grouping: Grouping) -> np.ndarray:
+    """Return the index of each image's group, (n,); groups are numbered from 0 as they appear.
+
+    Raises:
+        InputError: if no image has a group.
+    """
     names = [grouping.of(*image) for image in images]
     if not any(names):
         raise InputError(
@@ -156,7 +157,8 @@ def _check_classes(names: Sequence[str], labels: np.ndarray, groups: np.ndarray)
         )
 
 
-def _check_plan(plan: Mapping[str, Mapping[str, Sequence[str]]], option: str) -> None:
+def check_plan(plan: Mapping[str, Mapping[str, Sequence[str]]], option: str) -> None:
+    """Raise an InputError if train lacks a class, or a split has no images at all."""
     lacking = [repr(name) for name, splits in plan.items() if not splits["train"]]
     if lacking:
         raise InputError(
@@ -213,7 +215,7 @@ def _hold_out(
     found = []
     shuffles = min(max(1, GROUPS_TO_PLACE // len(table)), MOST_SHUFFLES)
     for _ in bar(iterable=range(shuffles), desc="group", unit="shuffle"):
-        fold_of = _folds(labels, groups, num_folds, random)
+        fold_of = assign_folds(labels, groups, num_folds, random)
         fold_of_group = np.empty(len(table), np.int64)
         fold_of_group[groups] = fold_of
         members = [table[fold_of_group == fold] for fold in range(num_folds)]
@@ -225,17 +227,32 @@ def _hold_out(
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def _folds(
-    labels: np.ndarray, groups: np.ndarray, num_folds: int, random: np.random.RandomState
+def assign_folds(
+    labels: np.ndarray, groups: np.ndarray | None, num_folds: int, random: np.random.RandomState
 ) -> np.ndarray:
-    """Assign each image to a fold with scikit-learn's StratifiedGroupKFold; return (n,) indices."""
-    from sklearn.model_selection import StratifiedGroupKFold  # takes a second to import
+    """Assign each image to a fold by its class and, if there are groups, with its whole group.
+
+    Args:
+        labels: (n,) class index of each image.
+        groups: (n,) group index of each image, or None.
+        num_folds: number of folds.
+        random: random number generator.
+
+    Returns:
+        (n,) index of each image's fold, by scikit-learn's ``StratifiedKFold`` or
+        ``StratifiedGroupKFold``.
+    """
+    from sklearn.model_selection import (  # takes a second to import
+        StratifiedGroupKFold,
+        StratifiedKFold,
+    )
 
     fold_of = np.empty(len(labels), np.int64)
-    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=random)
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    folds = splitter(num_folds, shuffle=True, random_state=random)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns about classes with fewer images than folds
-        for fold, (_, members) in enumerate(splitter.split(labels, labels, groups)):
+        for fold, (_, members) in enumerate(folds.split(labels, labels, groups)):
             fold_of[members] = fold
     return fold_of
 
@@ -263,32 +280,3 @@ def _faults(
     deviations = np.abs(images[folds].sum(axis=0) / images.sum(axis=0) - share)
     train = emptied if share < 0.5 else 0  # with 0.5, val and test are separated: no train split
     return train, emptied + missed, float(deviations.mean())
-
-
-def describe_groups(manifest: Path) -> list[str]:
-    """Describe a grouped split from its ``manifest.csv``; return lines of text."""
-    with open(manifest, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = {row["group"] for row in rows if row["group"]}
-    alone = sum(not row["group"] for row in rows)
-    lines = [f"{len(names):,} groups; {alone:,} files do not match and form their own groups"]
-
-    in_class = Counter(row["class"] for row in rows)
-    in_split = Counter(row["split"] for row in rows)
-    in_both = Counter((row["split"], row["class"]) for row in rows)
-    splits = [split for split in ("train", "val", "test") if split in in_split]
-    for split in splits:
-        share = in_split[split] / len(rows)
-        shares = {name: in_both[split, name] / total for name, total in in_class.items()}
-        name = max(shares, key=lambda name: abs(shares[name] - share))
-        lines.append(
-            f"{split} has {100 * share:.1f} % of the images; the class that deviates most is "
-            f"{name!r}, with {100 * shares[name]:.1f} % of its {in_class[name]:,} images"
-        )
-    lines += [
-        f"{split} has no images of {name!r}"
-        for split in splits
-        for name in in_class
-        if not in_both[split, name]
-    ]
-    return lines

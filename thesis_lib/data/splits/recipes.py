@@ -7,6 +7,7 @@ from typing import Any
 
 from thesis_lib.data.sources.listing import Listing
 from thesis_lib.data.sources.recognition import Reading, read_source
+from thesis_lib.data.splits.folds import check_fold, split_fold
 from thesis_lib.data.splits.grouping import Grouping, by_pattern, split_groups
 from thesis_lib.data.splits.held_out_groups import hold_out_groups
 from thesis_lib.data.splits.sizes import check_rows_left, measure_sizes
@@ -46,6 +47,8 @@ class SplitOptions:
     Args:
         recipe: a key of ``RECIPES``, see :func:`split_files`.
         seed: random seed, from 0 to 2^32 - 1.
+        fold, folds: for cross-validation, the number of the fold that is the test split, and the
+            number of folds, see :func:`thesis_lib.data.splits.folds.split_fold`.
         min_images: leave out classes with fewer images than this.
         exclude: names of classes to leave out.
         copy: copy the files; otherwise they are hard-linked where the file system allows it.
@@ -66,6 +69,8 @@ class SplitOptions:
 
     recipe: str = "linear-head"
     seed: int = 42
+    fold: int | None = None
+    folds: int | None = None
     min_images: int | None = None
     exclude: Sequence[str] = ()
     copy: bool = False
@@ -83,6 +88,8 @@ class SplitOptions:
             )
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be from 0 to 4294967295, not {self.seed}")
+        if self.folds is not None:
+            check_fold(self.fold or 1, self.folds, self.recipe)
         if self.crop_bottom < 0:
             raise InputError(f"crop_bottom must be 0 or more rows, not {self.crop_bottom}")
 
@@ -92,6 +99,8 @@ class SplitOptions:
         del how["copy"]
         if self.as_published:
             del how["recipe"], how["seed"]
+        if self.folds is None:
+            del how["fold"], how["folds"]
         return how
 
 
@@ -139,8 +148,13 @@ def split_listing(listing: Listing, destination: Path, options: SplitOptions) ->
     elif options.test_group:
         if grouping is None:
             raise InputError("--test-group needs --group-by or --group-by-column")
+        if options.folds is not None:
+            raise InputError("--folds cannot be used with --test-group, which is the test split")
         held_out = options.test_group
         plan = hold_out_groups(files, grouping, held_out, options.recipe, options.seed)
+    elif options.folds is not None:
+        fold = (options.fold or 1, options.folds)
+        plan = split_fold(files, grouping, options.recipe, options.seed, fold)
     elif grouping is None:
         plan = {n: split_files(found, options.recipe, options.seed) for n, found in files.items()}
     else:
@@ -232,8 +246,9 @@ def _files_by_class(
                 f"--min-images {least} leaves no class of {source}; their images: "
                 f"{', '.join(f'{name!r} {n:,}' for name, n in left_out.items())}"
             )
-    needed = 1 if options.as_published else RECIPES[options.recipe]
+    needed = 1 if options.as_published else max(RECIPES[options.recipe], options.folds or 0)
     wants = "a split" if options.as_published else f"recipe {options.recipe}"
+    wants = wants if options.folds is None else f"{wants} with {options.folds} folds"
     small = [f"{name!r} ({len(found)})" for name, found in files.items() if len(found) < needed]
     if small:
         raise InputError(

@@ -125,3 +125,22 @@ def _place(source: Path, target: Path, copy: bool) -> tuple[int, str]:
     with open(target, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return target.stat().st_size, digest
+
+
+def kind_of(described: dict[str, Any]) -> str:
+    """Return how a split was made apart from its seed, such as ``random``, from dataset.json."""
+    folds = f"{described['folds']} folds" if described.get("folds") else ""
+    if described.get("test_group"):
+        return f"{', '.join(described['test_group'])} held out"
+    if by := described.get("group_by_column") or described.get("group_by"):
+        return f"{folds} grouped by {by}".strip()
+    if described.get("as_published"):
+        return "as published"
+    return folds or ("random" if "seed" in described else "made elsewhere")
+
+
+def draw_of(described: dict[str, Any]) -> str:
+    """Return which of all splits of its kind a split is, such as ``seed 1`` or ``fold 2``."""
+    if described.get("folds"):
+        return f"fold {described['fold']}"
+    return f"seed {described['seed']}" if "seed" in described else "one"

@@ -1,4 +1,4 @@
-"""Compute metrics, their 95 % intervals, and comparisons of runs and of seeds."""
+"""Compute metrics, their 95 % intervals, and comparisons of runs, of seeds and of splits."""
 
 from thesis_lib.lazy import face
 
@@ -17,6 +17,7 @@ HOMES = {
     "by_configuration": "seeds",
     "choose_thresholds": "rejection",
     "classification_metrics": "metrics",
+    "compare": "comparison",
     "compare_configurations": "seeds",
     "compare_macro": "macro_comparison",
     "compare_runs": "comparison",
@@ -25,7 +26,9 @@ HOMES = {
     "comparison_table": "comparison",
     "confusion_counts": "metrics",
     "coverage_curve": "rejection",
+    "holm": "comparison",
     "large_class_metrics": "metrics",
+    "loss_between": "splits",
     "metrics_by_group": "subsets",
     "metrics_by_level": "taxa",
     "metrics_by_size": "subsets",
@@ -37,9 +40,13 @@ HOMES = {
     "per_class_table": "metrics",
     "rejection_by_class": "rejection",
     "rejection_metrics": "rejection",
+    "resampled_interval": "splits",
+    "resampled_p": "splits",
     "right_by_seed": "seeds",
+    "right_images": "comparison",
     "spread_of_groups": "subsets",
     "summarize": "seeds",
+    "summarize_splits": "splits",
     "thinned": "rejection",
     "validation_confidences": "rejection",
     "worst_mistakes": "metrics",

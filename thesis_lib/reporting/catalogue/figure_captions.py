@@ -21,6 +21,22 @@ PUBLISHED_LOOKUP = (
     "threshold."
 )
 
+EMBEDDING = (
+    "t-SNE projection of the backbone's features of the test images ({run}). Points that are close "
+    "together have similar features; distances between groups and the sizes of groups have no "
+    "meaning."
+)
+LEARNING_CURVE = (
+    "Accuracy and macro F1 on the validation images against the number of labelled images per "
+    "class on which the head was trained, with 95 % intervals over random choices of the images "
+    "and over validation images ({run}). The backbone is the same throughout."
+)
+OOD = (
+    "Out-of-distribution detection of images whose classes were left out of the look-up table and "
+    "a linear head, by three scores ({run}). Each mark is a group of classes that was left out; "
+    "the line is the mean over the groups."
+)
+
 
 def _run_words(results: Results) -> str:
     """Describe a run by all that its name tells, and by the weights that it started from."""

@@ -26,6 +26,7 @@ from thesis_lib.reporting.tables import runs as tables
 from thesis_lib.reporting.tables.published import published_lookup
 from thesis_lib.reporting.tables.rejection import coverage_on_test, kept_points
 from thesis_lib.reporting.tables.seeds import seeds_points
+from thesis_lib.reporting.tables.splits import splits_points
 from thesis_lib.reporting.tables.training_worth import accuracy_against_hours, floors
 from thesis_lib.runs.artifacts import (
     read_best_curves,
@@ -181,6 +182,11 @@ def _seeds(results: Results) -> Figure | None:
     return of_runs.seeds(seeds_points(summaries)) if summaries else None
 
 
+def _splits(results: Results) -> Figure | None:
+    over = results.over_splits
+    return of_runs.seeds(splits_points(over)) if over.summaries else None
+
+
 def _accuracy_against_hours(results: Results) -> Figure | None:
     table = accuracy_against_hours(results.runs)
     return of_runs.accuracy_against_hours(table, floors(results.runs)) if len(table) else None
@@ -242,32 +248,14 @@ FIGURES = {
     "reliability": Entry(_reliability, captions.reliability),
     "rejection": Entry(_rejection, captions.rejection),
     "worst_mistakes": Entry(_worst_mistakes, captions.mistakes),
-    "embedding": Entry(
-        _embedding,
-        captions.of_run(
-            "t-SNE projection of the backbone's features of the test images ({run}). Points that "
-            "are close together have similar features; distances between groups and the sizes of "
-            "groups have no meaning."
-        ),
-    ),
+    "embedding": Entry(_embedding, captions.of_run(captions.EMBEDDING)),
     "retrieval_curve": Entry(_retrieval_curve, captions.retrieval_curve),
     "nearest_images": Entry(_nearest_images, captions.nearest_images),
     "learning_curve": Entry(
         lambda r: of_results.learning_curve(r.learning_curve) if len(r.learning_curve) else None,
-        captions.of_run(
-            "Accuracy and macro F1 on the validation images against the number of labelled images "
-            "per class on which the head was trained, with 95 % intervals over random choices of "
-            "the images and over validation images ({run}). The backbone is the same throughout."
-        ),
+        captions.of_run(captions.LEARNING_CURVE),
     ),
-    "ood": Entry(
-        _ood,
-        captions.of_run(
-            "Out-of-distribution detection of images whose classes were left out of the look-up "
-            "table and a linear head, by three scores ({run}). Each mark is a group of classes "
-            "that was left out; the line is the mean over the groups."
-        ),
-    ),
+    "ood": Entry(_ood, captions.of_run(captions.OOD)),
     # all runs: notebook 06
     "runs_accuracy": Entry(_runs_accuracy, captions.runs_accuracy),
     "seeds": Entry(
@@ -276,6 +264,15 @@ FIGURES = {
             "Test accuracy and macro F1 of each configuration: every seed (dots), and their mean "
             "with its 95 % interval over seeds and test images (diamonds). With a single seed, the "
             "interval is that over test images alone."
+        ),
+    ),
+    "splits": Entry(
+        _splits,
+        captions.fixed(
+            "Test accuracy and macro F1 of each configuration on several splits of the same "
+            "images: every split (dots), and their mean with its 95 % interval over splits "
+            "(diamonds). With a single split of a kind, the interval is that over its seeds and "
+            "test images."
         ),
     ),
     "accuracy_against_hours": Entry(

@@ -266,6 +266,34 @@ def seed_pairs(results: Results, table: pd.DataFrame) -> str:
     )
 
 
+def splits(results: Results, table: pd.DataFrame) -> str:
+    caption = (
+        "Accuracy and macro F1 (%) on the test images of several splits of the same images: mean ± "
+        "standard deviation over the splits, and the 95 % interval of the mean, whose variance is "
+        "corrected for the training images that the splits share (Nadeau and Bengio 2003). "
+        f"{results.over_splits.sentence}"
+    )
+    if (table["splits"] == 1).any():
+        caption += " For a single split, the interval is that over its seeds and test images."
+    return caption
+
+
+def split_pairs(results: Results, table: pd.DataFrame) -> str:
+    return (
+        "Pairwise comparison of configurations on the same splits: mean difference in accuracy in "
+        "percentage points with its 95 % interval, and the Holm-adjusted p value of the corrected "
+        f"resampled t test (Nadeau and Bengio 2003). With fewer than {ENOUGH} splits, a pair is "
+        "not tested: look at the interval."
+    )
+
+
+SPLIT_LOSS = (
+    "How much lower the metrics are on splits that keep the images of a group, such as a sample, "
+    "together: loss in percentage points with its 95 % interval. A random split overestimates the "
+    "accuracy on new samples by so much."
+)
+
+
 def fixed(text: str) -> Callable[[Results, pd.DataFrame], str]:
     """Return a caption that is the same for all results."""
     return lambda results, table: text

@@ -31,6 +31,7 @@ from thesis_lib.reporting.tables.published import (
 )
 from thesis_lib.reporting.tables.rejection import rejection_by_class_table, rejection_table
 from thesis_lib.reporting.tables.seeds import seed_pairs_table, seeds_table
+from thesis_lib.reporting.tables.splits import split_loss_table, split_pairs_table, splits_table
 from thesis_lib.reporting.tables.strata import strata_table
 from thesis_lib.reporting.tables.subsets import group_table, size_table
 from thesis_lib.reporting.tables.taxa import living_table, taxa_table
@@ -179,6 +180,15 @@ TABLES = {
     ),
     "seeds": Table(lambda r: seeds_table(r.over_seeds.summaries), captions.seeds),
     "seed_pairs": Table(lambda r: seed_pairs_table(r.over_seeds.pairs), captions.seed_pairs),
+    "splits": Table(lambda r: splits_table(r.over_splits), captions.splits, needs_data=True),
+    "split_pairs": Table(
+        lambda r: split_pairs_table(r.over_splits), captions.split_pairs, needs_data=True
+    ),
+    "split_loss": Table(
+        lambda r: split_loss_table(r.over_splits),
+        captions.fixed(captions.SPLIT_LOSS),
+        needs_data=True,
+    ),
     "without_leaks": Table(_without_leaks, captions.without_leaks, needs_data=True),
     "counted_as_zero": Table(
         _counted_as_zero,
