@@ -4,7 +4,8 @@
 
 What :mod:`benchmarks.coverage` measures for a single run, this measures for the intervals that the
 workbook prints over several runs: the mean macro F1 over seeds, the difference in macro F1 of two
-classifiers on the same images, and the mean accuracy over splits of the same images.
+classifiers on the same images, and the mean accuracy over splits of the same images; also for the
+F1 of single classes.
 
 For seeds and differences, images, confusions and class sizes are those of
 :mod:`benchmarks.coverage`; how difficult an image is decides most of what each classifier answers,
@@ -28,6 +29,7 @@ from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from benchmarks.coverage import SIZES, population, true_metrics
 from thesis_lib.evaluation.statistics.intervals import (
     MACRO,
+    class_f1_intervals,
     macro_intervals,
     macro_metrics,
     wilson_interval,
@@ -36,7 +38,7 @@ from thesis_lib.evaluation.statistics.macro_comparison import compare_macro
 from thesis_lib.evaluation.statistics.seeds import interval_of_mean, shared_margin
 from thesis_lib.evaluation.statistics.splits import resampled_interval
 
-F1 = MACRO.index("f1")
+F1, ACCURACIES = MACRO.index("f1"), (0.85, 0.9, 0.95, 0.98)
 SHARED = 0.8  # of the variance of an answer, the part that is the same for all classifiers
 
 
@@ -126,6 +128,18 @@ def over_splits(
     return np.array(found)
 
 
+def class_f1(
+    name: str, accuracy: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether the F1 intervals of single classes contain the truth, and the class sizes."""
+    sizes = np.array(SIZES[name])
+    rows, shares = population(sizes, accuracy, "few", random), sizes / sizes.sum()
+    counts = np.stack([random.multinomial(n, row) for n, row in zip(sizes, rows, strict=True)])
+    low, high = class_f1_intervals(counts).T
+    truth = 2 * shares * np.diagonal(rows) / (shares + shares @ rows)
+    return (low <= truth) & (truth <= high), sizes
+
+
 def line(words: tuple[object, ...], limits: np.ndarray, truth: np.ndarray) -> str:
     """Return a row of a table: how many intervals (n, 2) contain the truth, and their width."""
     low, high = limits.T
@@ -139,6 +153,42 @@ def repeated(
     """Return intervals (draws, 2) and true values (draws,)."""
     found = [draw() for _ in range(draws)]
     return np.array([limits for limits, _ in found]), np.array([truth for _, truth in found])
+
+
+def measure_classes(draws: int, random: np.random.Generator) -> None:
+    """Print the coverage of the F1 intervals of single classes, by the size of the class."""
+    print("\n| F1 of single classes of | images of the class | contains the truth |\n|---|---|---|")
+    for name in SIZES:
+        found = [class_f1(name, accuracy, random) for accuracy in ACCURACIES for _ in range(draws)]
+        inside, sizes = (np.concatenate(part) for part in zip(*found, strict=True))
+        for least, most in ((1, 9), (10, 29), (30, 99), (100, 1999)):
+            of_it = inside[(least <= sizes) & (sizes <= most)]
+            if len(of_it):
+                print(f"| {name} | {least} to {most} | {100 * of_it.mean():.1f} |", flush=True)
+
+
+def measure_splits(draws: int, random: np.random.Generator) -> None:
+    """Print the coverage of the intervals over splits, with and without the correction."""
+    print("\n| images | splits | corrected: contains the truth (mean width) | uncorrected |")
+    print("|---|---|---|---|")
+    for num_images in (90, 300, 1500):
+        for num_splits, in_folds in ((2, False), (3, False), (6, False), (10, False), (5, True)):
+            values = [over_splits(num_images, num_splits, in_folds, random) for _ in range(draws)]
+            words = (num_images, f"{num_splits} {'folds' if in_folds else 'random'}")
+            num_test = num_images // 5
+            bounds = np.array(
+                [[wilson_interval(round(v * num_test), num_test) for v in of] for of in values]
+            )
+            corrected = np.array(
+                [resampled_interval(*of, 20 / 80) for of in zip(values, bounds, strict=True)]
+            )
+            no_margin = np.repeat(np.array(values)[..., None], 2, axis=2)
+            plain = np.array(
+                [resampled_interval(*of, 0) for of in zip(values, no_margin, strict=True)]
+            )
+            truth = np.mean(values)
+            other = line((), plain, truth).split("|")[-2]
+            print(line(words, corrected, truth)[:-1] + f"|{other}|", flush=True)
 
 
 def main() -> None:
@@ -160,26 +210,8 @@ def main() -> None:
         for pair in ((0.85, 0.85), (0.9, 0.9), (0.9, 0.93), (0.97, 0.98)):
             found = repeated(lambda of=(name, pair): difference(*of, random), draws)
             print(line((name, f"{pair[0]:.0%}, {pair[1]:.0%}"), *found), flush=True)
-    print("\n| images | splits | corrected: contains the truth (mean width) | uncorrected |")
-    print("|---|---|---|---|")
-    for num_images in (90, 300, 1500):
-        for num_splits, in_folds in ((2, False), (3, False), (6, False), (10, False), (5, True)):
-            values = [over_splits(num_images, num_splits, in_folds, random) for _ in range(draws)]
-            words = (num_images, f"{num_splits} {'folds' if in_folds else 'random'}")
-            num_test = num_images // 5
-            bounds = np.array(
-                [[wilson_interval(round(v * num_test), num_test) for v in of] for of in values]
-            )
-            corrected = np.array(
-                [resampled_interval(*of, 20 / 80) for of in zip(values, bounds, strict=True)]
-            )
-            no_margin = np.repeat(np.array(values)[..., None], 2, axis=2)
-            plain = np.array(
-                [resampled_interval(*of, 0) for of in zip(values, no_margin, strict=True)]
-            )
-            truth = np.mean(values)
-            other = line((), plain, truth).split("|")[-2]
-            print(line(words, corrected, truth)[:-1] + f"|{other}|", flush=True)
+    measure_classes(draws, random)
+    measure_splits(draws, random)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ def of_classes(classes):
     counts = pd.DataFrame(rng.integers(0, 3000, (k, 3)), classes, ["train", "val", "test"])
     f1 = pd.DataFrame({"class": classes, "support": counts["train"] + 1, "f1": rng.random(k)})
     lengths = pd.DataFrame({"class": true, "mm": rng.lognormal(-0.5, 0.8, 300)})
+    runs = [f"resnet50-bs32-seed{n}-a-tag-that-is-long" for n in range(3)]
+    beside = pd.DataFrame(
+        {"class": np.repeat(classes, 3), "run": runs * k, "f1": rng.random(3 * k)}
+    )
+    beside["f1_low"], beside["f1_high"] = beside["f1"] * 0.9, 1 - (1 - beside["f1"]) * 0.9
     captions = [f"true: {a}\npredicted: {b} 99.1 %" for a, b in zip(true, wrong, strict=True)][:12]
     matrix = rng.integers(0, 2, (k, k)) + 900 * np.eye(k, dtype=int)
     return {
@@ -80,6 +85,7 @@ def of_classes(classes):
         "mistakes": figures.results.mistakes(images, captions),
         "image_pairs": figures.data_set.image_pairs(pairs_of(images, true, wrong), "none"),
         "per_class_f1": figures.results.per_class_f1(f1),
+        "class_f1": figures.class_f1.class_f1(beside),
         "size_spectrum": figures.sizes.size_spectrum(lengths),
     }
 

@@ -19,6 +19,7 @@ HOMES = {
     "save": "style",
     "figure_size": "style",
     "run_color": "style",
+    "class_f1": None,
     "confidence": None,
     "data_set": None,
     "results": None,

@@ -32,10 +32,10 @@ def class_panels(num_classes: int, frame: float) -> tuple[Figure, list[Axes], in
 
 
 def name_rows(axes: Axes, names: Sequence[object], rows: int, pitch: float, columns: int) -> None:
-    """Write the name of each class at its row, and give the shared log axis its ticks.
+    """Write the name of each class at its row, and give a shared log axis its ticks.
 
     Args:
-        axes: those of a column, whose x axis is logarithmic and has its limits.
+        axes: those of a column, whose x axis has its limits.
         names: the classes of this column, from the top.
         rows: number of rows of a column.
         pitch: height of a row, mm.
@@ -47,6 +47,7 @@ def name_rows(axes: Axes, names: Sequence[object], rows: int, pitch: float, colu
     axes.set_yticks(np.arange(len(names)), shown, fontsize=size)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(rows - 0.3, -0.7)
-    plain_log_ticks(axes.xaxis, max(2, int(0.05 * width)))
+    if axes.get_xscale() == "log":
+        plain_log_ticks(axes.xaxis, max(2, int(0.05 * width)))
     axes.xaxis.grid(True, color="0.9", linewidth=0.5)
     axes.set_axisbelow(True)

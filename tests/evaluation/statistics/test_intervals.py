@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from thesis_lib.evaluation.statistics.intervals import (
+    class_f1_intervals,
     draw_test_sets,
     macro_intervals,
     macro_metrics,
@@ -171,6 +172,29 @@ def test_intervals_cover_the_truth_where_classes_are_rare():
         low, high = np.array(list(macro_intervals(counts).values())).T
         covered += (low <= truth) & (truth <= high)
     assert (covered / sets >= 0.925).all() and (covered / sets <= 0.985).all(), covered / sets
+
+
+def test_interval_of_a_classs_f1_is_wilsons_of_the_jaccard_index():
+    limits = class_f1_intervals(COUNTS)
+    for index, (low, high) in enumerate(limits[:3]):
+        hits, true, predicted = COUNTS[index, index], COUNTS[index].sum(), COUNTS[:, index].sum()
+        bounds = naive_wilson(hits, true + predicted - hits)
+        assert (low, high) == pytest.approx([2 * bound / (1 + bound) for bound in bounds])
+        assert low < 2 * hits / (true + predicted) < high
+    assert np.isnan(limits[3]).all()  # neither an image nor a prediction
+
+
+def test_interval_of_a_classs_f1_covers_the_truth_also_in_rare_classes():
+    random, sets = np.random.default_rng(0), 400
+    covered = np.zeros(12)
+    for _ in range(sets):
+        sizes, rows = harder(random)
+        counts = np.stack([random.multinomial(n, row) for n, row in zip(sizes, rows, strict=True)])
+        low, high = class_f1_intervals(counts).T
+        shares = sizes / sizes.sum()
+        truth = 2 * shares * np.diagonal(rows) / (shares + shares @ rows)
+        covered += (low <= truth) & (truth <= high)
+    assert 0.93 <= (covered / sets).mean() <= 0.98 and (covered / sets).min() >= 0.88
 
 
 def test_intervals_cover_the_truth_in_about_95_of_100():

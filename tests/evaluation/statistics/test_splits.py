@@ -1,5 +1,6 @@
 """Configurations over several splits: intervals that cover, comparisons, tables and figure."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import f1_score
 from sklearn.model_selection import train_test_split
 
 from tests.evaluation.statistics.test_seeds import answer_wrongly
@@ -27,8 +29,10 @@ from thesis_lib.evaluation.statistics.splits import (
 from thesis_lib.evaluation.testing import final_test
 from thesis_lib.reporting.catalogue.tables import write_table
 from thesis_lib.reporting.figure_files import draw
+from thesis_lib.reporting.numbers import write_numbers
 from thesis_lib.reporting.results import results_of_runs
 from thesis_lib.reporting.verification import verify
+from thesis_lib.runs.artifacts import read_predictions
 from thesis_lib.runs.directory import RunDirectory
 from thesis_lib.system.files import read_json, write_json
 from thesis_lib.workbook.grid import grids_of
@@ -170,6 +174,27 @@ def test_tables_and_figure_are_those_of_a_plain_loop(over):
     copy = RunDirectory.open(folder / "b" / f"{name}-seed42")
     write_json(copy.test_file, values["b", ""] | {"accuracy": 0.5})
     assert any("b/lenet5" in line or "splits" in line for line in verify(over.folder).differ)
+
+
+def test_f1_of_each_class_stands_run_beside_run(over):
+    results = results_of_runs(over.config)  # two runs on the first split
+    table = write_table("class_f1", results)
+    names = [run.path.name for run in results.runs]
+    assert sorted(table.columns) == sorted(["class", "images", *names])
+    values = {}
+    for run in results.runs:
+        predictions = read_predictions(run)
+        rates = f1_score(
+            predictions["true"], predictions["predicted"], labels=list(table["class"]), average=None
+        )
+        values[run.path.name] = 100 * rates
+        for cell, rate in zip(table[run.path.name], 100 * rates, strict=True):
+            value, low, high = map(float, re.findall(r"[\d.]+", cell))
+            assert value == pytest.approx(rate, abs=0.005) and low <= value <= high
+    assert (np.diff(np.mean(list(values.values()), axis=0)) >= 0).all()  # the lowest first
+    assert draw("class_f1", results) is not None
+    write_numbers(results)
+    assert not verify(results.folder).differ
 
 
 def test_one_split_says_that_it_is_one(probed):

@@ -24,6 +24,28 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def class_f1_intervals(counts: np.ndarray) -> np.ndarray:
+    """Compute a 95 % confidence interval of the F1 of each class from a confusion matrix.
+
+    F1 = 2 J / (1 + J) grows with J = tp / (tp + fp + fn), the share of correct ones among the
+    images that belong to the class or are predicted as it. The limits are those of Wilson's
+    interval of J (Lam, Gopal and Qian, Confidence intervals for the F1 score, 2023).
+
+    Args:
+        counts: (num_classes, num_classes), one row per true class.
+
+    Returns:
+        (num_classes, 2) fractions; NaN for a class that has no image and is never predicted.
+    """
+    hits = np.diagonal(counts)
+    either = counts.sum(0) + counts.sum(1) - hits
+    limits = np.full((len(counts), 2), np.nan)
+    for index in np.flatnonzero(either):
+        share = np.array(wilson_interval(hits[index], either[index]))
+        limits[index] = 2 * share / (1 + share)
+    return limits
+
+
 def macro_metrics(
     hits: np.ndarray, true: np.ndarray, predicted: np.ndarray, counted: np.ndarray | None = None
 ) -> np.ndarray:

@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from thesis_lib.evaluation.statistics.intervals import (
     MACRO,
+    class_f1_intervals,
     macro_intervals,
     macro_metrics,
     wilson_interval,
@@ -139,19 +140,23 @@ def per_class_table(true: Labels, predicted: Labels, classes: Sequence) -> pd.Da
     """Make a table of metrics with one row per class.
 
     Returns:
-        The columns class, precision, recall and f1 (fractions), images and predicted_images
-        (numbers of images of this true and predicted class).
+        The columns class, precision, recall, f1 and the limits of its 95 % interval, f1_low and
+        f1_high (fractions; see :func:`class_f1_intervals`), images and predicted_images (numbers
+        of images of this true and predicted class).
     """
     precision, recall, f1, images = precision_recall_fscore_support(
         true, predicted, labels=list(classes), zero_division=0
     )
     counts = confusion_counts(true, predicted, classes)
+    low, high = class_f1_intervals(counts).T
     return pd.DataFrame(
         {
             "class": list(classes),
             "precision": precision,
             "recall": recall,
             "f1": f1,
+            "f1_low": low,
+            "f1_high": high,
             "images": images,
             "predicted_images": counts.sum(0),
         }

@@ -10,6 +10,7 @@ from thesis_lib.config import RunConfig
 from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.methods import HEADS, LINEAR, METHODS, REGIONS, UNTRAINED
 from thesis_lib.reporting.results import Results
+from thesis_lib.reporting.tables.class_f1 import MOST_RUNS
 from thesis_lib.reporting.tables.published import published_lookup
 from thesis_lib.reporting.tables.retrieval import CHOSEN_ON
 from thesis_lib.reporting.tables.runs import percent, percent_with_interval, weights_words
@@ -21,6 +22,11 @@ PUBLISHED_LOOKUP = (
     "threshold."
 )
 
+SPLITS = (
+    "Test accuracy and macro F1 of each configuration on several splits of the same images: every "
+    "split (dots), and their mean with its 95 % interval over splits (diamonds). With a single "
+    "split of a kind, the interval is that over its seeds and test images."
+)
 EMBEDDING = (
     "t-SNE projection of the backbone's features of the test images ({run}). Points that are close "
     "together have similar features; distances between groups and the sizes of groups have no "
@@ -135,6 +141,17 @@ def confusion(unit: str) -> Callable[[Results], str]:
     """Return the caption of a confusion matrix whose cells are given in a unit."""
     return lambda results: (
         f"Confusion matrix on the test set, {unit} ({_run_words(results)}); {_accuracy(results)}."
+    )
+
+
+def class_f1(results: Results) -> str:
+    if results.part == "comparison":
+        of = f"for the {MOST_RUNS} runs with the highest accuracy, or all if there are fewer"
+    else:
+        of = f"({_run_words(results)})"
+    return (
+        f"F1 of each class on the test images with its 95 % interval {of}. The class with the "
+        "lowest mean F1 is on top."
     )
 
 

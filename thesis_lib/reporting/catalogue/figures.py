@@ -11,6 +11,7 @@ from thesis_lib.data.framing import MOSTLY_VISIBLE, visible_shares
 from thesis_lib.data.leakage import example_pairs
 from thesis_lib.data.loaders import example_views
 from thesis_lib.evaluation.statistics import area, per_class_table, thinned, worst_mistakes
+from thesis_lib.figures import class_f1 as of_class_f1
 from thesis_lib.figures import confidence as of_confidence
 from thesis_lib.figures import data_set as of_data
 from thesis_lib.figures import results as of_results
@@ -23,6 +24,7 @@ from thesis_lib.methods import HEADS, LINEAR, METHODS, UNTRAINED
 from thesis_lib.reporting.catalogue import figure_captions as captions
 from thesis_lib.reporting.results import Results
 from thesis_lib.reporting.tables import runs as tables
+from thesis_lib.reporting.tables.class_f1 import class_f1
 from thesis_lib.reporting.tables.published import published_lookup
 from thesis_lib.reporting.tables.rejection import coverage_on_test, kept_points
 from thesis_lib.reporting.tables.seeds import seeds_points
@@ -178,8 +180,13 @@ def _runs_accuracy(results: Results) -> Figure | None:
 
 
 def _seeds(results: Results) -> Figure | None:
-    summaries = results.over_seeds.summaries
-    return of_runs.seeds(seeds_points(summaries)) if summaries else None
+    found = results.over_seeds.summaries
+    return of_runs.seeds(seeds_points(found)) if found else None
+
+
+def _class_f1(results: Results) -> Figure | None:
+    table = class_f1(results.runs)
+    return of_class_f1.class_f1(table) if len(table) else None
 
 
 def _splits(results: Results) -> Figure | None:
@@ -266,15 +273,8 @@ FIGURES = {
             "interval is that over test images alone."
         ),
     ),
-    "splits": Entry(
-        _splits,
-        captions.fixed(
-            "Test accuracy and macro F1 of each configuration on several splits of the same "
-            "images: every split (dots), and their mean with its 95 % interval over splits "
-            "(diamonds). With a single split of a kind, the interval is that over its seeds and "
-            "test images."
-        ),
-    ),
+    "class_f1": Entry(_class_f1, captions.class_f1),
+    "splits": Entry(_splits, captions.fixed(captions.SPLITS)),
     "accuracy_against_hours": Entry(
         _accuracy_against_hours,
         captions.fixed(
