@@ -38,6 +38,7 @@ HOMES = {
     "mistake_distances": "taxa",
     "most_confused": "metrics",
     "per_class_table": "metrics",
+    "points_cell": "comparison",
     "rejection_by_class": "rejection",
     "rejection_metrics": "rejection",
     "resampled_interval": "splits",

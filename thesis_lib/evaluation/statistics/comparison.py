@@ -132,6 +132,11 @@ def holm(p_values: list[float]) -> list[float]:
     return found.tolist()
 
 
+def points_cell(difference: float, low: float, high: float) -> str:
+    """Format a difference of fractions in points, such as ``+1.20 (-0.30 to +2.70)``."""
+    return f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
 def check_same_images(a: str, right_a: pd.Series, b: str, right_b: pd.Series) -> None:
     """Check that two classifiers were tested on the same images.
 
@@ -190,8 +195,7 @@ def comparison_table(pairs: Sequence[Comparison]) -> pd.DataFrame:
         {
             "run a": pair.a,
             "run b": pair.b,
-            "b - a (points)": f"{100 * pair.difference:+.2f} "
-            f"({100 * pair.low:+.2f} to {100 * pair.high:+.2f})",
+            "b - a (points)": points_cell(pair.difference, pair.low, pair.high),
             "only a right": pair.only_a,
             "only b right": pair.only_b,
             "p": f"{pair.p:.3g}",

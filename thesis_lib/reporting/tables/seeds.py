@@ -11,6 +11,7 @@ from thesis_lib.evaluation.statistics import (
     Summary,
     by_configuration,
     compare_configurations,
+    points_cell,
     right_by_seed,
     summarize,
 )
@@ -92,8 +93,7 @@ def seed_pairs_table(pairs: Sequence[SeedComparison]) -> pd.DataFrame:
             "configuration a": pair.a,
             "configuration b": pair.b,
             "seeds": f"{pair.seeds[0]} and {pair.seeds[1]}",
-            "b - a (points)": f"{100 * pair.difference:+.2f} "
-            f"({100 * pair.low:+.2f} to {100 * pair.high:+.2f})",
+            "b - a (points)": points_cell(pair.difference, pair.low, pair.high),
             "p (Holm)": "" if np.isnan(pair.p_holm) else f"{pair.p_holm:.3g}",
             "shown": pair.verdict,
         }

@@ -17,6 +17,7 @@ from thesis_lib.evaluation.statistics import (
     compare,
     holm,
     loss_between,
+    points_cell,
     resampled_interval,
     resampled_p,
     right_by_seed,
@@ -158,7 +159,7 @@ def split_pairs_table(over: OverSplits) -> pd.DataFrame:
                 "configuration b": b,
                 "split": kind,
                 "splits": len(shared),
-                "b - a (points)": _points(differences.mean(), low, high),
+                "b - a (points)": points_cell(differences.mean(), low, high),
             }
         )
         ps.append(resampled_p(differences, ratio) if len(shared) >= ENOUGH else np.nan)
@@ -194,13 +195,9 @@ def split_loss_table(over: OverSplits) -> pd.DataFrame:
             row = {"configuration": name, "from": kinds[0], "to": kind}
             for metric, words in SHOWN.items():
                 lost = loss_between(first[metric], over.summaries[name, kind][metric])
-                row[f"loss of {words} (points)"] = _points(*lost)
+                row[f"loss of {words} (points)"] = points_cell(*lost)
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _points(value: float, low: float, high: float) -> str:
-    return f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
 def splits_points(over: OverSplits) -> pd.DataFrame:
